@@ -1,2 +1,3 @@
-//! Provider.
+//! The provider as Terraform starts it.
+
 fn main() {}

@@ -1,0 +1,84 @@
+//! With what to reach a host: the provider block, the environment or `~/.ssh`.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use protocol::secret::Secret;
+
+/// What the keys of unknown hosts get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum HostKeyChecking {
+    /// An error.
+    #[default]
+    Strict,
+    /// A line in the known_hosts file; a changed key is an error all the same.
+    AcceptNew,
+}
+
+/// A text that names no way of checking.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no way to check host keys: write \"strict\" or \"accept-new\"")]
+pub struct InvalidHostKeyChecking(pub String);
+
+impl FromStr for HostKeyChecking {
+    type Err = InvalidHostKeyChecking;
+
+    fn from_str(text: &str) -> Result<Self, InvalidHostKeyChecking> {
+        match text {
+            "strict" => Ok(Self::Strict),
+            "accept-new" => Ok(Self::AcceptNew),
+            _ => Err(InvalidHostKeyChecking(text.to_owned())),
+        }
+    }
+}
+
+/// With what to reach a host.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// The text of a private key.
+    pub private_key: Option<Secret>,
+    /// A private key; `~` is the home folder. Without any, the usual ones in `~/.ssh` are tried.
+    pub private_key_file: Option<PathBuf>,
+    /// Of the private key.
+    pub passphrase: Option<Secret>,
+    /// A certificate for the private key.
+    pub certificate_file: Option<PathBuf>,
+    /// Whether to ask the agent at SSH_AUTH_SOCK.
+    pub agent: bool,
+    /// Without one, `~/.ssh/known_hosts` and `/etc/ssh/ssh_known_hosts`.
+    pub known_hosts_file: Option<PathBuf>,
+    /// Read for HostName, Port, User, IdentityFile and ProxyJump, when given.
+    pub ssh_config_file: Option<PathBuf>,
+    /// What the keys of unknown hosts get.
+    pub host_key_checking: HostKeyChecking,
+    /// For TCP and for each step of SSH until the session is up.
+    pub connect_timeout: Duration,
+}
+
+impl Default for Credentials {
+    fn default() -> Self {
+        Self {
+            private_key: None,
+            private_key_file: None,
+            passphrase: None,
+            certificate_file: None,
+            agent: env::var_os("SSH_AUTH_SOCK").is_some(),
+            known_hosts_file: None,
+            ssh_config_file: None,
+            host_key_checking: HostKeyChecking::Strict,
+            connect_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Expands a leading `~` to the home folder.
+pub(crate) fn expand_home(path: &Path) -> PathBuf {
+    match (path.strip_prefix("~"), env::home_dir()) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => path.to_owned(),
+    }
+}

@@ -1,0 +1,27 @@
+//! One SSH connection a host and provider process, over which any number of requests are in flight.
+//!
+//! The path of a request: [`Pool`] finds or makes the [`Host`], [`Host::call`] sends the request
+//! over its connection (and makes a new one, once, where the old one dropped), a dedicated thread
+//! moves the bytes.
+//!
+//! - [`target`], [`credentials`], [`host_key`], [`ssh_config`]: whom to reach, and with what.
+//! - [`known_hosts`]: whom to trust.
+//! - `transport`, `session`, `authentication`: TCP, bastions and SSH up to a logged-in session.
+//! - `install`, `embedded`: the agent's way onto the host.
+//! - `wire`, `worker`, `link`: frames, the thread that moves them, the async end of it.
+
+mod call;
+pub mod credentials;
+mod error;
+mod host;
+pub mod host_key;
+mod pool;
+pub mod target;
+
+pub use call::{Call, CallError, Progress};
+pub use credentials::{Credentials, HostKeyChecking};
+pub use error::{ConnectionError, ConnectionErrorKind};
+pub use host::{Host, Welcome};
+pub use host_key::HostKey;
+pub use pool::Pool;
+pub use target::{Bastion, Target};

@@ -1,0 +1,3 @@
+//! terraform-provider-nspawn: the thin, typed path between Terraform and the hosts' agents.
+
+pub mod connection;
