@@ -1,1 +1,20 @@
-//! Lab.
+//! A cloud in a box: an operator's machine, a router that plays the provider of the servers, and
+//! servers booted with systemd-nspawn, each in a network namespace of its own.
+//!
+//! All parts are real: the kernel's network, OpenSSH, systemd and Terraform. What may not enter
+//! here: anything of the provider but its binary. The tests see what a user sees.
+
+pub mod cache;
+pub mod command;
+pub mod hosts;
+pub mod images;
+pub mod instance;
+mod lab;
+pub mod namespace;
+mod network;
+mod requirements;
+mod vps;
+
+pub use hosts::{Flavour, HostOptions, Hosts, User};
+pub use lab::Lab;
+pub use vps::Vps;

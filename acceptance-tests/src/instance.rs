@@ -1,0 +1,326 @@
+//! One running lab among others: its name, what belongs to it, and how all of it goes away again.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, Once, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::{Pid, Signal, kill_process},
+};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
+use crate::{cache, command::wait_until, namespace::Namespace};
+
+/// Where the running labs are registered, a locked file each.
+const REGISTRY: &str = "/run/nspawn-lab";
+/// The control group that holds a group for each lab.
+const CONTROL_GROUP: &str = "nspawn-lab";
+
+/// A lab that is or was running. What belongs to it is found by its id alone.
+#[derive(Debug, Clone)]
+pub struct Instance {
+    id: String,
+    folder: PathBuf,
+}
+
+/// Keeps an instance registered; the lock on its file tells others that its owner lives.
+#[derive(Debug)]
+pub struct Registration {
+    /// The instance.
+    pub instance: Arc<Instance>,
+    _lock: File,
+}
+
+impl Instance {
+    /// Registers a new instance, after removing those whose owners are gone.
+    pub fn register() -> Result<Registration> {
+        fs::create_dir_all(REGISTRY).with_context(|| format!("create {REGISTRY}"))?;
+        let _registry = cache::lock(&Path::new(REGISTRY).join(".lock"))?;
+        Self::remove_dead()?;
+        let labs = cache::folder().join("labs");
+        fs::create_dir_all(&labs).with_context(|| format!("create {}", labs.display()))?;
+        let id = (0..u16::MAX)
+            .map(|number| format!("{number:x}"))
+            .find(|id| !registered(id).exists() && !labs.join(id).exists())
+            .context("all names of labs are taken")?;
+        let folder = labs.join(&id);
+        let mut lock = cache::lock(&registered(&id))?;
+        writeln!(lock, "{}\n{}", std::process::id(), folder.display())?;
+        fs::create_dir(&folder)?;
+        let instance = Arc::new(Self { id, folder });
+        remove_at_signals(&instance)?;
+        Ok(Registration {
+            instance,
+            _lock: lock,
+        })
+    }
+
+    /// Removes what labs whose owners are gone have left.
+    pub fn remove_leftovers() -> Result<()> {
+        fs::create_dir_all(REGISTRY).with_context(|| format!("create {REGISTRY}"))?;
+        let _registry = cache::lock(&Path::new(REGISTRY).join(".lock"))?;
+        Self::remove_dead()
+    }
+
+    /// Lists the labs that are running.
+    pub fn running() -> Result<Vec<Self>> {
+        let registered = Self::registered()?;
+        Ok(registered.into_iter().filter(Self::is_alive).collect())
+    }
+
+    /// Returns the id, which is in the name of all that belongs to the lab.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Returns the folder with the lab's files.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Names one of the lab's network namespaces.
+    pub fn namespace_name(&self, name: &str) -> String {
+        format!("lab-{}-{name}", self.id)
+    }
+
+    /// Makes a control group for one server and returns its path below the hierarchy's root.
+    pub fn control_group(&self, name: &str) -> Result<String> {
+        let root = control_groups()?;
+        let mut group = root.join(CONTROL_GROUP);
+        for part in ["", &self.id, name] {
+            if !part.is_empty() {
+                group = group.join(part);
+            }
+            fs::create_dir_all(&group).with_context(|| format!("create {}", group.display()))?;
+            if part != name {
+                delegate_controllers(&group);
+            }
+        }
+        Ok(format!("{CONTROL_GROUP}/{}/{name}", self.id))
+    }
+
+    /// Kills all that runs in a server's control group, as a power cut does.
+    pub fn kill_control_group(&self, name: &str) -> Result<()> {
+        kill_group(
+            &control_groups()?
+                .join(CONTROL_GROUP)
+                .join(&self.id)
+                .join(name),
+        )
+    }
+
+    /// Ends all processes and removes all namespaces, control groups and files of this lab.
+    ///
+    /// It goes on when a part fails, and tells all that failed.
+    pub fn remove(&self) -> Result<()> {
+        let mut failures = Vec::new();
+        let mut note =
+            |result: Result<()>| failures.extend(result.err().map(|error| format!("{error:#}")));
+        if let Ok(root) = control_groups() {
+            note(kill_group(&root.join(CONTROL_GROUP).join(&self.id)));
+        }
+        for namespace in Namespace::with_prefix(&self.namespace_name("")) {
+            note(namespace.remove());
+        }
+        let what = format!("{} is gone", self.folder.display());
+        note(wait_until(&what, Duration::from_secs(5), || {
+            remove_folder(&self.folder)
+        }));
+        note(remove_file(&registered(&self.id)));
+        if failures.is_empty() {
+            return Ok(());
+        }
+        bail!(
+            "lab {} is not wholly removed: {}",
+            self.id,
+            failures.join("; ")
+        )
+    }
+
+    /// Asks the owner of this lab to end it, and waits until it is gone.
+    pub fn stop(&self) -> Result<()> {
+        let text = fs::read_to_string(registered(&self.id)).unwrap_or_default();
+        let owner = text
+            .lines()
+            .next()
+            .and_then(|pid| pid.parse().ok())
+            .and_then(Pid::from_raw);
+        if let Some(owner) = owner.filter(|_| self.is_alive()) {
+            kill_process(owner, Signal::TERM).context("signal the owner of the lab")?;
+        }
+        let what = format!("lab {} has ended", self.id);
+        wait_until(&what, Duration::from_secs(30), || {
+            if self.is_alive() {
+                Err(anyhow!("its owner still runs"))
+            } else {
+                Ok(())
+            }
+        })?;
+        Self::remove_leftovers()
+    }
+
+    fn remove_dead() -> Result<()> {
+        for instance in Self::registered()? {
+            if !instance.is_alive() {
+                instance.remove()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn registered() -> Result<Vec<Self>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(REGISTRY).into_iter().flatten() {
+            let name = entry?.file_name();
+            let Some(id) = name.to_str().and_then(|name| name.strip_suffix(".lab")) else {
+                continue;
+            };
+            let text = fs::read_to_string(registered(id)).unwrap_or_default();
+            let default = cache::folder().join("labs").join(id);
+            let folder = text.lines().nth(1).map_or(default, PathBuf::from);
+            found.push(Self {
+                id: id.to_owned(),
+                folder,
+            });
+        }
+        Ok(found)
+    }
+
+    fn is_alive(&self) -> bool {
+        File::open(registered(&self.id))
+            .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_err())
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if let Err(error) = self.instance.remove() {
+            eprintln!("lab: {error:#}");
+        }
+    }
+}
+
+fn registered(id: &str) -> PathBuf {
+    Path::new(REGISTRY).join(format!("{id}.lab"))
+}
+
+/// Finds where the cgroup v2 hierarchy is mounted, alone or beside the older one.
+fn control_groups() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    mounts
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .find(|fields| fields.get(2) == Some(&"cgroup2"))
+        .and_then(|fields| fields.get(1).map(PathBuf::from))
+        .context("no cgroup v2 hierarchy is mounted: run `mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified`")
+}
+
+/// Hands down each controller that there is; on a hybrid machine most are missing.
+fn delegate_controllers(group: &Path) {
+    for controller in ["cpu", "cpuset", "io", "memory", "pids"] {
+        let _ = fs::write(
+            group.join("cgroup.subtree_control"),
+            format!("+{controller}"),
+        );
+    }
+}
+
+fn kill_group(group: &Path) -> Result<()> {
+    if !group.exists() {
+        return Ok(());
+    }
+    fs::write(group.join("cgroup.kill"), "1")
+        .with_context(|| format!("kill {}", group.display()))?;
+    let what = format!("{} is empty", group.display());
+    wait_until(&what, Duration::from_secs(10), || {
+        let events = fs::read_to_string(group.join("cgroup.events"))?;
+        if events.contains("populated 0") {
+            Ok(())
+        } else {
+            Err(anyhow!("processes are left"))
+        }
+    })?;
+    wait_until(&what, Duration::from_secs(5), || remove_group(group))
+}
+
+fn remove_group(group: &Path) -> Result<()> {
+    for entry in fs::read_dir(group)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_group(&entry.path())?;
+        }
+    }
+    fs::remove_dir(group).with_context(|| format!("remove {}", group.display()))
+}
+
+fn remove_folder(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_file(file: &Path) -> Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", file.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Kills the programs that this process has started and that may still write into a lab's folder.
+fn kill_children() {
+    for task in fs::read_dir("/proc/self/task")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for pid in children
+            .split_whitespace()
+            .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
+        {
+            // One that has ended needs no signal.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
+/// Ctrl-C and `kill` run no destructors, so a thread removes this process's labs before it ends.
+fn remove_at_signals(instance: &Arc<Instance>) -> Result<()> {
+    static OURS: Mutex<Vec<Arc<Instance>>> = Mutex::new(Vec::new());
+    static WATCH: Once = Once::new();
+    OURS.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(Arc::clone(instance));
+    let mut failed = None;
+    WATCH.call_once(|| match Signals::new([SIGHUP, SIGINT, SIGTERM]) {
+        Ok(mut signals) => {
+            std::thread::spawn(move || {
+                if let Some(signal) = signals.forever().next() {
+                    kill_children();
+                    for instance in OURS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                        if let Err(error) = instance.remove() {
+                            eprintln!("lab: {error:#}");
+                        }
+                    }
+                    std::process::exit(128 + signal);
+                }
+            });
+        }
+        Err(error) => failed = Some(error),
+    });
+    failed.map_or(Ok(()), |error| Err(error).context("watch for signals"))
+}

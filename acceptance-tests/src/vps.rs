@@ -1,0 +1,400 @@
+//! A server of the lab: a systemd-nspawn container that looks like a virtual machine from a cloud.
+
+use std::{
+    fs::{self, File},
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Signal, kill_process};
+
+use crate::{
+    command::{Output, check, command, ends_within, pid_of, run, wait_until},
+    hosts::{Block, HostOptions, User},
+    images,
+    instance::Instance,
+    namespace::Namespace,
+    network::{CLIENT_IPV4, Network},
+};
+
+/// Boots a root in a mount namespace with a sysfs of its network (networkd waits for ever without)
+/// and with cgroup v2 only. The tmpfs keeps labs apart that have machines of the same name.
+const BOOT: &str = r#"
+    mount -t sysfs sysfs /sys
+    mount -t cgroup2 cgroup2 /sys/fs/cgroup
+    mkdir -p /run/systemd/nspawn
+    mount -t tmpfs tmpfs /run/systemd/nspawn
+    echo $$ > "/sys/fs/cgroup/$3/cgroup.procs"
+    set -- -D "$1" --machine="$2"
+    for device in /dev/net/tun /dev/fuse; do
+        if [ -e "$device" ]; then set -- "$@" --bind="$device"; fi
+    done
+    export SYSTEMD_NSPAWN_API_VFS_WRITABLE=yes SYSTEMD_SECCOMP=0
+    exec systemd-nspawn --register=no --keep-unit -b --capability=all --console=pipe "$@"
+"#;
+
+/// How systemd-nspawn ends with --keep-unit when the machine inside reboots (nspawn.c: EXIT_FORCE_RESTART).
+const NSPAWN_REBOOTED: i32 = 133;
+
+/// How long a server may take to boot, or to end.
+const BOOT_DEADLINE: Duration = Duration::from_mins(1);
+
+/// A server.
+#[derive(Debug)]
+pub struct Vps {
+    name: String,
+    options: HostOptions,
+    block: Block,
+    instance: Arc<Instance>,
+    network: Arc<Network>,
+    namespace: Namespace,
+    nspawn: Mutex<Option<Child>>,
+}
+
+impl Vps {
+    pub(crate) fn create(
+        index: usize,
+        options: HostOptions,
+        instance: &Arc<Instance>,
+        network: &Arc<Network>,
+    ) -> Result<Self> {
+        let name = format!("vps{}", index + 1);
+        let block = Block::of(index).context("a lab has at most two servers")?;
+        let namespace = Namespace::named(&instance.namespace_name(&name));
+        let vps = Self {
+            name,
+            options,
+            block,
+            instance: Arc::clone(instance),
+            network: Arc::clone(network),
+            namespace,
+            nspawn: Mutex::new(None),
+        };
+        vps.prepare_root()?;
+        Ok(vps)
+    }
+
+    /// Returns the name: `vps1` or `vps2`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the addresses.
+    pub fn block(&self) -> Block {
+        self.block
+    }
+
+    /// Returns what the server was asked to be.
+    pub fn options(&self) -> &HostOptions {
+        &self.options
+    }
+
+    /// Returns the server's root folder on this machine.
+    pub fn root_folder(&self) -> PathBuf {
+        self.instance.folder().join(&self.name)
+    }
+
+    /// Returns the public key of the server's sshd, as one line of OpenSSH.
+    pub fn host_key(&self) -> Result<String> {
+        let file = self.root_folder().join("etc/ssh/ssh_host_ed25519_key.pub");
+        let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        Ok(text
+            .split_whitespace()
+            .take(2)
+            .collect::<Vec<_>>()
+            .join(" "))
+    }
+
+    /// Starts the server and returns at once.
+    pub fn power_on(&self) -> Result<()> {
+        let mut nspawn = self.nspawn();
+        if nspawn.is_some() {
+            bail!("{} is on already", self.name);
+        }
+        // A machine that starts has fresh links and sysctls: a new namespace has, too.
+        Namespace::create(self.namespace.name())?;
+        self.network.plug(
+            &self.namespace,
+            &self.options.uplink,
+            &self.name,
+            self.block,
+        )?;
+        let group = self.instance.control_group(&self.name)?;
+        let console = self
+            .instance
+            .folder()
+            .join(format!("{}.console", self.name));
+        let file = File::options().create(true).append(true).open(&console)?;
+        let child = command("unshare", ["-m", "--propagation", "slave", "nsenter"])
+            .arg(format!("--net={}", self.namespace.path().display()))
+            .args(["sh", "-euc", BOOT, "sh"])
+            .arg(self.root_folder())
+            .args([&self.name, &group])
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .context("start systemd-nspawn")?;
+        *nspawn = Some(child);
+        Ok(())
+    }
+
+    /// Waits until the server's sshd answers and its systemd has started everything.
+    pub fn wait_until_up(&self) -> Result<()> {
+        let address = SocketAddr::from((self.block.ipv4, 22));
+        let what = format!("{} answers on {address}", self.name);
+        let ready = wait_until(&what, BOOT_DEADLINE, || {
+            self.network
+                .client
+                .banner(address, Duration::from_millis(500))
+        });
+        ready.with_context(|| format!("the end of its console:\n{}", self.console()))?;
+        let state = self.root("systemctl is-system-running --wait || true")?;
+        if state.trim() != "running" {
+            let failed = self.root("systemctl --no-legend --failed; systemctl list-jobs")?;
+            bail!("{} is {}, not running:\n{failed}", self.name, state.trim());
+        }
+        let what = format!("{} has its IPv6 address", self.name);
+        wait_until(&what, BOOT_DEADLINE, || {
+            self.network
+                .client
+                .ping(self.block.ipv6.into(), Duration::from_secs(1))
+        })
+    }
+
+    /// Cuts the power: nothing on the server has a chance to save anything.
+    pub fn power_off_hard(&self) -> Result<()> {
+        self.instance.kill_control_group(&self.name)?;
+        self.unplug()
+    }
+
+    /// Reboots the server from inside and waits until it is up again.
+    pub fn reboot(&self) -> Result<()> {
+        self.root("systemctl reboot")?;
+        self.wait_for_end()?;
+        self.unplug()?;
+        self.power_on()?;
+        self.wait_until_up()
+    }
+
+    /// Shuts the server down in good order.
+    pub fn power_off(&self) -> Result<()> {
+        if let Some(child) = self.nspawn().as_ref() {
+            kill_process(pid_of(child)?, Signal::TERM)
+                .context("ask systemd-nspawn to power off")?;
+        }
+        self.wait_for_end()?;
+        self.unplug()
+    }
+
+    /// Starts the server again if it has rebooted by itself; tells whether it had.
+    pub fn restart_if_rebooted(&self) -> Result<bool> {
+        let status = self
+            .nspawn()
+            .as_mut()
+            .map(Child::try_wait)
+            .transpose()?
+            .flatten();
+        let rebooted = status.and_then(|status| status.code()) == Some(NSPAWN_REBOOTED);
+        if rebooted {
+            self.unplug()?;
+            self.power_on()?;
+        }
+        Ok(rebooted)
+    }
+
+    /// Runs a shell command over SSH, as the user that logs in, whatever its exit status.
+    pub fn ssh(&self, script: &str) -> Result<Output> {
+        run(self.ssh_command().arg(script), Duration::from_mins(2))
+    }
+
+    /// Builds an `ssh` to the server in the operator's namespace; the remote command is to be added.
+    pub fn ssh_command(&self) -> Command {
+        let mut ssh = self.network.client.command("ssh");
+        ssh.arg("-F")
+            .arg(self.instance.folder().join("ssh_config"))
+            .arg(&self.name);
+        ssh
+    }
+
+    /// Runs a shell command that has to succeed as root, without SSH, and returns what it printed.
+    pub fn root(&self, script: &str) -> Result<String> {
+        run(&mut self.root_command(script)?, Duration::from_mins(2))?.checked()
+    }
+
+    /// Runs a shell command inside one of the server's containers and returns what it printed.
+    pub fn guest(&self, container: &str, script: &str) -> Result<String> {
+        let quoted = script.replace('\'', r"'\''");
+        self.root(&format!(
+            "systemd-run -q --machine={container} --wait --pipe --collect sh -c '{quoted}'"
+        ))
+    }
+
+    /// Returns the end of what the server wrote to its console.
+    pub fn console(&self) -> String {
+        let file = self
+            .instance
+            .folder()
+            .join(format!("{}.console", self.name));
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    pub(crate) fn root_command(&self, script: &str) -> Result<Command> {
+        let leader = wait_until("systemd runs", Duration::from_secs(10), || self.leader())?;
+        let mut nsenter = command("nsenter", ["-t", &leader.to_string(), "-a", "env", "-i"]);
+        nsenter.args([
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME=/root",
+        ]);
+        nsenter.args(["LC_ALL=C.UTF-8", "sh", "-euc", script]);
+        Ok(nsenter)
+    }
+
+    /// Finds the process that is number 1 inside; systemd-nspawn is its parent.
+    fn leader(&self) -> Result<u32> {
+        let nspawn = self
+            .nspawn()
+            .as_ref()
+            .map(Child::id)
+            .context("the server is off")?;
+        let children = fs::read_to_string(format!("/proc/{nspawn}/task/{nspawn}/children"))?;
+        children
+            .split_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+            .find(|pid| is_first_in_namespace(*pid))
+            .context("systemd-nspawn has not started systemd yet")
+    }
+
+    fn nspawn(&self) -> MutexGuard<'_, Option<Child>> {
+        self.nspawn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_for_end(&self) -> Result<()> {
+        if let Some(child) = self.nspawn().as_ref()
+            && !ends_within(child, BOOT_DEADLINE)?
+        {
+            bail!("{} was still on after {BOOT_DEADLINE:?}", self.name);
+        }
+        Ok(())
+    }
+
+    fn unplug(&self) -> Result<()> {
+        if let Some(mut child) = self.nspawn().take() {
+            child.wait().context("wait for systemd-nspawn")?;
+        }
+        self.instance.kill_control_group(&self.name)?;
+        self.namespace.remove()
+    }
+
+    fn prepare_root(&self) -> Result<()> {
+        let root = self.root_folder();
+        let image = images::root(self.options.flavour)?;
+        check(
+            command("cp", ["-a", "--reflink=auto"])
+                .arg(&image)
+                .arg(&root),
+        )?;
+        self.write("etc/hostname", &format!("{}\n", self.name))?;
+        self.write(
+            "etc/hosts",
+            &format!(
+                "127.0.0.1 localhost\n127.0.1.1 {}\n::1 localhost\n",
+                self.name
+            ),
+        )?;
+        let id = fs::read_to_string("/proc/sys/kernel/random/uuid")?.replace('-', "");
+        self.write("etc/machine-id", &id)?;
+        self.write_network()?;
+        self.write_sources()?;
+        for kind in ["ed25519", "ecdsa"] {
+            let key = root.join(format!("etc/ssh/ssh_host_{kind}_key"));
+            check(
+                command(
+                    "ssh-keygen",
+                    ["-q", "-N", "", "-C", &self.name, "-t", kind, "-f"],
+                )
+                .arg(key),
+            )?;
+        }
+        self.admit_user()
+    }
+
+    fn write_network(&self) -> Result<()> {
+        let Block { ipv4, ipv6 } = self.block;
+        let text = format!(
+            "[Match]\nName={}\n\n[Network]\nAddress={ipv4}/32\nAddress={ipv6}/64\nIPv6AcceptRA=no\n\n\
+             [Route]\nGateway=172.31.1.1\nGatewayOnLink=yes\n\n[Route]\nGateway=fe80::1\n",
+            self.options.uplink
+        );
+        self.write("etc/systemd/network/10-uplink.network", &text)
+    }
+
+    /// Points apt at the lab's mirror; its key joins Debian's, because debootstrap looks there.
+    fn write_sources(&self) -> Result<()> {
+        let own = fs::read(images::mirror_keyring(&images::mirror()?))?;
+        let keyring = self
+            .root_folder()
+            .join("usr/share/keyrings/debian-archive-keyring.gpg");
+        let mut keys = fs::read(&keyring).with_context(|| format!("read {}", keyring.display()))?;
+        keys.extend(&own);
+        // The file may be a link to another name of it.
+        fs::write(fs::canonicalize(&keyring)?, keys)?;
+        self.write("etc/resolv.conf", "# The lab has no name server.\n")?;
+        let source = format!(
+            "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://{CLIENT_IPV4}:8000/debian trixie main\n"
+        );
+        self.write("etc/apt/sources.list", &source)
+    }
+
+    fn admit_user(&self) -> Result<()> {
+        let root = self.root_folder();
+        let user = self.options.user;
+        let inside = |script: &str| {
+            check(command("chroot", [root.as_os_str()]).args(["sh", "-euc", script]))
+        };
+        let home = match user {
+            User::Root => "root",
+            User::Admin | User::AdminWithPassword => {
+                inside("useradd -m -s /bin/bash admin; echo admin:admin | chpasswd")?;
+                "home/admin"
+            }
+        };
+        match user {
+            User::Root => {}
+            User::Admin => self.write("etc/sudoers.d/admin", "admin ALL=(ALL) NOPASSWD: ALL\n")?,
+            User::AdminWithPassword => {
+                self.write("etc/sudoers.d/admin", "admin ALL=(ALL) ALL\n")?;
+            }
+        }
+        let key = fs::read_to_string(self.instance.folder().join("id_ed25519.pub"))?;
+        self.write(&format!("{home}/.ssh/authorized_keys"), &key)?;
+        fs::set_permissions(
+            root.join(home).join(".ssh"),
+            fs::Permissions::from_mode(0o700),
+        )?;
+        inside(&format!("chown -R {0}: /{home}/.ssh", user.name())).map(drop)
+    }
+
+    fn write(&self, path: &str, text: &str) -> Result<()> {
+        let file = self.root_folder().join(path);
+        let folder = file.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+        fs::write(&file, text).with_context(|| format!("write {}", file.display()))
+    }
+}
+
+fn is_first_in_namespace(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("NSpid:"))
+            .is_some_and(|pids| pids.split_whitespace().nth(1) == Some("1"))
+    })
+}
