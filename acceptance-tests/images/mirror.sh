@@ -9,7 +9,10 @@ export LC_ALL=C
 debootstrap --download-only --variant=minbase --include="$packages" \
     "$suite" "$out/download" "${NSPAWN_LAB_MIRROR:-http://deb.debian.org/debian}"
 mkdir -p "$out/pool/main" "$out/dists/$suite/main/binary-$arch"
-mv "$out"/download/var/cache/apt/archives/*.deb "$out/pool/main/"
+# apt's cache writes an epoch as "1%3a" into a file's name; a mirror leaves it out.
+for deb in "$out"/download/var/cache/apt/archives/*.deb; do
+    mv "$deb" "$out/pool/main/$(basename "$deb" | sed 's/_[0-9]*%3a/_/')"
+done
 rm -rf "$out/download"
 
 cd "$out"

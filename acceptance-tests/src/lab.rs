@@ -14,17 +14,32 @@ use anyhow::{Context, Result};
 use crate::{
     command::{Output, check, command, run, wait_until},
     hosts::Hosts,
+    images,
     instance::{Instance, Registration},
     namespace::Namespace,
-    network::Network,
+    network::{CLIENT_IPV4, Network},
     requirements,
+    servers::{HTTP_PORT, Servers},
+    terraform::{self, Terraform},
     vps::Vps,
 };
+
+/// Where Terraform takes the provider from; `dev_overrides` puts the new binary in its place.
+const VERSIONS: &str = "\
+terraform {
+  required_providers {
+    nspawn = {
+      source = \"nspawn/nspawn\"
+    }
+  }
+}
+";
 
 /// A running lab; all of it is gone when this is dropped, and at Ctrl-C.
 #[derive(Debug)]
 pub struct Lab {
     servers: Vec<Vps>,
+    _services: Servers,
     network: Arc<Network>,
     // The last field: what is removed here is used by the others.
     registration: Registration,
@@ -63,8 +78,12 @@ impl Lab {
             .enumerate()
             .map(|(index, options)| Vps::create(index, options, instance, &network))
             .collect::<Result<Vec<_>>>()?;
+        let files = instance.folder().join("files");
+        fs::create_dir(&files)?;
+        let services = Servers::start(&network.client, images::mirror()?, files)?;
         let lab = Self {
             servers,
+            _services: services,
             network,
             registration,
         };
@@ -116,6 +135,42 @@ impl Lab {
     /// Returns the file with the servers' host keys.
     pub fn known_hosts(&self) -> PathBuf {
         self.folder().join("known_hosts")
+    }
+
+    /// Returns the folder that the operator's machine serves as [`Lab::file_url`].
+    pub fn files(&self) -> PathBuf {
+        self.folder().join("files")
+    }
+
+    /// Returns where a file of [`Lab::files`] is downloaded from.
+    pub fn file_url(&self, name: &str) -> String {
+        format!("http://{CLIENT_IPV4}:{HTTP_PORT}/files/{name}")
+    }
+
+    /// Returns the Debian mirror, for apt and for debootstrap.
+    pub fn mirror_url(&self) -> String {
+        format!("http://{CLIENT_IPV4}:{HTTP_PORT}/debian")
+    }
+
+    /// Makes a working directory for Terraform with a configuration; the provider's own block is added.
+    pub fn terraform(&self, configuration: &str) -> Result<Terraform> {
+        let terraform = self.terraform_without_provider_block(configuration)?;
+        let block = format!(
+            "provider \"nspawn\" {{\n  private_key_file = \"{}\"\n  known_hosts_file = \"{}\"\n}}\n",
+            self.private_key().display(),
+            self.known_hosts().display()
+        );
+        terraform.write("provider.tf", &block)?;
+        Ok(terraform)
+    }
+
+    /// Makes a working directory for Terraform with a configuration that has the provider's block itself.
+    pub fn terraform_without_provider_block(&self, configuration: &str) -> Result<Terraform> {
+        let provider = terraform::provider_binary()?;
+        let terraform = Terraform::create(self.folder(), self.client(), &provider)?;
+        terraform.write("versions.tf", VERSIONS)?;
+        terraform.configure(configuration)?;
+        Ok(terraform)
     }
 
     /// Runs a shell command on the operator's machine, whatever its exit status.

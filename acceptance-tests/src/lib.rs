@@ -6,15 +6,23 @@
 
 pub mod cache;
 pub mod command;
+pub mod configuration;
 pub mod hosts;
 pub mod images;
 pub mod instance;
 mod lab;
 pub mod namespace;
 mod network;
-mod requirements;
+pub mod probe;
+pub mod proxy;
+pub mod requirements;
+pub mod servers;
+pub mod snapshot;
+pub mod terraform;
 mod vps;
 
 pub use hosts::{Flavour, HostOptions, Hosts, User};
 pub use lab::Lab;
+pub use snapshot::Snapshot;
+pub use terraform::Terraform;
 pub use vps::Vps;

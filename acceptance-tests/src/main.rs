@@ -3,7 +3,11 @@
 use std::{os::unix::process::CommandExt, path::PathBuf, process::ExitCode, time::Duration};
 
 use acceptance_tests::{
-    Flavour, HostOptions, Hosts, Lab, User, images::Guest, instance::Instance, namespace::Namespace,
+    Flavour, HostOptions, Hosts, Lab, User,
+    images::{Guest, root},
+    instance::Instance,
+    namespace::Namespace,
+    requirements,
 };
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
@@ -60,8 +64,10 @@ enum Action {
         /// Which lab.
         lab: Option<String>,
     },
-    /// Makes the guests' images if they aren't there yet, and prints their paths.
+    /// Makes all images that aren't there yet, and prints the guests' tarballs with their sha256.
     Images,
+    /// Installs the Debian packages that the lab needs.
+    Setup,
 }
 
 fn main() -> ExitCode {
@@ -107,12 +113,16 @@ fn act(action: Action) -> Result<()> {
         }
         Action::Down { lab } => down(lab.as_deref()),
         Action::Images => {
+            for flavour in [Flavour::Trixie, Flavour::Bookworm, Flavour::Bare] {
+                root(flavour)?;
+            }
             for guest in [Guest::Debian, Guest::WithoutNetworkd, Guest::Etcd] {
                 let tarball = guest.tarball()?;
                 println!("{}\t{}", tarball.path.display(), tarball.sha256);
             }
             Ok(())
         }
+        Action::Setup => requirements::install(),
     }
 }
 

@@ -69,6 +69,11 @@ impl Network {
             .ip(&format!("route add {} dev {name}", block.ipv6_network()))?;
         Ok(())
     }
+
+    /// Pulls a server's plug.
+    pub(crate) fn unplug(&self, name: &str) -> Result<()> {
+        self.router.ip(&format!("link del {name}")).map(drop)
+    }
 }
 
 fn link(left: &Namespace, left_name: &str, right: &Namespace, right_name: &str) -> Result<()> {

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+
+use crate::command::command;
 
 /// Each program and the Debian package that has it.
 const PROGRAMS: [(&str, &str); 11] = [
@@ -41,6 +43,31 @@ pub fn check() -> Result<()> {
             "packages are missing: run `apt-get install {}` or `lab setup`",
             missing.join(" ")
         );
+    }
+    Ok(())
+}
+
+/// Installs what is missing with apt, and says so.
+pub fn install() -> Result<()> {
+    let missing = missing_packages();
+    if missing.is_empty() {
+        println!("All packages that the lab needs are installed.");
+        return Ok(());
+    }
+    println!("Installing {}", missing.join(" "));
+    for words in [
+        &["update", "-q"][..],
+        &["install", "-q", "-y", "--no-install-recommends"],
+    ] {
+        let packages: &[&str] = if words[0] == "install" { &missing } else { &[] };
+        let status = command("apt-get", words)
+            .args(packages)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .status()
+            .context("run apt-get; the lab needs Debian or a system made from it")?;
+        if !status.success() {
+            bail!("`apt-get {}` failed ({status})", words[0]);
+        }
     }
     Ok(())
 }

@@ -10,16 +10,17 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Signal, kill_process};
 
 use crate::{
     command::{Output, check, command, ends_within, pid_of, run, wait_until},
-    hosts::{Block, HostOptions, User},
+    hosts::{Block, Flavour, HostOptions, User},
     images,
     instance::Instance,
     namespace::Namespace,
     network::{CLIENT_IPV4, Network},
+    servers::HTTP_PORT,
 };
 
 /// Boots a root in a mount namespace with a sysfs of its network (networkd waits for ever without)
@@ -159,11 +160,14 @@ impl Vps {
             let failed = self.root("systemctl --no-legend --failed; systemctl list-jobs")?;
             bail!("{} is {}, not running:\n{failed}", self.name, state.trim());
         }
-        let what = format!("{} has its IPv6 address", self.name);
+        let what = format!("{} has its IPv6 addresses", self.name);
         wait_until(&what, BOOT_DEADLINE, || {
             self.network
                 .client
-                .ping(self.block.ipv6.into(), Duration::from_secs(1))
+                .ping(self.block.ipv6.into(), Duration::from_secs(1))?;
+            let tentative = self.root("ip -6 addr show tentative")?;
+            ensure!(tentative.is_empty(), "not all are verified:\n{tentative}");
+            Ok(())
         })
     }
 
@@ -290,6 +294,8 @@ impl Vps {
             child.wait().context("wait for systemd-nspawn")?;
         }
         self.instance.kill_control_group(&self.name)?;
+        // The kernel takes its time with a namespace's links, and the name has to be free.
+        self.network.unplug(&self.name)?;
         self.namespace.remove()
     }
 
@@ -347,8 +353,14 @@ impl Vps {
         // The file may be a link to another name of it.
         fs::write(fs::canonicalize(&keyring)?, keys)?;
         self.write("etc/resolv.conf", "# The lab has no name server.\n")?;
+        if self.options.flavour == Flavour::Bookworm {
+            return self.write(
+                "etc/apt/sources.list",
+                "# The lab's mirror has no packages of Debian 12.\n",
+            );
+        }
         let source = format!(
-            "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://{CLIENT_IPV4}:8000/debian trixie main\n"
+            "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://{CLIENT_IPV4}:{HTTP_PORT}/debian trixie main\n"
         );
         self.write("etc/apt/sources.list", &source)
     }
@@ -387,6 +399,15 @@ impl Vps {
         let folder = file.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         fs::write(&file, text).with_context(|| format!("write {}", file.display()))
+    }
+}
+
+impl Drop for Vps {
+    fn drop(&mut self) {
+        if self.nspawn().is_some() {
+            // What is left is removed with the lab, which tells what fails.
+            let _ = self.power_off_hard();
+        }
     }
 }
 

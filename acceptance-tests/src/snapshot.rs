@@ -1,0 +1,136 @@
+//! What a host looks like, to be compared before and after.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use anyhow::Result;
+
+use crate::vps::Vps;
+
+const SCRIPT: &str = include_str!("snapshot.sh");
+
+/// A listing of a host: sections of lines, in no order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    sections: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// The lines in which two snapshots differ.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Differences {
+    /// What only the first has, with its section.
+    pub gone: Vec<String>,
+    /// What only the second has, with its section.
+    pub new: Vec<String>,
+}
+
+impl Snapshot {
+    /// Takes a listing of a running server.
+    pub fn take(vps: &Vps) -> Result<Self> {
+        // Without -e: a search that finds nothing is no failure.
+        Ok(Self::parse(
+            &vps.root(&format!("set +e\n{SCRIPT}\nexit 0"))?,
+        ))
+    }
+
+    /// Leaves a section out: `sysctl-machine` is shared with the other labs on this machine.
+    #[must_use]
+    pub fn without(mut self, section: &str) -> Self {
+        self.sections.remove(section);
+        self
+    }
+
+    /// Returns the lines of a section.
+    pub fn section(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.sections
+            .get(name)
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+    }
+
+    /// Returns the names of the sections.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.sections.keys().map(String::as_str)
+    }
+
+    /// Tells in what a later snapshot differs from this one.
+    pub fn differences(&self, later: &Self) -> Differences {
+        Differences {
+            gone: self.lines_missing_in(later),
+            new: later.lines_missing_in(self),
+        }
+    }
+
+    fn lines_missing_in(&self, other: &Self) -> Vec<String> {
+        self.sections
+            .iter()
+            .flat_map(|(name, lines)| lines.iter().map(move |line| (name, line)))
+            .filter(|(name, line)| {
+                !other
+                    .sections
+                    .get(*name)
+                    .is_some_and(|lines| lines.contains(*line))
+            })
+            .map(|(name, line)| format!("{name}: {line}"))
+            .collect()
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut sections: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut current = String::new();
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix("@@ ") {
+                name.clone_into(&mut current);
+                sections.entry(current.clone()).or_default();
+            } else if let Some(lines) = sections.get_mut(&current) {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                lines.insert(words.join(" "));
+            }
+        }
+        Self { sections }
+    }
+}
+
+impl Differences {
+    /// Tells whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.gone.is_empty() && self.new.is_empty()
+    }
+}
+
+impl fmt::Display for Differences {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.gone {
+            writeln!(formatter, "- {line}")?;
+        }
+        for line in &self.new {
+            writeln!(formatter, "+ {line}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_name_the_section() {
+        let before = Snapshot::parse("@@ links\nlo  up\n@@ routes\ndefault\n");
+        let after = Snapshot::parse("@@ links\nlo up\nbr0\n@@ routes\n");
+        let differences = before.differences(&after);
+        assert_eq!(differences.to_string(), "- routes: default\n+ links: br0\n");
+        assert!(before.differences(&before).is_empty());
+        assert!(
+            before
+                .without("routes")
+                .differences(&after.without("links"))
+                .gone
+                .len()
+                == 1
+        );
+    }
+}

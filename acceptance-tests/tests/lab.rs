@@ -1,0 +1,393 @@
+//! The lab keeps its own promises: what the other tests build on.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{Shutdown, SocketAddr},
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use acceptance_tests::{
+    Flavour, Hosts, Lab, Snapshot, User,
+    command::wait_until,
+    instance::Instance,
+    namespace::Namespace,
+    probe::Probe,
+    proxy::{Fault, Line, Proxy},
+    servers::ECHO_PORT,
+};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+#[test]
+fn a_debian_13_host_is_a_server_in_a_cloud() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    lab.assert_ping("203.0.113.1");
+    lab.assert_ping("2001:db8:1::1");
+    let vps = lab.vps1();
+    assert_eq!(vps.ssh("id -un; hostname")?.checked()?, "root\nvps1\n");
+    assert!(
+        vps.root("cat /etc/os-release")?
+            .contains("VERSION_ID=\"13\"")
+    );
+    // Every address of the block is asked for on the server's own link.
+    assert!(
+        lab.client()
+            .ping("203.0.113.9".parse()?, Duration::from_millis(500))
+            .is_err()
+    );
+    vps.root("ip addr add 203.0.113.9/32 dev lo; ip addr add 2001:db8:1::9/128 dev lo")?;
+    vps.root(
+        "sysctl -qw net.ipv6.conf.eth0.proxy_ndp=1 net.ipv6.conf.all.forwarding=1; ip neigh add proxy 2001:db8:1::9 dev eth0",
+    )?;
+    lab.assert_ping("203.0.113.9");
+    lab.assert_ping("2001:db8:1::9");
+    let told = vps.root(&format!(
+        "bash -c 'cat < /dev/tcp/198.51.100.2/{ECHO_PORT}'"
+    ))?;
+    assert_eq!(told, "203.0.113.1\n");
+    Ok(())
+}
+
+#[test]
+fn a_debian_12_host_lets_a_user_in_who_may_use_sudo() -> Result<()> {
+    let lab = Lab::start(
+        Hosts::one()
+            .flavour(Flavour::Bookworm)
+            .uplink("enp1s0")
+            .user(User::Admin),
+    )?;
+    lab.assert_ping("203.0.113.1");
+    lab.assert_ping("2001:db8:1::1");
+    let vps = lab.vps1();
+    assert_eq!(
+        vps.ssh("id -un; sudo -n id -un; cat /etc/debian_version")?
+            .checked()?
+            .lines()
+            .count(),
+        3
+    );
+    assert!(
+        vps.root("cat /etc/os-release")?
+            .contains("VERSION_ID=\"12\"")
+    );
+    assert!(
+        vps.root("ip -br addr show dev enp1s0")?
+            .contains("203.0.113.1/32")
+    );
+    Ok(())
+}
+
+#[test]
+fn sudo_may_ask_for_a_password() -> Result<()> {
+    let lab = Lab::start(Hosts::one().user(User::AdminWithPassword))?;
+    let output = lab.vps1().ssh("sudo -n true")?;
+    assert!(
+        output.stderr.contains("a password is required"),
+        "{output:?}"
+    );
+    assert_eq!(
+        lab.vps1()
+            .ssh("echo admin | sudo -S -p '' id -un")?
+            .checked()?,
+        "root\n"
+    );
+    Ok(())
+}
+
+#[test]
+fn two_hosts_reach_each_other() -> Result<()> {
+    let lab = Lab::start(Hosts::two())?;
+    for address in ["203.0.113.1", "192.0.2.1", "2001:db8:1::1", "2001:db8:2::1"] {
+        lab.assert_ping(address);
+        for vps in lab.servers() {
+            vps.root(&format!("ping -c1 -W2 {address}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_reboot_and_a_power_cut_leave_the_disk_and_nothing_else() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let vps = lab.vps1();
+    let boot_id = || vps.root("cat /proc/sys/kernel/random/boot_id");
+    let before = boot_id()?;
+    vps.root(
+        "touch /root/kept; ip link add br9 type bridge; sysctl -qw net.ipv4.ip_forward=1; sync",
+    )?;
+    vps.reboot()?;
+    let after = boot_id()?;
+    assert_ne!(before, after);
+    vps.root("test -e /root/kept; ! ip link show br9; test $(sysctl -n net.ipv4.ip_forward) = 0")?;
+    vps.power_off_hard()?;
+    assert!(
+        lab.client()
+            .ping("203.0.113.1".parse()?, Duration::from_millis(500))
+            .is_err()
+    );
+    vps.power_on()?;
+    vps.wait_until_up()?;
+    assert_ne!(after, boot_id()?);
+    vps.power_off()?;
+    vps.power_on()?;
+    vps.wait_until_up()
+}
+
+#[test]
+fn a_snapshot_equals_itself_and_sees_changes() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let vps = lab.vps1();
+    let before = Snapshot::take(vps)?;
+    for section in before.names() {
+        if !["bridge", "machines", "nftables", "neighbours"].contains(&section) {
+            assert!(
+                before.section(section).count() >= 2,
+                "section {section} is empty"
+            );
+        }
+    }
+    // Logins, and services that come and go, change nothing.
+    vps.ssh("hostnamectl; true")?.checked()?;
+    let same = before.differences(&Snapshot::take(vps)?);
+    assert!(same.is_empty(), "{same}");
+    vps.root(
+        "ip link add br9 type bridge; ip route add 203.0.113.77/32 dev lo; sysctl -qw net.ipv4.ip_forward=1
+         ip neigh add proxy 203.0.113.77 dev eth0; nft add table inet mine; mkdir /var/lib/machines/x
+         echo x > /etc/x; mount -t tmpfs tmpfs /mnt
+         printf '[Service]\\nExecStart=sleep inf\\n' > /etc/systemd/system/x.service
+         systemctl daemon-reload; systemctl start x",
+    )?;
+    let differences = before.differences(&Snapshot::take(vps)?).to_string();
+    for expected in [
+        "+ links: br9",
+        "+ routes: 203.0.113.77 dev lo",
+        "- sysctl-network: net.ipv4.ip_forward = 0",
+        "+ neighbours: 203.0.113.77 dev eth0 proxy",
+        "+ nftables: table inet mine",
+        "+ machines: /var/lib/machines/x drwx",
+        "+ files-etc: /etc/x -rw",
+        "+ mounts: /mnt tmpfs",
+        "+ unit-files: x.service",
+        "+ units: x.service loaded active running",
+    ] {
+        assert!(
+            differences.contains(expected),
+            "{expected} is missing in\n{differences}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_bare_host_installs_from_the_labs_mirror() -> Result<()> {
+    let lab = Lab::start(Hosts::one().flavour(Flavour::Bare))?;
+    let vps = lab.vps1();
+    vps.root("! command -v systemd-nspawn; ! command -v debootstrap; ! command -v nft")?;
+    vps.root("apt-get update && apt-get install -y systemd-container debootstrap nftables")?;
+    vps.root("command -v systemd-nspawn; command -v debootstrap; command -v nft")?;
+    let mirror = lab.mirror_url();
+    vps.root(&format!(
+        "debootstrap --variant=minbase trixie /var/lib/machines/x {mirror}"
+    ))?;
+    fs::write(lab.files().join("hello"), "hello\n")?;
+    assert_eq!(
+        vps.root(&format!("wget -qO- {}", lab.file_url("hello")))?,
+        "hello\n"
+    );
+    assert!(
+        vps.root(&format!("wget -qO- {}", lab.file_url("../id_ed25519")))
+            .is_err()
+    );
+    Ok(())
+}
+
+#[test]
+fn a_probe_sees_when_ssh_is_interrupted() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let pause = Duration::from_millis(200);
+    let probe = Probe::start(lab.vps1(), pause)?;
+    wait_until("the probe has worked", Duration::from_secs(10), || {
+        let seen = probe.seen();
+        ensure!(seen.echoes > 3 && seen.logins > 3, "{seen:?}");
+        Ok(())
+    })?;
+    probe.finish()?;
+    let probe = Probe::start(lab.vps1(), pause)?;
+    lab.vps1().root("systemctl stop ssh.service ssh.socket")?;
+    wait_until("the probe has noticed", Duration::from_secs(10), || {
+        ensure!(!probe.seen().failures.is_empty(), "it has seen no failure");
+        Ok(())
+    })?;
+    assert!(probe.finish().is_err());
+    Ok(())
+}
+
+#[test]
+fn a_proxy_delays_cuts_and_stalls() -> Result<()> {
+    let lab = Lab::start(Hosts(Vec::new()))?;
+    let listener = lab.client().listen(SocketAddr::from(([127, 0, 0, 1], 9)))?;
+    let target = listener.local_addr()?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut from = stream.try_clone().expect("a socket can be doubled");
+            std::thread::spawn(move || std::io::copy(&mut from, &mut &stream));
+        }
+    });
+    let through = |line: Line| -> Result<(std::io::Result<String>, Duration)> {
+        let proxy = Proxy::start(lab.client(), target, line)?;
+        let mut stream = lab
+            .client()
+            .connect(proxy.address(), Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        let start = Instant::now();
+        stream.write_all(b"0123456789")?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut answer = [0; 16];
+        let mut length = 0;
+        let end = loop {
+            match stream.read(&mut answer[length..]) {
+                Ok(0) => break Ok(()),
+                Ok(more) => length += more,
+                Err(error) => break Err(error),
+            }
+        };
+        let text = String::from_utf8_lossy(&answer[..length]).into_owned();
+        Ok((end.map(|()| text), start.elapsed()))
+    };
+    let delay = Duration::from_millis(50);
+    let (text, took) = through(Line {
+        delay,
+        ..Line::default()
+    })?;
+    assert_eq!(text?, "0123456789");
+    assert!(took >= delay * 2, "{took:?}");
+    assert_eq!(
+        through(Line {
+            trickle: Some(1),
+            ..Line::default()
+        })?
+        .0?,
+        "0123456789"
+    );
+    assert_eq!(
+        through(Line {
+            downwards: Some((4, Fault::Close)),
+            ..Line::default()
+        })?
+        .0?,
+        "0123"
+    );
+    let reset = through(Line {
+        upwards: Some((4, Fault::Reset)),
+        ..Line::default()
+    })?
+    .0;
+    assert_eq!(
+        reset.unwrap_err().kind(),
+        std::io::ErrorKind::ConnectionReset
+    );
+    let stalled = through(Line {
+        downwards: Some((4, Fault::Stall)),
+        ..Line::default()
+    })?
+    .0;
+    assert_eq!(stalled.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    Ok(())
+}
+
+#[test]
+fn a_panic_leaves_nothing() -> Result<()> {
+    let mut id = String::new();
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        let lab = Lab::start(Hosts::one()).expect("the lab starts");
+        lab.id().clone_into(&mut id);
+        panic!("a test that fails");
+    }));
+    assert!(panicked.is_err());
+    nothing_is_left(&id)
+}
+
+#[test]
+fn ctrl_c_leaves_nothing() -> Result<()> {
+    let (mut lab, id) = lab_up()?;
+    signal(&lab, Signal::INT)?;
+    assert_eq!(lab.wait()?.code(), Some(130));
+    nothing_is_left(&id)
+}
+
+#[test]
+fn what_a_killed_lab_has_left_is_removed_by_the_next() -> Result<()> {
+    let (mut killed, id) = lab_up()?;
+    signal(&killed, Signal::KILL)?;
+    killed.wait()?;
+    assert!(
+        nothing_is_left(&id).is_err(),
+        "a killed lab can't clean up after itself"
+    );
+    Instance::remove_leftovers()?;
+    nothing_is_left(&id)
+}
+
+fn lab_up() -> Result<(Child, String)> {
+    let mut lab = Command::new(env!("CARGO_BIN_EXE_lab"))
+        .arg("up")
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut id = None;
+    for line in BufReader::new(lab.stdout.take().context("it is piped")?).lines() {
+        let line = line?;
+        if let Some(rest) = line.strip_prefix("Lab ") {
+            id = rest.split(' ').next().map(str::to_owned);
+        }
+        if let (Some(id), true) = (&id, line.starts_with("Ctrl-C")) {
+            return Ok((lab, id.clone()));
+        }
+    }
+    bail!("`lab up` ended with {}", lab.wait()?)
+}
+
+fn signal(child: &Child, signal: Signal) -> Result<()> {
+    let pid = i32::try_from(child.id())
+        .ok()
+        .and_then(Pid::from_raw)
+        .context("a child has an id")?;
+    Ok(kill_process(pid, signal)?)
+}
+
+/// Looks for processes, namespaces, mounts, control groups and files of a lab.
+fn nothing_is_left(id: &str) -> Result<()> {
+    let namespaces = Namespace::with_prefix(&format!("lab-{id}-"));
+    ensure!(namespaces.is_empty(), "{namespaces:?}");
+    let folder = acceptance_tests::cache::folder().join("labs").join(id);
+    ensure!(!folder.exists(), "{} is there", folder.display());
+    let folder = folder.display().to_string();
+    ensure!(
+        !fs::read_to_string("/proc/mounts")?.contains(&folder),
+        "{folder} is mounted"
+    );
+    for process in fs::read_dir("/proc")?.flatten() {
+        let arguments = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let arguments = String::from_utf8_lossy(&arguments).replace('\0', " ");
+        ensure!(
+            !arguments.contains(&format!("{folder}/")),
+            "{arguments} is running"
+        );
+        // One that has ended and waits for its parent to notice is no process any more.
+        let status = fs::read_to_string(process.path().join("status")).unwrap_or_default();
+        if status.contains("State:\tZ") {
+            continue;
+        }
+        let groups = fs::read_to_string(process.path().join("cgroup")).unwrap_or_default();
+        ensure!(
+            !groups.contains(&format!("/nspawn-lab/{id}/")),
+            "{arguments} is running"
+        );
+    }
+    let registered = format!("/run/nspawn-lab/{id}.lab");
+    ensure!(!Path::new(&registered).exists(), "{registered} is there");
+    Ok(())
+}
