@@ -11,8 +11,9 @@ use std::{
 };
 
 use acceptance_tests::{
-    Flavour, Hosts, Lab, Snapshot, User,
+    Flavour, Hosts, Lab, Snapshot, Terraform, User,
     command::wait_until,
+    images::Guest,
     instance::Instance,
     namespace::Namespace,
     probe::Probe,
@@ -296,6 +297,91 @@ fn a_proxy_delays_cuts_and_stalls() -> Result<()> {
     })?
     .0;
     assert_eq!(stalled.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    Ok(())
+}
+
+#[test]
+fn the_guests_images_boot() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let vps = lab.vps1();
+    for (name, image) in [
+        ("a", Guest::Debian),
+        ("b", Guest::WithoutNetworkd),
+        ("c", Guest::Etcd),
+    ] {
+        let tarball = image.tarball()?;
+        let sum = format!(
+            "echo '{}  {}' | sha256sum -c",
+            tarball.sha256,
+            tarball.path.display()
+        );
+        lab.run(&sum)?.checked()?;
+        let to = vps.root_folder().join("root/image.tar.zst");
+        fs::copy(&tarball.path, to)?;
+        vps.root(&format!(
+            "mkdir -p /var/lib/machines/{name} && tar -C /var/lib/machines/{name} -xf /root/image.tar.zst
+             systemctl start systemd-nspawn@{name}"
+        ))?;
+        let answer = wait_until("the guest answers", Duration::from_secs(30), || {
+            vps.guest(
+                name,
+                "systemctl is-system-running --wait && bash -c 'cat < /dev/tcp/127.0.0.1/7777'",
+            )
+        })?;
+        assert_eq!(answer, format!("running\n{name} 127.0.0.1\n"));
+    }
+    vps.guest("a", "systemctl is-active systemd-networkd")?;
+    vps.guest("b", "! systemctl cat systemd-networkd")?;
+    vps.guest("c", "etcd --version && etcdctl version")?;
+    Ok(())
+}
+
+#[test]
+fn terraform_runs_in_the_operators_network() -> Result<()> {
+    let lab = Lab::start(Hosts(Vec::new()))?;
+    let terraform = Terraform::create(
+        lab.folder(),
+        lab.client(),
+        Path::new(env!("CARGO_BIN_EXE_lab")),
+    )?;
+    let configuration = |script: &str| {
+        format!(
+            "resource \"terraform_data\" \"x\" {{\n  input = \"{script}\"\n  \
+             provisioner \"local-exec\" {{ command = \"{script}\" }}\n}}\n"
+        )
+    };
+    terraform.configure(&configuration("ip -br addr show dev eth0"))?;
+    assert!(terraform.apply()?.contains("198.51.100.2/24"));
+    terraform.assert_plan_is_empty()?;
+    let values = terraform.resource("terraform_data.x")?;
+    assert_eq!(values["output"], "ip -br addr show dev eth0");
+    terraform.forget("terraform_data.x")?;
+    assert!(terraform.assert_plan_is_empty().is_err());
+    terraform.configure(&configuration("echo it has begun; sleep 60"))?;
+    let mut run = terraform.start(&["apply", "-auto-approve"])?;
+    wait_until(
+        "the apply is in the middle",
+        Duration::from_secs(20),
+        || {
+            ensure!(
+                run.printed().contains("): it has begun"),
+                "{}",
+                run.printed()
+            );
+            Ok(())
+        },
+    )?;
+    assert!(run.is_running());
+    run.signal(Signal::INT)?;
+    let output = run.wait(Duration::from_secs(20))?;
+    assert!(
+        !output.success() && output.stdout.contains("Interrupt received"),
+        "{output:?}"
+    );
+    terraform.destroy()?;
+    assert!(terraform.resource("terraform_data.x").is_err());
+    terraform.configure("resource \"nonsense\" {")?;
+    assert!(terraform.plan_fails()?.contains("Error:"));
     Ok(())
 }
 

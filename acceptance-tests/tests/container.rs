@@ -1,0 +1,294 @@
+//! `nspawn_container`: each attribute on the running thing, and what a change of it does.
+
+use std::time::Duration;
+
+use acceptance_tests::{Hosts, Lab, Terraform, command::wait_until, configuration, images::Guest};
+use anyhow::{Result, ensure};
+
+fn base(lab: &Lab) -> Result<String> {
+    Ok(configuration::host(lab.vps1(), "") + &configuration::image(Guest::Debian)?)
+}
+
+/// When the guest was started, by which a restart shows.
+fn started(lab: &Lab) -> Result<String> {
+    lab.vps1().root(
+        "systemctl show --value -p ExecMainStartTimestampMonotonic systemd-nspawn@web.service",
+    )
+}
+
+fn property(lab: &Lab, name: &str) -> Result<String> {
+    let text = lab.vps1().root(&format!(
+        "systemctl show --value -p {name} systemd-nspawn@web.service"
+    ))?;
+    Ok(text.trim().to_owned())
+}
+
+fn reconfigure(terraform: &Terraform, lab: &Lab, more: &str) -> Result<String> {
+    terraform.configure(&(base(lab)? + &configuration::container("web", more)))?;
+    let plan = terraform.plan()?;
+    terraform.apply()?;
+    terraform.assert_plan_is_empty()?;
+    Ok(plan)
+}
+
+#[test]
+fn limits_keys_and_name_servers_change_live() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let terraform = lab.terraform(&(base(&lab)? + &configuration::container("web", "")))?;
+    terraform.apply()?;
+    let start = started(&lab)?;
+    let plan = reconfigure(
+        &terraform,
+        &lab,
+        "  cpus = 1.5\n  memory = \"512M\"\n  memory_swap = \"1G\"\n  tasks = 500\n  \
+         ssh_authorized_keys = [\"ssh-ed25519 AAAA alice\"]\n  dns_servers = [\"192.0.2.53\", \"2001:db8::53\"]\n  \
+         labels = { team = \"blue\" }",
+    )?;
+    ensure!(!plan.contains("Warning"), "a live change warns:\n{plan}");
+    ensure!(started(&lab)? == start, "a live change restarted the guest");
+    ensure!(property(&lab, "CPUQuotaPerSecUSec")? == "1.500s");
+    ensure!(property(&lab, "MemoryMax")? == (512 << 20).to_string());
+    ensure!(property(&lab, "MemorySwapMax")? == (1_u64 << 30).to_string());
+    ensure!(property(&lab, "TasksMax")? == "500");
+    let keys = lab.vps1().guest(
+        "web",
+        "stat -c '%a %u' /root/.ssh /root/.ssh/authorized_keys; cat /root/.ssh/authorized_keys",
+    )?;
+    ensure!(
+        keys.contains("700 0\n600 0\n") && keys.contains("ssh-ed25519 AAAA alice"),
+        "{keys}"
+    );
+    let resolver = lab.vps1().guest("web", "cat /etc/resolv.conf")?;
+    ensure!(
+        resolver.contains("192.0.2.53") && resolver.contains("2001:db8::53"),
+        "{resolver}"
+    );
+
+    reconfigure(&terraform, &lab, "  memory = \"1G\"")?;
+    ensure!(started(&lab)? == start, "a live change restarted the guest");
+    ensure!(property(&lab, "MemoryMax")? == (1_u64 << 30).to_string());
+    ensure!(
+        property(&lab, "TasksMax")? != "500",
+        "a limit that was taken away is still there"
+    );
+    terraform.destroy()?;
+    Ok(())
+}
+
+#[test]
+fn a_change_that_restarts_the_guest_warns_and_names_it() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let terraform = lab.terraform(&(base(&lab)? + &configuration::container("web", "")))?;
+    terraform.apply()?;
+    ensure!(lab.vps1().guest("web", "uname -n")?.trim() == "web");
+    for (more, script, wanted) in [
+        (
+            "  hostname = \"www.example.org\"",
+            "uname -n",
+            "www.example.org",
+        ),
+        (
+            "  nspawn_config = { Exec = { Environment = [\"COLOUR=green\", \"SIZE=big\"] } }",
+            "tr '\\0' '\\n' < /proc/1/environ | grep -c -e COLOUR=green -e SIZE=big",
+            "2",
+        ),
+    ] {
+        let start = started(&lab)?;
+        let plan = reconfigure(&terraform, &lab, more)?;
+        ensure!(
+            plan.contains("Warning") && plan.contains("web"),
+            "no warning:\n{plan}"
+        );
+        ensure!(started(&lab)? != start, "the guest was not restarted");
+        let said = lab.vps1().guest("web", script)?;
+        ensure!(said.trim() == wanted, "{said:?} instead of {wanted:?}");
+    }
+    terraform.destroy()?;
+    Ok(())
+}
+
+#[test]
+fn a_guest_stops_and_starts_by_running_and_by_the_hosts_own_commands() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let text = base(&lab)?
+        + &configuration::container("web", "")
+        + &configuration::address("web4", "203.0.113.2", "web");
+    let terraform = lab.terraform(&text)?;
+    terraform.apply()?;
+    for script in [
+        "machinectl poweroff web; while systemctl -q is-active systemd-nspawn@web; do :; done; systemctl start systemd-nspawn@web",
+        "machinectl terminate web; while systemctl -q is-active systemd-nspawn@web; do :; done; machinectl start web",
+        "systemctl restart systemd-nspawn@web",
+        "machinectl reboot web",
+    ] {
+        lab.vps1().root(script)?;
+        ensure!(
+            lab.tcp("203.0.113.2", 7777)?.starts_with("web"),
+            "after {script}"
+        );
+    }
+    // After SIGKILL of systemd-nspawn itself the next start has to work, too.
+    lab.vps1().root("kill -KILL $(systemctl show --value -p MainPID systemd-nspawn@web); \
+         while systemctl -q is-active systemd-nspawn@web; do :; done; systemctl reset-failed systemd-nspawn@web; systemctl start systemd-nspawn@web")?;
+    ensure!(lab.tcp("203.0.113.2", 7777)?.starts_with("web"));
+    terraform.assert_plan_is_empty()?;
+
+    terraform.configure(&text.replace("name  = \"web\"", "name  = \"web\"\n  running = false"))?;
+    terraform.apply()?;
+    let state = terraform.resource("nspawn_container.web")?;
+    ensure!(state["status"] == "stopped", "{state}");
+    let mounts = lab
+        .vps1()
+        .root("findmnt -rn -o TARGET | grep -c /web || true")?;
+    ensure!(
+        mounts.trim() == "0",
+        "mounts of a stopped container remain: {mounts}"
+    );
+    terraform.assert_plan_is_empty()?;
+    terraform.configure(&text)?;
+    terraform.apply()?;
+    ensure!(lab.tcp("203.0.113.2", 7777)?.starts_with("web"));
+    terraform.destroy()?;
+    Ok(())
+}
+
+#[test]
+fn an_ephemeral_guest_forgets_and_a_lasting_one_remembers() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    for (more, remembers) in [
+        ("", true),
+        ("  ephemeral = true", false),
+        ("  storage = \"copy\"", true),
+        ("  private_users = false", true),
+    ] {
+        let terraform = lab.terraform(&(base(&lab)? + &configuration::container("web", more)))?;
+        terraform.apply()?;
+        lab.vps1().guest("web", "echo me > /etc/mark")?;
+        lab.vps1().root("systemctl restart systemd-nspawn@web")?;
+        let mark = lab
+            .vps1()
+            .guest("web", "cat /etc/mark 2>/dev/null || true")?;
+        ensure!((mark.trim() == "me") == remembers, "{more}: {mark:?}");
+        let base = terraform.resource("nspawn_container.web")?["uid_base"]
+            .as_u64()
+            .unwrap_or_default();
+        ensure!(
+            (base == 0) == more.contains("private_users"),
+            "{more}: uid_base is {base}"
+        );
+        let root = lab
+            .vps1()
+            .root("stat -c %u /proc/$(machinectl show --value -p Leader web)")?;
+        ensure!(
+            root.trim() == base.to_string(),
+            "{more}: the guest's root is {root}"
+        );
+        terraform.assert_plan_is_empty()?;
+        terraform.destroy()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_root_password_reaches_the_guest_and_nothing_else() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let secret = "correct horse battery staple";
+    let more = format!(
+        "  root_password_wo = \"{secret}\"\n  root_password_wo_version = 1\n  ephemeral = true"
+    );
+    let mut terraform = lab.terraform(&(base(&lab)? + &configuration::container("web", &more)))?;
+    terraform.set_environment("TF_LOG", "trace");
+    let output = terraform.run(&["apply", "-auto-approve", "-input=false"])?;
+    ensure!(output.success(), "{}", output.stderr);
+    // Terraform itself logs the configuration's bytes at trace level; what counts are our lines.
+    let ours: Vec<&str> = output
+        .stderr
+        .lines()
+        .filter(|line| line.contains("provider.terraform-provider-nspawn"))
+        .collect();
+    ensure!(
+        !ours.is_empty() && !ours.iter().any(|line| line.contains(secret)),
+        "the password is in the log"
+    );
+    ensure!(
+        !terraform.state()?.to_string().contains(secret),
+        "the password is in the state"
+    );
+    let check =
+        "line=$(grep ^root: /etc/shadow); echo \"$line\" | grep -q '^root:\\$[56y]\\$' && echo set";
+    for _ in 0..2 {
+        ensure!(lab.vps1().guest("web", check)?.trim() == "set");
+        let found = lab.vps1().root(&format!("grep -rlF '{secret}' /etc /var/lib/nspawn-agent /run --exclude-dir=nspawn 2>/dev/null || true"))?;
+        ensure!(found.is_empty(), "the password is written in {found}");
+        lab.vps1().root("systemctl restart systemd-nspawn@web")?;
+    }
+    terraform.assert_plan_is_empty()?;
+    terraform.destroy()?;
+    Ok(())
+}
+
+#[test]
+fn a_protected_container_is_not_destroyed() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let terraform = lab.terraform(
+        &(base(&lab)? + &configuration::container("web", "  delete_protection = true")),
+    )?;
+    terraform.apply()?;
+    let refused = terraform.run(&["destroy", "-auto-approve", "-input=false"])?;
+    ensure!(
+        !refused.success() && refused.stderr.contains("delete_protection"),
+        "{}",
+        refused.stderr
+    );
+    ensure!(lab.vps1().guest("web", "echo alive")?.trim() == "alive");
+    reconfigure(&terraform, &lab, "")?;
+    terraform.destroy()?;
+    Ok(())
+}
+
+#[test]
+fn waiting_says_what_it_waited_for_and_keeps_what_was_made() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let waits = |port: u16| format!("  wait_for = {{ port = {port}, timeout = \"4s\" }}");
+    let terraform =
+        lab.terraform(&(base(&lab)? + &configuration::container("web", &waits(9999))))?;
+    let failed = terraform.apply_fails()?;
+    ensure!(failed.contains("9999") && failed.contains("4s"), "{failed}");
+    // Tainted, not lost: the next apply replaces it.
+    ensure!(
+        terraform.resource("nspawn_container.web").is_ok(),
+        "the container is not in the state"
+    );
+    terraform.configure(&(base(&lab)? + &configuration::container("web", &waits(7777))))?;
+    terraform.apply()?;
+    terraform.assert_plan_is_empty()?;
+    terraform.destroy()?;
+    Ok(())
+}
+
+#[test]
+fn autostart_decides_what_a_reboot_brings_back() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let terraform = lab.terraform(
+        &(base(&lab)?
+            + &configuration::container("web", "")
+            + &configuration::container("manual", "  autostart = false")),
+    )?;
+    terraform.apply()?;
+    lab.vps1().reboot()?;
+    wait_until("web runs", Duration::from_secs(20), || {
+        lab.vps1().guest("web", "true")
+    })?;
+    let manual = lab
+        .vps1()
+        .root("systemctl is-active systemd-nspawn@manual || true")?;
+    ensure!(manual.trim() == "inactive", "manual is {manual}");
+    // It should run, says the configuration: the plan says so and the apply starts it.
+    let plan = terraform.plan()?;
+    ensure!(plan.contains("manual"), "{plan}");
+    terraform.apply()?;
+    ensure!(lab.vps1().guest("manual", "echo alive")?.trim() == "alive");
+    terraform.assert_plan_is_empty()?;
+    terraform.destroy()?;
+    Ok(())
+}

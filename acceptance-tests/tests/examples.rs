@@ -1,0 +1,106 @@
+//! Every example of the documentation works, as it stands.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use acceptance_tests::{Hosts, Lab, Terraform, command::wait_until, images::Guest};
+use anyhow::{Context, Result, ensure};
+
+fn example(path: &str) -> Result<String> {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../examples")
+        .join(path);
+    fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
+}
+
+/// A working directory with an example in it, and the keys where an example expects them: in the environment.
+fn prepare(lab: &Lab, text: &str, guest: Guest, image: &str) -> Result<Terraform> {
+    let mut terraform = lab.terraform_without_provider_block(text)?;
+    if text.contains("required_providers") {
+        fs::remove_file(terraform.folder().join("versions.tf"))?;
+    }
+    fs::copy(guest.tarball()?.path, terraform.folder().join(image))?;
+    terraform.set_environment(
+        "NSPAWN_SSH_PRIVATE_KEY",
+        &fs::read_to_string(lab.private_key())?,
+    );
+    terraform.set_environment(
+        "NSPAWN_SSH_KNOWN_HOSTS_FILE",
+        &lab.known_hosts().display().to_string(),
+    );
+    Ok(terraform)
+}
+
+#[test]
+fn the_examples_of_the_documentation() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    for path in [
+        "provider/provider.tf",
+        "resources/nspawn_host/resource.tf",
+        "resources/nspawn_image/resource.tf",
+        "resources/nspawn_container/resource.tf",
+        "resources/nspawn_public_address/resource.tf",
+    ] {
+        let terraform = prepare(&lab, &example(path)?, Guest::Debian, "debian-13.tar.zst")?;
+        terraform.apply().context(path)?;
+        terraform.assert_plan_is_empty().context(path)?;
+        terraform.destroy().context(path)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_quickstart() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let terraform = prepare(
+        &lab,
+        &example("quickstart/main.tf")?,
+        Guest::Debian,
+        "debian-13.tar.zst",
+    )?;
+    terraform.apply()?;
+    for (address, name) in [
+        ("203.0.113.2", "alpha"),
+        ("2001:db8:1::2", "alpha"),
+        ("203.0.113.3", "beta"),
+        ("2001:db8:1::3", "beta"),
+    ] {
+        ensure!(
+            lab.tcp(address, 7777)?.starts_with(name),
+            "{address} is not {name}"
+        );
+    }
+    terraform.assert_plan_is_empty()?;
+    terraform.destroy()?;
+    Ok(())
+}
+
+#[test]
+fn three_guests_on_two_hosts_form_an_etcd_cluster() -> Result<()> {
+    let lab = Lab::start(Hosts::two())?;
+    let terraform = prepare(
+        &lab,
+        &example("cluster/main.tf")?,
+        Guest::Etcd,
+        "debian-13-etcd.tar.zst",
+    )?;
+    terraform.apply()?;
+    let etcdctl = "ETCDCTL_API=3 etcdctl --endpoints=http://203.0.113.11:2379,http://203.0.113.12:2379,http://192.0.2.11:2379";
+    wait_until(
+        "all three members are healthy",
+        Duration::from_mins(1),
+        || {
+            lab.vps1()
+                .guest("etcd-1", &format!("{etcdctl} endpoint health"))
+        },
+    )?;
+    lab.vps1()
+        .guest("etcd-1", &format!("{etcdctl} put colour green"))?;
+    let read = lab.vps2().guest(
+        "etcd-3",
+        "ETCDCTL_API=3 etcdctl --endpoints=http://127.0.0.1:2379 get colour --print-value-only",
+    )?;
+    ensure!(read.trim() == "green", "the third member says {read:?}");
+    terraform.assert_plan_is_empty()?;
+    terraform.destroy()?;
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! `nspawn_image`: where trees come from, that they are shared, and what a change does.
+
+use acceptance_tests::{Hosts, Lab, configuration, images::Guest};
+use anyhow::{Result, ensure};
+
+fn image(name: &str, source: &str) -> String {
+    format!(
+        "resource \"nspawn_image\" \"{name}\" {{\n  host = nspawn_host.vps1\n  name = \"{name}\"\n{source}\n}}\n"
+    )
+}
+
+#[test]
+fn tarballs_come_in_every_compression_from_a_path_or_a_url() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let mut text = configuration::host(lab.vps1(), "");
+    for compression in ["zst", "xz", "gz"] {
+        let tarball = Guest::Debian.tarball_as(compression)?;
+        text += &image(
+            &format!("path-{compression}"),
+            &format!(
+                "  tarball = {{ path = \"{}\", sha256 = \"{}\" }}",
+                tarball.path.display(),
+                tarball.sha256
+            ),
+        );
+    }
+    let tarball = Guest::WithoutNetworkd.tarball()?;
+    std::fs::copy(&tarball.path, lab.files().join("guest.tar.zst"))?;
+    text += &image(
+        "url",
+        &format!(
+            "  tarball = {{ url = \"{}\", sha256 = \"{}\" }}",
+            lab.file_url("guest.tar.zst"),
+            tarball.sha256
+        ),
+    );
+    let terraform = lab.terraform(&text)?;
+    terraform.apply()?;
+    for name in ["path-zst", "path-xz", "path-gz", "url"] {
+        let made = terraform.resource(&format!("nspawn_image.{name}"))?;
+        ensure!(
+            made["os"]
+                .as_str()
+                .is_some_and(|os| os.starts_with("Debian GNU/Linux 13")),
+            "{made}"
+        );
+        ensure!(made["size_bytes"].as_u64() > Some(50 << 20), "{made}");
+    }
+    terraform.assert_plan_is_empty()?;
+
+    // A wrong sum of a url is found before anything is unpacked.
+    terraform.configure(
+        &(configuration::host(lab.vps1(), "")
+            + &image(
+                "wrong",
+                &format!(
+                    "  tarball = {{ url = \"{}\", sha256 = \"{}\" }}",
+                    lab.file_url("guest.tar.zst"),
+                    "0".repeat(64)
+                ),
+            )),
+    )?;
+    let failed = terraform.apply_fails()?;
+    ensure!(
+        failed.contains("sha256") && failed.contains(&tarball.sha256[..12]),
+        "{failed}"
+    );
+    terraform.destroy()?;
+    Ok(())
+}
+
+#[test]
+fn debootstrap_makes_an_image_and_customize_runs_inside() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let source = format!(
+        "  debootstrap = {{ suite = \"trixie\", mirror = \"{}\", include = [\"systemd\", \"systemd-sysv\", \"dbus\"] }}\n  \
+         customize = [\"echo made > /etc/made\", \"test \\\"$(id -u)\\\" = 0\"]",
+        lab.mirror_url()
+    );
+    let terraform = lab.terraform(
+        &(configuration::host(lab.vps1(), "")
+            + &image("debian", &source)
+            + &configuration::container("web", "")),
+    )?;
+    terraform.apply()?;
+    ensure!(lab.vps1().guest("web", "cat /etc/made")?.trim() == "made");
+    terraform.assert_plan_is_empty()?;
+    terraform.forget("nspawn_image.debian")?;
+    terraform.import("nspawn_image.debian", "root@203.0.113.1:22/debian")?;
+    terraform.assert_plan_is_empty()?;
+
+    let failing = source.replace("echo made > /etc/made", "echo no luck >&2; exit 3");
+    terraform.configure(&(configuration::host(lab.vps1(), "") + &image("broken", &failing)))?;
+    let failed = terraform.apply_fails()?;
+    ensure!(
+        failed.contains("no luck") && failed.contains("customize"),
+        "{failed}"
+    );
+    terraform.destroy()?;
+    let left = lab.vps1().root("find / -xdev -path '*nspawn-agent*'")?;
+    ensure!(left.is_empty(), "something is left:\n{left}");
+    Ok(())
+}
+
+#[test]
+fn containers_of_one_image_share_its_tree_and_differ_in_identity() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let terraform = lab.terraform(
+        &(configuration::host(lab.vps1(), "")
+            + &configuration::image(Guest::Debian)?
+            + &configuration::container("one", "")
+            + &configuration::container("two", "")),
+    )?;
+    terraform.apply()?;
+    let id = |guest: &str| lab.vps1().guest(guest, "cat /etc/machine-id");
+    ensure!(id("one")? != id("two")?, "both have the same machine-id");
+    ensure!(id("one")?.trim().len() == 32);
+    let used = lab
+        .vps1()
+        .root("du -sm /var/lib/nspawn-agent/containers | cut -f1")?;
+    ensure!(
+        used.trim().parse::<u32>()? < 60,
+        "two containers take {used} MB"
+    );
+
+    // A new tarball builds a new tree; the running guests keep theirs, and the plan says so.
+    let digest = terraform.resource("nspawn_container.one")?["image_digest"].clone();
+    let other = configuration::image(Guest::WithoutNetworkd)?;
+    terraform.configure(
+        &(configuration::host(lab.vps1(), "")
+            + &other
+            + &configuration::container("one", "")
+            + &configuration::container("three", "")),
+    )?;
+    terraform.apply()?;
+    ensure!(terraform.resource("nspawn_container.one")?["image_digest"] == digest);
+    ensure!(terraform.resource("nspawn_container.three")?["image_digest"] != digest);
+    let plan = terraform.plan()?;
+    ensure!(
+        plan.contains("No changes") && plan.contains("Warning") && plan.contains("one"),
+        "{plan}"
+    );
+    let trees = || {
+        lab.vps1()
+            .root("ls /var/lib/nspawn-agent/images/trees | wc -l")
+    };
+    ensure!(trees()?.trim() == "2");
+
+    // The old tree goes with the last container that stands on it.
+    terraform.configure(
+        &(configuration::host(lab.vps1(), "") + &other + &configuration::container("three", "")),
+    )?;
+    terraform.apply()?;
+    ensure!(trees()?.trim() == "1", "the old tree is still there");
+    terraform.destroy()?;
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! Ctrl-C in the middle of an apply, and an apply that was killed: the next apply ends in the full state.
+
+use std::time::Duration;
+
+use acceptance_tests::{Hosts, Lab, Snapshot, command::wait_until, configuration, images::Guest};
+use anyhow::{Result, ensure};
+use rustix::process::Signal;
+
+fn whole(lab: &Lab) -> Result<String> {
+    let mut text = configuration::host(lab.vps1(), "") + &configuration::image(Guest::Debian)?;
+    for number in 2..8 {
+        let name = format!("guest{number}");
+        text += &configuration::container(&name, "");
+        text +=
+            &configuration::address(&format!("{name}-4"), &format!("203.0.113.{number}"), &name);
+    }
+    Ok(text)
+}
+
+fn interrupted_by(signal: Signal, marks: &[&str]) -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let before = Snapshot::take(lab.vps1())?;
+    let terraform = lab.terraform(&whole(&lab)?)?;
+    for mark in marks {
+        let apply = terraform.start(&["apply", "-auto-approve", "-input=false", "-lock=false"])?;
+        wait_until(
+            &format!("the apply prints {mark:?}"),
+            Duration::from_mins(1),
+            || {
+                ensure!(
+                    apply.printed().contains(mark),
+                    "so far:\n{}",
+                    apply.printed()
+                );
+                Ok(())
+            },
+        )?;
+        apply.signal(signal)?;
+        let output = apply.wait(Duration::from_mins(1))?;
+        ensure!(
+            !output.success(),
+            "the apply was not interrupted at {mark:?}"
+        );
+        ensure!(!output.stderr.contains("panicked"), "{}", output.stderr);
+    }
+    terraform.apply()?;
+    for number in 2..8 {
+        ensure!(
+            lab.tcp(&format!("203.0.113.{number}"), 7777)?
+                .starts_with(&format!("guest{number}"))
+        );
+    }
+    terraform.assert_plan_is_empty()?;
+    terraform.destroy()?;
+    let differences = before.differences(&Snapshot::take(lab.vps1())?);
+    ensure!(
+        differences.is_empty(),
+        "something is left over:\n{differences}"
+    );
+    Ok(())
+}
+
+#[test]
+fn ctrl_c_in_the_middle_of_an_apply_loses_nothing() -> Result<()> {
+    interrupted_by(
+        Signal::INT,
+        &[
+            "nspawn_host.vps1: Creating...",
+            "nspawn_image.debian: Creating...",
+            "nspawn_container.guest2: Creating...",
+        ],
+    )
+}
+
+#[test]
+fn an_apply_that_was_killed_is_taken_up_by_the_next() -> Result<()> {
+    interrupted_by(
+        Signal::KILL,
+        &[
+            "nspawn_host.vps1: Creating...",
+            "nspawn_image.debian: Creating...",
+            "nspawn_container.guest2: Creating...",
+        ],
+    )
+}
