@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::{Mutex, PoisonError},
     time::Instant,
 };
 
@@ -70,6 +71,7 @@ impl Recipe {
             folder().display()
         );
         let unfinished = folder().join(format!(".making-{}", self.name));
+        *UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner) = Some(unfinished.clone());
         if unfinished.exists() {
             fs::remove_dir_all(&unfinished)
                 .with_context(|| format!("remove {}", unfinished.display()))?;
@@ -81,18 +83,17 @@ impl Recipe {
         let log = folder().join(format!("{}.log", self.name));
         let file = File::create(&log)?;
         // Namespaces of its own: what debootstrap mounts and starts ends with it, however it ends.
-        let status = command(
-            "unshare",
-            ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"],
-        )
-        .args(["sh", "-euc", self.script, self.name])
-        .arg(&output)
-        .args(&self.arguments)
-        .stdin(Stdio::null())
-        .stdout(file.try_clone()?)
-        .stderr(file)
-        .status()
-        .context("run sh")?;
+        let isolated = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
+        let status = command("setpriv", ["--pdeathsig", "KILL", "unshare"])
+            .args(isolated)
+            .args(["sh", "-euc", self.script, self.name])
+            .arg(&output)
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .status()
+            .context("run sh")?;
         if !status.success() {
             let text = fs::read_to_string(&log).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
@@ -111,6 +112,21 @@ impl Recipe {
             start.elapsed().as_secs_f64()
         );
         Ok(())
+    }
+}
+
+/// What this process is making; a signal removes it.
+static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Removes what this process has begun to make and will not finish.
+pub(crate) fn remove_unfinished() {
+    if let Some(path) = UNFINISHED
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take()
+    {
+        // The next process that makes the same removes it, if this can't.
+        let _ = fs::remove_dir_all(path);
     }
 }
 

@@ -57,7 +57,10 @@ impl Instance {
         writeln!(lock, "{}\n{}", std::process::id(), folder.display())?;
         fs::create_dir(&folder)?;
         let instance = Arc::new(Self { id, folder });
-        remove_at_signals(&instance)?;
+        clean_up_at_signals()?;
+        OURS.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::clone(&instance));
         Ok(Registration {
             instance,
             _lock: lock,
@@ -298,24 +301,18 @@ fn kill_children() {
     }
 }
 
-/// Ctrl-C and `kill` run no destructors, so a thread removes this process's labs before it ends.
-fn remove_at_signals(instance: &Arc<Instance>) -> Result<()> {
-    static OURS: Mutex<Vec<Arc<Instance>>> = Mutex::new(Vec::new());
+/// The labs of this process.
+static OURS: Mutex<Vec<Arc<Instance>>> = Mutex::new(Vec::new());
+
+/// Ctrl-C and `kill` run no destructors: from now on a thread cleans up before the process ends.
+pub fn clean_up_at_signals() -> Result<()> {
     static WATCH: Once = Once::new();
-    OURS.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(Arc::clone(instance));
     let mut failed = None;
     WATCH.call_once(|| match Signals::new([SIGHUP, SIGINT, SIGTERM]) {
         Ok(mut signals) => {
             std::thread::spawn(move || {
                 if let Some(signal) = signals.forever().next() {
-                    kill_children();
-                    for instance in OURS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-                        if let Err(error) = instance.remove() {
-                            eprintln!("lab: {error:#}");
-                        }
-                    }
+                    clean_up();
                     std::process::exit(128 + signal);
                 }
             });
@@ -323,4 +320,14 @@ fn remove_at_signals(instance: &Arc<Instance>) -> Result<()> {
         Err(error) => failed = Some(error),
     });
     failed.map_or(Ok(()), |error| Err(error).context("watch for signals"))
+}
+
+fn clean_up() {
+    kill_children();
+    cache::remove_unfinished();
+    for instance in OURS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        if let Err(error) = instance.remove() {
+            eprintln!("lab: {error:#}");
+        }
+    }
 }

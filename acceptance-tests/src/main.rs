@@ -5,7 +5,7 @@ use std::{os::unix::process::CommandExt, path::PathBuf, process::ExitCode, time:
 use acceptance_tests::{
     Flavour, HostOptions, Hosts, Lab, User,
     images::{Guest, root},
-    instance::Instance,
+    instance::{Instance, clean_up_at_signals},
     namespace::Namespace,
     requirements,
 };
@@ -113,6 +113,7 @@ fn act(action: Action) -> Result<()> {
         }
         Action::Down { lab } => down(lab.as_deref()),
         Action::Images => {
+            clean_up_at_signals()?;
             for flavour in [Flavour::Trixie, Flavour::Bookworm, Flavour::Bare] {
                 root(flavour)?;
             }

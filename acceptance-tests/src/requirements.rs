@@ -7,12 +7,13 @@ use anyhow::{Context, Result, bail};
 use crate::command::command;
 
 /// Each program and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 11] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("debootstrap", "debootstrap"),
     ("gpg", "gnupg"),
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
+    ("setpriv", "util-linux"),
     ("ssh", "openssh-client"),
     ("systemctl", "systemd"),
     ("systemd-nspawn", "systemd-container"),

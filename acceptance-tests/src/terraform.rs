@@ -29,7 +29,8 @@ pub struct Terraform {
 }
 
 impl Terraform {
-    pub(crate) fn create(parent: &Path, namespace: &Namespace, provider: &Path) -> Result<Self> {
+    /// Makes a working directory below a folder; runs happen in the namespace, with this provider.
+    pub fn create(parent: &Path, namespace: &Namespace, provider: &Path) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("terraform-")
             .tempdir_in(parent)?;
