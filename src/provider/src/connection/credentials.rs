@@ -47,8 +47,10 @@ pub struct Credentials {
     pub passphrase: Option<Secret>,
     /// A certificate for the private key.
     pub certificate_file: Option<PathBuf>,
-    /// Whether to ask the agent at SSH_AUTH_SOCK.
+    /// Whether to ask the SSH agent.
     pub agent: bool,
+    /// Where the SSH agent listens, if not at SSH_AUTH_SOCK.
+    pub agent_socket: Option<PathBuf>,
     /// Without one, `~/.ssh/known_hosts` and `/etc/ssh/ssh_known_hosts`.
     pub known_hosts_file: Option<PathBuf>,
     /// Read for HostName, Port, User, IdentityFile and ProxyJump, when given.
@@ -67,6 +69,7 @@ impl Default for Credentials {
             passphrase: None,
             certificate_file: None,
             agent: env::var_os("SSH_AUTH_SOCK").is_some(),
+            agent_socket: None,
             known_hosts_file: None,
             ssh_config_file: None,
             host_key_checking: HostKeyChecking::Strict,

@@ -1,14 +1,34 @@
 //! A host, over whatever connection it has just now.
 
-use protocol::message::Answer;
+use std::{
+    sync::{Arc, Mutex as StdMutex, PoisonError},
+    time::Duration,
+};
+
+use protocol::message::{Answer, Request};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep_until},
+};
 
 use super::{
     call::{Call, CallError},
+    error::{ConnectionError, ConnectionErrorKind},
+    link::Link,
+    pool::Connector,
     target::Target,
+    trust,
 };
 
+/// How long the error of a host that can't be reached stands for further calls: a refresh of
+/// hundreds of its resources doesn't wait for the same timeout again and again.
+const ERROR_STANDS: Duration = Duration::from_secs(30);
+
+/// The first and the longest pause between attempts to reach a booting host.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+
 /// What the agent said of itself and of the machine when the connection was made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Welcome {
     /// The agent's release.
     pub agent_version: String,
@@ -16,28 +36,184 @@ pub struct Welcome {
     pub machine_id: String,
 }
 
+/// A place for one connection, taken by whoever connects first.
+#[derive(Debug)]
+pub(super) struct Slot {
+    connector: Arc<Connector>,
+    state: Mutex<State>,
+    /// The newest connection's.
+    welcome: StdMutex<Welcome>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    link: Option<Arc<Link>>,
+    failed: Option<(Instant, Target, ConnectionError)>,
+}
+
+impl Slot {
+    pub(super) fn new(connector: Arc<Connector>) -> Arc<Self> {
+        Arc::new(Self {
+            connector,
+            state: Mutex::default(),
+            welcome: StdMutex::default(),
+        })
+    }
+
+    /// The connection, made if there is none.
+    pub(super) async fn live(
+        &self,
+        target: &Target,
+        wait: Option<Duration>,
+    ) -> Result<Arc<Link>, ConnectionError> {
+        let asked = Instant::now();
+        let mut state = self.state.lock().await;
+        if let Some(link) = state.link.as_ref().filter(|link| link.is_alive()) {
+            return match &target.host_key {
+                Some(pin) if !pin.matches(link.server_key()) => Err(trust::changed_pin(
+                    &target.to_string(),
+                    pin,
+                    link.server_key(),
+                )),
+                _ => Ok(Arc::clone(link)),
+            };
+        }
+        if let Some((at, whose, error)) = &state.failed
+            && whose == target
+            && (*at > asked || (wait.is_none() && at.elapsed() < ERROR_STANDS))
+        {
+            return Err(error.clone());
+        }
+        match self.connect(target, asked + wait.unwrap_or_default()).await {
+            Ok(link) => {
+                let link = Arc::new(link);
+                *self.welcome.lock().unwrap_or_else(PoisonError::into_inner) =
+                    link.welcome().clone();
+                *state = State {
+                    link: Some(Arc::clone(&link)),
+                    failed: None,
+                };
+                Ok(link)
+            }
+            Err(error) => {
+                *state = State {
+                    link: None,
+                    failed: Some((Instant::now(), target.clone(), error.clone())),
+                };
+                Err(error)
+            }
+        }
+    }
+
+    /// Connects; a host that seems to be booting is tried until the time is over.
+    async fn connect(&self, target: &Target, until: Instant) -> Result<Link, ConnectionError> {
+        let mut pause = PAUSES.0;
+        let mut again = true;
+        loop {
+            if self.connector.is_closed() {
+                return Err(ConnectionError::new(
+                    ConnectionErrorKind::Cancelled,
+                    target,
+                    "connecting",
+                    "the provider is shutting down",
+                ));
+            }
+            match Link::open(target, &self.connector).await {
+                Err(error) if error.kind.may_be_booting() && Instant::now() + pause < until => {
+                    tracing::info!(%error, "waiting for the host");
+                    sleep_until(Instant::now() + pause).await;
+                    pause = (pause * 2).min(PAUSES.1);
+                }
+                // Another session's end may have just removed the agent's folder.
+                Err(error) if error.kind == ConnectionErrorKind::Install && again => again = false,
+                result => return result,
+            }
+        }
+    }
+
+    /// The connection, if there is one.
+    pub(super) async fn close(&self) {
+        let link = self.state.lock().await.link.take();
+        if let Some(link) = link {
+            link.close().await;
+        }
+    }
+}
+
 /// A host, over whatever connection it has just now. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Host {
-    target: Target,
-    welcome: Welcome,
+    target: Arc<Target>,
+    slot: Arc<Slot>,
 }
 
 impl Host {
+    pub(super) fn new(target: &Target, slot: Arc<Slot>) -> Self {
+        Self {
+            target: Arc::new(target.clone()),
+            slot,
+        }
+    }
+
     /// Whom this is.
     pub fn target(&self) -> &Target {
         &self.target
     }
 
-    /// What the agent said when the connection was made.
+    /// What the agent said when the newest connection was made.
     pub fn welcome(&self) -> Welcome {
-        self.welcome.clone()
+        let welcome = self.slot.welcome.lock();
+        welcome.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Asks the agent, and waits for its answer. Many calls may be in flight at once.
+    ///
+    /// A connection that has dropped is made again, once; a request that was on its way then is sent
+    /// again, for the agent knows the same token and session as its own.
     pub async fn call(&self, call: Call) -> Result<Answer, CallError> {
-        std::future::ready(()).await;
-        let _ = call;
-        Ok(Answer::Noted)
+        let deadline = Instant::now() + call.deadline;
+        let link = self.slot.live(&self.target, None).await?;
+        let first = match link.call(&call, deadline).await {
+            Err(CallError::Connection(error)) if error.kind == ConnectionErrorKind::Lost => error,
+            other => return other,
+        };
+        drop(link);
+        if call.cancellation.is_cancelled() {
+            return Err(uncertain(&call, first).into());
+        }
+        tracing::warn!(error = %first, "connecting again");
+        let link = self
+            .slot
+            .live(&self.target, None)
+            .await
+            .map_err(|error| uncertain(&call, error))?;
+        match link.call(&call, deadline).await {
+            Err(CallError::Connection(error)) => Err(uncertain(&call, error).into()),
+            other => other,
+        }
     }
+}
+
+/// The error of a request whose first attempt was on its way when the connection dropped.
+fn uncertain(call: &Call, mut error: ConnectionError) -> ConnectionError {
+    let changes = matches!(
+        call.request,
+        Request::Put(_)
+            | Request::Remove { .. }
+            | Request::TakeOver { .. }
+            | Request::Confirm { .. }
+    );
+    if changes {
+        error.reason = format!(
+            "the connection dropped while a change was on its way, and its outcome is unknown; then, {}: {}",
+            error.doing, error.reason
+        );
+        "changing the host".clone_into(&mut error.doing);
+        error.kind = ConnectionErrorKind::OutcomeUnknown;
+        error.help = Some(
+            "Run apply again once the host can be reached: what is done already is not done twice."
+                .to_owned(),
+        );
+    }
+    error
 }

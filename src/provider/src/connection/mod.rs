@@ -4,19 +4,33 @@
 //! over its connection (and makes a new one, once, where the old one dropped), a dedicated thread
 //! moves the bytes.
 //!
-//! - [`target`], [`credentials`], [`host_key`], [`ssh_config`]: whom to reach, and with what.
-//! - [`known_hosts`]: whom to trust.
+//! - [`target`], [`credentials`], [`host_key`], `ssh_config`: whom to reach, and with what.
+//! - [`known_hosts`], `trust`: whom to believe.
 //! - `transport`, `session`, `authentication`: TCP, bastions and SSH up to a logged-in session.
 //! - `install`, `embedded`: the agent's way onto the host.
 //! - `wire`, `worker`, `link`: frames, the thread that moves them, the async end of it.
 
+mod authentication;
 mod call;
 pub mod credentials;
+mod embedded;
 mod error;
 mod host;
 pub mod host_key;
+mod install;
+pub mod known_hosts;
+mod link;
 mod pool;
+mod session;
+mod ssh_config;
 pub mod target;
+#[cfg(test)]
+mod tests;
+mod transport;
+mod trust;
+mod wake;
+mod wire;
+mod worker;
 
 pub use call::{Call, CallError, Progress};
 pub use credentials::{Credentials, HostKeyChecking};

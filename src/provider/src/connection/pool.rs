@@ -1,31 +1,76 @@
 //! The connections of this process: one a host, whatever Terraform's parallelism.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use protocol::name::SessionId;
 
 use super::{
     credentials::Credentials,
-    error::{ConnectionError, ConnectionErrorKind},
-    host::Host,
-    target::Target,
+    embedded::{AGENTS, Agent},
+    error::ConnectionError,
+    host::{Host, Slot},
+    install,
+    target::{Bastion, Target},
 };
+
+/// What every connection is made with.
+#[derive(Debug)]
+pub(super) struct Connector {
+    pub(super) credentials: Arc<Credentials>,
+    pub(super) session: SessionId,
+    pub(super) holder: String,
+    pub(super) agents: Arc<[Agent]>,
+    pub(super) folder: Arc<str>,
+    closed: AtomicBool,
+}
+
+impl Connector {
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}
+
+/// What makes two targets the same host: a private address means another host behind another bastion.
+type Key = (String, String, u16, Option<Bastion>);
 
 /// The connections of this process.
 #[derive(Debug)]
 pub struct Pool {
-    credentials: Credentials,
-    session: SessionId,
-    holder: String,
+    connector: Arc<Connector>,
+    slots: Mutex<HashMap<Key, Arc<Slot>>>,
 }
 
 impl Pool {
     /// No connections yet. `session` is this process's, `holder` is who waits see ("alice@laptop").
     pub fn new(credentials: Credentials, session: SessionId, holder: String) -> Self {
+        Self::with_agents(credentials, session, holder, AGENTS, install::FOLDER)
+    }
+
+    /// With agents, and a folder for them, other than the real ones.
+    pub(super) fn with_agents(
+        credentials: Credentials,
+        session: SessionId,
+        holder: String,
+        agents: &[Agent],
+        folder: &str,
+    ) -> Self {
         Self {
-            credentials,
-            session,
-            holder,
+            connector: Arc::new(Connector {
+                credentials: Arc::new(credentials),
+                session,
+                holder,
+                agents: agents.into(),
+                folder: folder.into(),
+                closed: AtomicBool::new(false),
+            }),
+            slots: Mutex::default(),
         }
     }
 
@@ -36,24 +81,48 @@ impl Pool {
         target: &Target,
         wait: Option<Duration>,
     ) -> Result<Host, ConnectionError> {
-        std::future::ready(()).await;
-        let _ = (&self.credentials, &self.session, &self.holder, wait);
-        Err(ConnectionError::new(
-            ConnectionErrorKind::Unreachable,
-            target,
-            "",
-            "",
-        ))
+        let slot = self.slot(target);
+        slot.live(target, wait).await?;
+        Ok(Host::new(target, slot))
     }
 
     /// The host over a new TCP and SSH connection of its own, which ends with the last clone of the
     /// result: [`protocol::message::Request::Confirm`] needs one newer than the change.
     pub async fn new_connection(&self, target: &Target) -> Result<Host, ConnectionError> {
-        self.get(target, None).await
+        let slot = Slot::new(Arc::clone(&self.connector));
+        slot.live(target, None).await?;
+        Ok(Host::new(target, slot))
     }
 
     /// Ends all connections in good order, and lets no new ones be made.
     pub async fn close_all(&self) {
-        std::future::ready(()).await;
+        self.connector.closed.store(true, Ordering::Release);
+        let slots: Vec<_> = self.slots().drain().map(|(_, slot)| slot).collect();
+        let closing: Vec<_> = slots
+            .into_iter()
+            .map(|slot| tokio::spawn(async move { slot.close().await }))
+            .collect();
+        for task in closing {
+            let _ = task.await;
+        }
+    }
+
+    fn slot(&self, target: &Target) -> Arc<Slot> {
+        let Target {
+            address,
+            port,
+            user,
+            bastion,
+            ..
+        } = target.clone();
+        let mut slots = self.slots();
+        let slot = slots
+            .entry((user, address, port, bastion))
+            .or_insert_with(|| Slot::new(Arc::clone(&self.connector)));
+        Arc::clone(slot)
+    }
+
+    fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

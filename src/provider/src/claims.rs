@@ -1,0 +1,126 @@
+//! Tells hosts which of their objects a Terraform state is known to hold (decision 13).
+//!
+//! A later read that shows an object's token claims it at once, many in one request. What this
+//! process made is claimed by its orderly shutdown only: before, the state may not be saved.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, PoisonError},
+};
+
+use protocol::{desired::ObjectKey, name::OwnerToken};
+
+use crate::connection::Target;
+
+/// An object and the token that the state holds.
+pub type Claim = (ObjectKey, OwnerToken);
+
+/// What is still to be claimed, by host.
+#[derive(Debug, Default)]
+pub struct Claims {
+    hosts: Mutex<HashMap<String, HostClaims>>,
+}
+
+#[derive(Debug)]
+struct HostClaims {
+    target: Target,
+    read: Vec<Claim>,
+    made: Vec<Claim>,
+    seen: HashSet<Claim>,
+    sending: bool,
+}
+
+impl Claims {
+    /// Notes an object that was read with this token. Whether the caller is to send what
+    /// [`Self::take_read`] gives until it gives nothing.
+    pub fn add_read(&self, target: &Target, claim: Claim) -> bool {
+        self.with(target, |host| {
+            if !host.seen.insert(claim.clone()) {
+                return false;
+            }
+            host.read.push(claim);
+            !std::mem::replace(&mut host.sending, true)
+        })
+    }
+
+    /// What reads have added since; nothing ends the sender's turn.
+    pub fn take_read(&self, target: &Target) -> Vec<Claim> {
+        self.with(target, |host| {
+            let claims = std::mem::take(&mut host.read);
+            host.sending = !claims.is_empty();
+            claims
+        })
+    }
+
+    /// Notes an object that this process made.
+    pub fn add_made(&self, target: &Target, claim: Claim) {
+        self.with(target, |host| host.made.push(claim));
+    }
+
+    /// Takes back an object that this process has removed again.
+    pub fn remove(&self, target: &Target, key: &ObjectKey) {
+        self.with(target, |host| {
+            host.made.retain(|(made, _)| made != key);
+            host.read.retain(|(read, _)| read != key);
+        });
+    }
+
+    /// All that is left to claim, for the shutdown.
+    pub fn take_all(&self) -> Vec<(Target, Vec<Claim>)> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts
+            .drain()
+            .map(|(_, mut host)| {
+                host.read.append(&mut host.made);
+                (host.target, host.read)
+            })
+            .filter(|(_, claims)| !claims.is_empty())
+            .collect()
+    }
+
+    fn with<T>(&self, target: &Target, change: impl FnOnce(&mut HostClaims) -> T) -> T {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        change(hosts.entry(target.to_string()).or_insert_with(|| HostClaims {
+            target: target.clone(),
+            read: Vec::new(),
+            made: Vec::new(),
+            seen: HashSet::new(),
+            sending: false,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::token;
+
+    fn claim(name: &str) -> Claim {
+        (ObjectKey::Container(name.parse().unwrap()), token('a'))
+    }
+
+    #[test]
+    fn one_sender_takes_what_the_others_read() {
+        let (claims, target) = (Claims::default(), Target::new("a"));
+        assert!(claims.add_read(&target, claim("one")));
+        assert!(!claims.add_read(&target, claim("two")));
+        assert!(!claims.add_read(&target, claim("two")));
+        assert_eq!(claims.take_read(&target), [claim("one"), claim("two")]);
+        assert!(!claims.add_read(&target, claim("three")));
+        assert_eq!(claims.take_read(&target), [claim("three")]);
+        assert_eq!(claims.take_read(&target), []);
+        assert!(!claims.add_read(&target, claim("three")), "claimed once is enough");
+        assert!(claims.add_read(&target, claim("four")));
+    }
+
+    #[test]
+    fn what_was_made_waits_for_the_shutdown() {
+        let (claims, target) = (Claims::default(), Target::new("a"));
+        claims.add_made(&target, claim("one"));
+        claims.add_made(&target, claim("two"));
+        claims.remove(&target, &claim("two").0);
+        assert_eq!(claims.take_read(&target), []);
+        assert_eq!(claims.take_all(), [(target, vec![claim("one")])]);
+        assert_eq!(claims.take_all(), []);
+    }
+}

@@ -1,0 +1,348 @@
+//! The agent's way onto the host: one script, one round trip where the agent is there already.
+
+use std::fmt::Write as _;
+
+use protocol::frame::{MAGIC, NOISE_LIMIT};
+
+use super::{
+    embedded::Agent,
+    error::{ConnectionError, ConnectionErrorKind},
+    target::DEFAULT_USER,
+};
+
+/// The folder on the host that holds the agent. Only root may write there, and unlike /tmp it is
+/// never mounted noexec.
+pub(super) const FOLDER: &str = "/usr/local/lib/nspawn-agent";
+
+const DOING: &str = "starting the agent";
+
+/// What the script's own lines on stdout begin with; a login shell prints no zero bytes.
+const MARKER: &[u8] = b"\0nspawn-agent install ";
+
+/// How much noise an error shows. Bytes.
+const SHOWN_NOISE: usize = 1024;
+
+/// The command that puts the agent in place, if need be, and becomes it.
+///
+/// One line without single quotes or exclamation marks: the user's own shell, which may be csh or
+/// fish, hands it to sh. `exec env` because csh has no `VAR=value command`.
+pub(super) fn command(user: &str, agents: &[Agent], folder: &str) -> String {
+    let sudo = if user == DEFAULT_USER { "" } else { "sudo -n " };
+    format!("exec env LC_ALL=C {sudo}sh -c '{}'", script(agents, folder))
+}
+
+fn script(agents: &[Agent], folder: &str) -> String {
+    let mut cases = String::new();
+    for Agent {
+        architecture,
+        sha256,
+        gzip,
+    } in agents
+    {
+        let length = gzip.len();
+        let _ = write!(cases, "{architecture}) h={sha256}; n={length};; ");
+    }
+    let steps = [
+        "umask 077".to_owned(),
+        r#"say() { printf "\000nspawn-agent install %s\n" "$*"; }"#.to_owned(),
+        r#"t=; fail() { [ -z "$t" ] || rm -f "$t"; say "fail $*"; exit 1; }"#.to_owned(),
+        r#"[ "$(id -u)" = 0 ] || fail root "$(id -un)""#.to_owned(),
+        "m=$(uname -m)".to_owned(),
+        format!("case $m in {cases}*) fail architecture $m;; esac"),
+        format!("d={folder}"),
+        "b=$d/nspawn-agent-$h".to_owned(),
+        // stat(1) doesn't follow links: a link's mode begins with l.
+        r#"safe() { case $(stat -c %u%A "$d") in 0d????-??-?) ;; *) fail folder "$d" "$(stat -c "%A %U %G" "$d")";; esac; }"#.to_owned(),
+        r#"same() { echo "$h  $1" | sha256sum -c --status 2>/dev/null; }"#.to_owned(),
+        r#"good() { [ "$(stat -c %u%A "$b" 2>/dev/null)" = 0-rwxr-xr-x ] && same "$b"; }"#.to_owned(),
+        r#"if [ -e "$d" ] || [ -h "$d" ]; then safe; fi"#.to_owned(),
+        format!("good || {{ {}; }}", upload().join("; ")),
+        "umask 022".to_owned(),
+        r#"exec "$b" serve"#.to_owned(),
+    ];
+    steps.join("; ")
+}
+
+/// The part that takes the program from stdin. It never has its final name before it is whole.
+fn upload() -> [&'static str; 10] {
+    [
+        r#"(umask 022 && mkdir -p "$d") || fail write "$d""#,
+        "safe",
+        // What a power cut left behind.
+        r#"find "$d" -maxdepth 1 -name ".upload-*" -mmin +60 -delete"#,
+        r#"t=$(mktemp "$d/.upload-XXXXXX") || fail write "$d""#,
+        r#"trap "rm -f \"$t\"" EXIT HUP INT TERM PIPE"#,
+        "say need $m",
+        r#"head -c $n | gzip -dc > "$t" || fail write "$d""#,
+        r#"same "$t" || fail digest "$d""#,
+        r#"chmod 0755 "$t" && sync "$t" && mv -fT "$t" "$b" && sync "$d" || fail write "$d""#,
+        "trap - EXIT HUP INT TERM PIPE",
+    ]
+}
+
+/// What the script has come to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Progress<'a> {
+    /// Nothing that we know yet.
+    Waiting,
+    /// It wants the program for this architecture; so many bytes are dealt with.
+    Need { architecture: &'a str, taken: usize },
+    /// It gave up: a word, and more about it.
+    Failed(&'a str),
+    /// The agent speaks; its frames begin at this byte.
+    Serving(usize),
+    /// This can't be the script.
+    Noise,
+}
+
+/// Reads what the host has printed so far.
+pub(super) fn progress(output: &[u8]) -> Progress<'_> {
+    if let Some(at) = find(output, MAGIC) {
+        return Progress::Serving(at + MAGIC.len());
+    }
+    if let Some(at) = find(output, MARKER) {
+        let rest = &output[at + MARKER.len()..];
+        let Some(end) = find(rest, b"\n") else {
+            return Progress::Waiting;
+        };
+        let line = str::from_utf8(&rest[..end]).unwrap_or_default();
+        return match line.split_once(' ') {
+            Some(("need", architecture)) => Progress::Need {
+                architecture,
+                taken: at + MARKER.len() + end + 1,
+            },
+            Some(("fail", reason)) => Progress::Failed(reason),
+            _ => Progress::Noise,
+        };
+    }
+    if output.len() > NOISE_LIMIT {
+        Progress::Noise
+    } else {
+        Progress::Waiting
+    }
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
+
+/// The script's own reason, in words. `stderr` is what the programs that it ran said.
+pub(super) fn refusal(host: &str, reason: &str, stderr: &str) -> ConnectionError {
+    use ConnectionErrorKind::{Architecture, Install, Sudo};
+    let (word, rest) = reason.split_once(' ').unwrap_or((reason, ""));
+    let error = |kind, text: String| ConnectionError::new(kind, host, DOING, text);
+    match word {
+        "root" => error(Sudo, format!("the agent needs root, but runs as {rest:?}"))
+            .help("Use user = \"root\", or a user who may become root through sudo."),
+        "architecture" => error(
+            Architecture,
+            format!("the host's architecture is {rest}, and this provider carries no agent for it"),
+        )
+        .help("Use a release of the provider (it carries x86_64 and aarch64), or build one with NSPAWN_AGENT_X86_64 or NSPAWN_AGENT_AARCH64 set to an agent of that architecture."),
+        "folder" => error(
+            Install,
+            format!("others than root could change what is in {rest}"),
+        )
+        .help(format!("Look at what is there, then run on the host: chown root:root {FOLDER} && chmod 0755 {FOLDER}; or remove it.")),
+        "digest" => error(
+            Install,
+            format!("the upload to {rest} arrived incomplete or changed{}", said(stderr)),
+        )
+        .help("Run apply again."),
+        _ => error(Install, format!("the agent can't be written to {rest}{}", said(stderr)))
+            .help(format!("Check that {FOLDER} can be written (a full disk, a read-only file system).")),
+    }
+}
+
+/// The command ended before the agent spoke.
+pub(super) fn early_end(
+    host: &str,
+    user: &str,
+    status: i32,
+    output: &[u8],
+    stderr: &str,
+) -> ConnectionError {
+    let noise = shown(output);
+    let error = |kind, reason: String| ConnectionError::new(kind, host, DOING, reason);
+    let sudoers = format!(
+        "Let the user become root without a password; as root on the host run: echo '{user} ALL=(ALL:ALL) NOPASSWD: ALL' > /etc/sudoers.d/{user} && chmod 0440 /etc/sudoers.d/{user}"
+    );
+    let has = |words: &[&str]| words.iter().any(|word| stderr.contains(word));
+    if has(&[
+        "password is required",
+        "password for",
+        "terminal is required",
+        "is not in the sudoers",
+        "is not allowed to",
+        "may not run sudo",
+    ]) {
+        return error(
+            ConnectionErrorKind::Sudo,
+            format!("sudo refuses{}", said(stderr)),
+        )
+        .help(sudoers);
+    }
+    if has(&["must have a tty"]) {
+        return error(ConnectionErrorKind::Sudo, format!("sudo wants a terminal{}", said(stderr)))
+            .help(format!("Take requiretty off for this user; as root on the host run: echo 'Defaults:{user} !requiretty' > /etc/sudoers.d/{user}-tty && chmod 0440 /etc/sudoers.d/{user}-tty"));
+    }
+    if has(&[
+        "sudo: not found",
+        "sudo: command not found",
+        "'sudo': No such file",
+        "sudo: No such file",
+    ]) {
+        return error(ConnectionErrorKind::Sudo, "the host has no sudo".to_owned())
+            .help("Install it (apt install sudo), or use user = \"root\".");
+    }
+    if has(&[FOLDER]) {
+        return error(
+            ConnectionErrorKind::Install,
+            format!("the agent doesn't run{}", said(stderr)),
+        )
+        .help(format!(
+            "Check that {FOLDER} is not on a file system mounted noexec."
+        ));
+    }
+    error(
+        ConnectionErrorKind::Shell,
+        format!("the login shell ended with status {status} before the agent spoke{}{noise}", said(stderr)),
+    )
+    .help(format!("Check that `ssh {user}@… true` works, and that the user's login shell (getent passwd {user}) runs commands."))
+}
+
+/// The host printed too much, or what no agent prints.
+pub(super) fn noise(host: &str, output: &[u8]) -> ConnectionError {
+    ConnectionError::new(
+        ConnectionErrorKind::Shell,
+        host,
+        DOING,
+        format!("the login shell prints without end{}", shown(output)),
+    )
+    .help("Let .bashrc, .profile and the like print nothing when the shell is not interactive.")
+}
+
+/// Nobody spoke in time.
+pub(super) fn too_slow(host: &str, output: &[u8], stderr: &str) -> ConnectionError {
+    ConnectionError::new(
+        ConnectionErrorKind::Install,
+        host,
+        DOING,
+        format!(
+            "the agent didn't speak in time{}{}",
+            said(stderr),
+            shown(output)
+        ),
+    )
+    .help("Check that the user's login shell runs commands without asking anything.")
+}
+
+fn said(stderr: &str) -> String {
+    match stderr.trim() {
+        "" => String::new(),
+        text => format!(": {text}"),
+    }
+}
+
+fn shown(output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&output[..output.len().min(SHOWN_NOISE)]);
+    match text.replace('\0', "").trim() {
+        "" => String::new(),
+        text => format!("; it printed: {text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const AGENTS: [Agent; 1] = [Agent {
+        architecture: "x86_64",
+        sha256: "abc",
+        gzip: b"12345",
+    }];
+
+    #[test]
+    fn the_command_survives_any_shell() {
+        let command = command("admin", &AGENTS, FOLDER);
+        assert!(command.starts_with("exec env LC_ALL=C sudo -n sh -c '"));
+        assert_eq!(command.matches('\'').count(), 2);
+        assert!(!command.contains(['!', '\n']), "{command}");
+        assert!(!super::command("root", &AGENTS, FOLDER).contains("sudo"));
+    }
+
+    #[test]
+    fn output_is_understood_past_noise() {
+        let need = b"Welcome!\n\0nspawn-agent install need x86_64\n";
+        for (output, expected) in [
+            (&b""[..], Progress::Waiting),
+            (b"motd\n", Progress::Waiting),
+            (b"\0nspawn-agent install need x8", Progress::Waiting),
+            (
+                need,
+                Progress::Need {
+                    architecture: "x86_64",
+                    taken: need.len(),
+                },
+            ),
+            (
+                b"\0nspawn-agent install fail root admin\n",
+                Progress::Failed("root admin"),
+            ),
+            (b"\0nspawn-agent install what\n", Progress::Noise),
+            (b"motd\n\0nspawn-agent serve 1\nrest", Progress::Serving(27)),
+        ] {
+            assert_eq!(progress(output), expected);
+        }
+        assert_eq!(progress(&vec![b'y'; NOISE_LIMIT + 1]), Progress::Noise);
+    }
+
+    #[test]
+    fn what_sudo_says_becomes_what_to_change() {
+        use ConnectionErrorKind::{Install, Shell, Sudo};
+        for (stderr, kind, help) in [
+            ("sudo: a password is required", Sudo, "NOPASSWD"),
+            (
+                "sudo: a terminal is required to read the password",
+                Sudo,
+                "NOPASSWD",
+            ),
+            (
+                "admin is not in the sudoers file.",
+                Sudo,
+                "admin ALL=(ALL:ALL) NOPASSWD: ALL",
+            ),
+            (
+                "sudo: sorry, you must have a tty to run sudo",
+                Sudo,
+                "!requiretty",
+            ),
+            (
+                "env: 'sudo': No such file or directory",
+                Sudo,
+                "apt install sudo",
+            ),
+            (
+                "sh: 1: exec: /usr/local/lib/nspawn-agent/nspawn-agent-abc: Permission denied",
+                Install,
+                "noexec",
+            ),
+            ("", Shell, "login shell"),
+        ] {
+            let error = early_end("admin@vps:22", "admin", 1, b"no shell for you", stderr);
+            assert_eq!(error.kind, kind, "{stderr}");
+            assert!(error.help.unwrap().contains(help), "{stderr}");
+        }
+        let error = early_end("h", "u", 1, b"This account is currently not available.", "");
+        assert!(error.reason.contains("not available"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_output_is_dealt_with(output: Vec<u8>) {
+            let _ = progress(&output);
+            let _ = noise("host", &output);
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! The async end of one connection.
+
+use std::{
+    collections::HashMap,
+    future::pending,
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+        mpsc as thread_channel,
+    },
+    thread,
+};
+
+use protocol::{
+    Failure, FailureKind, VERSION,
+    frame::{DATA_LIMIT, DATA_WINDOW},
+    message::{Answer, Event, Request},
+};
+use tokio::{
+    fs::File,
+    io::AsyncReadExt as _,
+    sync::{mpsc, oneshot, watch},
+    time::{Duration, Instant, sleep_until},
+};
+
+use super::{
+    call::{Call, CallError},
+    error::{ConnectionError, ConnectionErrorKind},
+    host::Welcome,
+    host_key::PublicKey,
+    pool::Connector,
+    target::Target,
+    wake::Wake,
+    wire,
+    worker::{self, Job},
+};
+
+/// For the agent's answer to a request to stop, once the deadline is past.
+const CANCEL_GRACE: Duration = Duration::from_secs(5);
+
+/// How a connection ended.
+#[derive(Debug, Clone)]
+struct Ended {
+    reason: String,
+    stderr: String,
+}
+
+/// What the thread and the calls share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) wake: Arc<Wake>,
+    calls: Mutex<HashMap<u32, mpsc::UnboundedSender<Event>>>,
+    ended: watch::Sender<Option<Ended>>,
+}
+
+impl Shared {
+    /// A lock that a panic poisoned is as good as before: each change of the map is one step.
+    fn calls(&self) -> MutexGuard<'_, HashMap<u32, mpsc::UnboundedSender<Event>>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands an event to whoever asked. Nobody does any more after a call was dropped.
+    pub(super) fn deliver(&self, id: u32, event: Event) {
+        if let Some(call) = self.calls().get(&id) {
+            let _ = call.send(event);
+        }
+    }
+
+    /// Tells all calls that no answer will come.
+    pub(super) fn end(&self, reason: &str, stderr: &str) {
+        self.ended.send_replace(Some(Ended {
+            reason: reason.to_owned(),
+            stderr: stderr.to_owned(),
+        }));
+        self.calls().clear();
+    }
+}
+
+/// One connection; it ends with its last owner.
+#[derive(Debug)]
+pub(super) struct Link {
+    host: String,
+    shared: Arc<Shared>,
+    outgoing: thread_channel::Sender<Vec<u8>>,
+    next_id: AtomicU32,
+    server_key: PublicKey,
+    welcome: Welcome,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.shared.wake.close();
+    }
+}
+
+/// Ends the thread of a connection whose maker lost interest.
+struct Abandon<'a>(Option<&'a Shared>);
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0 {
+            shared.wake.close();
+        }
+    }
+}
+
+impl Link {
+    /// Connects, logs in, starts the agent and greets it.
+    pub(super) async fn open(
+        target: &Target,
+        connector: &Connector,
+    ) -> Result<Self, ConnectionError> {
+        let failed = |reason: String| {
+            ConnectionError::new(
+                ConnectionErrorKind::Lost,
+                target,
+                "starting a thread for the connection",
+                reason,
+            )
+        };
+        let shared = Arc::new(Shared {
+            wake: Arc::new(Wake::new().map_err(|error| failed(error.to_string()))?),
+            calls: Mutex::default(),
+            ended: watch::Sender::new(None),
+        });
+        let (outgoing, receiver) = thread_channel::channel();
+        let (ready, answer) = oneshot::channel();
+        let job = Job {
+            target: target.clone(),
+            credentials: Arc::clone(&connector.credentials),
+            agents: Arc::clone(&connector.agents),
+            folder: Arc::clone(&connector.folder),
+            shared: Arc::clone(&shared),
+            outgoing: receiver,
+            ready,
+        };
+        thread::Builder::new()
+            .name(target.to_string())
+            .spawn(move || worker::run(job))
+            .map_err(|error| failed(error.to_string()))?;
+        let mut abandon = Abandon(Some(&shared));
+        let server_key = answer
+            .await
+            .map_err(|_| failed("the thread ended".to_owned()))??;
+        abandon.0 = None;
+        drop(abandon);
+        let mut link = Self {
+            host: target.to_string(),
+            shared,
+            outgoing,
+            next_id: AtomicU32::new(1),
+            server_key,
+            welcome: Welcome::default(),
+        };
+        link.welcome = link.greet(connector).await?;
+        Ok(link)
+    }
+
+    async fn greet(&self, connector: &Connector) -> Result<Welcome, ConnectionError> {
+        let hello = Request::Hello {
+            version: VERSION,
+            session: connector.session.clone(),
+            holder: connector.holder.clone(),
+        };
+        let failed = |reason: String| {
+            let kind = ConnectionErrorKind::Protocol;
+            ConnectionError::new(kind, &self.host, "greeting the agent", reason)
+        };
+        let call =
+            Call::new(hello).deadline(connector.credentials.connect_timeout.max(CANCEL_GRACE));
+        match self.call(&call, Instant::now() + call.deadline).await {
+            Ok(Answer::Welcome {
+                version: VERSION,
+                agent_version,
+                machine_id,
+            }) => Ok(Welcome {
+                agent_version,
+                machine_id,
+            }),
+            Ok(Answer::Welcome { version, .. }) => Err(failed(format!(
+                "it speaks version {version} of the protocol, and this provider version {VERSION}"
+            ))),
+            Ok(other) => Err(failed(format!("it answered {other:?}"))),
+            Err(CallError::Failure(failure)) => Err(failed(failure.message)),
+            Err(CallError::Connection(error)) => Err(error),
+        }
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.shared.ended.borrow().is_none() && !self.shared.wake.is_closing()
+    }
+
+    pub(super) fn welcome(&self) -> &Welcome {
+        &self.welcome
+    }
+
+    pub(super) fn server_key(&self) -> &PublicKey {
+        &self.server_key
+    }
+
+    /// Ends the connection in good order, and waits until that is done.
+    pub(super) async fn close(&self) {
+        self.shared.wake.close();
+        let mut ended = self.shared.ended.subscribe();
+        let _ = ended.wait_for(Option::is_some).await;
+    }
+
+    /// Asks the agent, and waits for its answer.
+    pub(super) async fn call(&self, call: &Call, deadline: Instant) -> Result<Answer, CallError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (sender, events) = mpsc::unbounded_channel();
+        self.shared.calls().insert(id, sender);
+        let mut flight = Flight {
+            link: self,
+            id,
+            events,
+            answered: false,
+            cancelled: false,
+        };
+        // Ended between the check and the insertion: nobody would ever answer.
+        if !self.is_alive() {
+            return Err(self.lost().into());
+        }
+        self.send(wire::request(id, &call.request))?;
+        flight.land(call, deadline).await
+    }
+
+    fn send(&self, bytes: Result<Vec<u8>, wire::WireError>) -> Result<(), ConnectionError> {
+        let bytes = bytes.map_err(|error| {
+            let kind = ConnectionErrorKind::Protocol;
+            ConnectionError::new(kind, &self.host, "asking the agent", error.to_string())
+        })?;
+        self.outgoing.send(bytes).map_err(|_| self.lost())?;
+        self.shared.wake.notify();
+        Ok(())
+    }
+
+    fn lost(&self) -> ConnectionError {
+        let ended = self.shared.ended.borrow().clone();
+        let reason = match ended {
+            Some(Ended { reason, stderr }) if stderr.is_empty() => reason,
+            Some(Ended { reason, stderr }) => format!("{reason}; the agent's last words: {stderr}"),
+            None => "the connection is being closed".to_owned(),
+        };
+        ConnectionError::new(
+            ConnectionErrorKind::Lost,
+            &self.host,
+            "waiting for the agent's answer",
+            reason,
+        )
+        .help("Run apply again: what is done already is not done twice.")
+    }
+}
+
+/// A request on its way; asks the agent to stop when it is dropped without an answer.
+struct Flight<'a> {
+    link: &'a Link,
+    id: u32,
+    events: mpsc::UnboundedReceiver<Event>,
+    answered: bool,
+    cancelled: bool,
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        self.link.shared.calls().remove(&self.id);
+        if !self.answered {
+            self.cancel();
+        }
+    }
+}
+
+impl Flight<'_> {
+    /// Asks the agent to stop, once. Its answer to that goes to nobody.
+    fn cancel(&mut self) {
+        if !self.cancelled && self.link.is_alive() {
+            let id = self.link.next_id.fetch_add(1, Ordering::Relaxed);
+            let _ = self
+                .link
+                .send(wire::request(id, &Request::Cancel { id: self.id }));
+        }
+        self.cancelled = true;
+    }
+
+    async fn land(&mut self, call: &Call, deadline: Instant) -> Result<Answer, CallError> {
+        let mut upload: Option<Upload> = None;
+        let mut deadline = deadline;
+        let mut timed_out = false;
+        loop {
+            tokio::select! {
+                event = self.events.recv() => match event {
+                    None => {
+                        self.answered = true;
+                        return Err(self.link.lost().into());
+                    }
+                    Some(Event::Done(result)) => {
+                        self.answered = true;
+                        return Ok(result?);
+                    }
+                    Some(Event::Progress(line)) => {
+                        if let Some(progress) = &call.progress {
+                            progress(&line);
+                        }
+                    }
+                    Some(Event::Received(bytes)) => {
+                        if let Some(upload) = &mut upload {
+                            upload.received = bytes;
+                        }
+                    }
+                    Some(Event::WantData) => upload = Some(Upload::open(call.upload.as_deref()).await?),
+                },
+                piece = next_piece(upload.as_mut()) => {
+                    let piece = piece?;
+                    self.link.send(wire::data(self.id, piece))?;
+                }
+                () = call.cancellation.cancelled(), if !self.cancelled => self.cancel(),
+                () = sleep_until(deadline) => {
+                    if timed_out {
+                        return Err(self.timeout(call).into());
+                    }
+                    timed_out = true;
+                    deadline = Instant::now() + CANCEL_GRACE;
+                    self.cancel();
+                }
+            }
+        }
+    }
+
+    fn timeout(&self, call: &Call) -> ConnectionError {
+        ConnectionError::new(
+            ConnectionErrorKind::Timeout,
+            &self.link.host,
+            "waiting for the agent's answer",
+            format!("none within {} seconds", call.deadline.as_secs()),
+        )
+        .help("Raise the resource's `timeouts`, or look at what keeps the host busy; then run apply again.")
+    }
+}
+
+/// A file on its way up.
+struct Upload {
+    file: File,
+    shown: String,
+    buffer: Vec<u8>,
+    sent: u64,
+    received: u64,
+    done: bool,
+}
+
+impl Upload {
+    async fn open(path: Option<&Path>) -> Result<Self, Failure> {
+        let Some(path) = path else {
+            return Err(Failure::new(
+                FailureKind::Protocol,
+                "the agent asks for a file where there is none to send",
+            ));
+        };
+        let shown = path.display().to_string();
+        let file = File::open(path)
+            .await
+            .map_err(|error| unreadable(&shown, &error))?;
+        let buffer = vec![0; DATA_LIMIT];
+        Ok(Self {
+            file,
+            shown,
+            buffer,
+            sent: 0,
+            received: 0,
+            done: false,
+        })
+    }
+}
+
+fn unreadable(path: &str, error: &std::io::Error) -> Failure {
+    Failure::new(
+        FailureKind::Invalid,
+        format!("reading {path} for the upload: {error}"),
+    )
+    .help("Correct the path, or make the file readable.")
+    .at("tarball.path")
+}
+
+/// The next piece of a file, an empty one at its end; waits while the window is full, and forever
+/// where there is nothing to send.
+async fn next_piece(upload: Option<&mut Upload>) -> Result<&[u8], Failure> {
+    let Some(upload) = upload else {
+        return pending().await;
+    };
+    let in_flight = upload.sent.saturating_sub(upload.received);
+    if upload.done || in_flight + DATA_LIMIT as u64 > DATA_WINDOW {
+        return pending().await;
+    }
+    let length = upload
+        .file
+        .read(&mut upload.buffer)
+        .await
+        .map_err(|error| unreadable(&upload.shown, &error))?;
+    upload.done = length == 0;
+    upload.sent += length as u64;
+    Ok(&upload.buffer[..length])
+}

@@ -1,0 +1,7 @@
+//! The connection against a real sshd on this machine. Needs root, as sshd and the agent's folder do.
+
+mod errors;
+mod fake_agent;
+mod keys;
+mod requests;
+mod server;

@@ -1,0 +1,331 @@
+//! The one thread that touches a host's session: logs in, starts the agent, moves bytes.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Write as _},
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use protocol::frame::MAGIC;
+use ssh2::Channel;
+use tokio::sync::oneshot;
+
+use super::{
+    credentials::Credentials,
+    embedded::Agent,
+    error::{ConnectionError, ConnectionErrorKind},
+    host_key::PublicKey,
+    install::{self, Progress},
+    link::Shared,
+    session::{self, LoggedIn, Ssh, StepError},
+    ssh_config::{self, Hop},
+    target::Target,
+    transport::ready,
+    wire::Decoder,
+};
+
+/// How much of the agent's stderr is kept for errors. Bytes.
+const STDERR_KEPT: usize = 8 * 1024;
+
+/// For starting the agent, an upload over a slow line included.
+const START_TIMEOUT: Duration = Duration::from_mins(3);
+
+/// How long the agent may take to end once its stdin has.
+const END_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What a thread is started with.
+pub(super) struct Job {
+    pub(super) target: Target,
+    pub(super) credentials: Arc<Credentials>,
+    pub(super) agents: Arc<[Agent]>,
+    pub(super) folder: Arc<str>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) outgoing: mpsc::Receiver<Vec<u8>>,
+    pub(super) ready: oneshot::Sender<Result<PublicKey, ConnectionError>>,
+}
+
+/// The thread, from the first packet to the last.
+pub(super) fn run(job: Job) {
+    let Job {
+        target,
+        credentials,
+        agents,
+        folder,
+        shared,
+        outgoing,
+        ready,
+    } = job;
+    let started = start(&target, &credentials, &agents, &folder, &shared);
+    match started {
+        Ok((mut pump, server_key)) => {
+            let _ = ready.send(Ok(server_key));
+            let reason = pump
+                .run(&outgoing)
+                .unwrap_or_else(|error| error.to_string());
+            shared.end(&reason, &pump.pipe.stderr_text());
+        }
+        Err(error) => {
+            shared.end(&error.to_string(), "");
+            let _ = ready.send(Err(error));
+        }
+    }
+}
+
+fn start<'a>(
+    target: &Target,
+    credentials: &Credentials,
+    agents: &[Agent],
+    folder: &str,
+    shared: &'a Arc<Shared>,
+) -> Result<(Pump<'a>, PublicKey), ConnectionError> {
+    let hops = ssh_config::route(target, credentials)?;
+    let LoggedIn { ssh, server_key } = session::open(&hops, credentials, &shared.wake)?;
+    let Some(hop) = hops.last() else {
+        return Err(failed(&target.to_string(), &StepError::Stopped));
+    };
+    let mut pipe = Pipe::open(ssh, hop, credentials, agents, folder)?;
+    let rest = pipe.become_agent(hop, agents)?;
+    let mut pump = Pump {
+        pipe,
+        shared,
+        decoder: Decoder::default(),
+    };
+    pump.pipe.outgoing.push_back(MAGIC.to_vec());
+    pump.decoder.extend(&rest);
+    Ok((pump, server_key))
+}
+
+fn failed(host: &str, error: &StepError) -> ConnectionError {
+    let kind = error.kind(ConnectionErrorKind::Protocol);
+    ConnectionError::new(kind, host, "running a command over SSH", error.to_string())
+}
+
+/// A command's stdin, stdout and stderr.
+struct Pipe {
+    ssh: Ssh,
+    channel: Channel,
+    outgoing: VecDeque<Vec<u8>>,
+    /// How much of the first of `outgoing` has gone.
+    gone: usize,
+    stderr: Vec<u8>,
+}
+
+impl Pipe {
+    fn open(
+        mut ssh: Ssh,
+        hop: &Hop,
+        credentials: &Credentials,
+        agents: &[Agent],
+        folder: &str,
+    ) -> Result<Self, ConnectionError> {
+        let failed = |error| failed(&hop.label, &error);
+        let deadline = || Instant::now() + credentials.connect_timeout;
+        let mut channel = ssh
+            .step(deadline(), |session| session.channel_session())
+            .map_err(failed)?;
+        let command = install::command(&hop.user, agents, folder);
+        ssh.step(deadline(), |_| channel.exec(&command))
+            .map_err(failed)?;
+        Ok(Self {
+            ssh,
+            channel,
+            outgoing: VecDeque::new(),
+            gone: 0,
+            stderr: Vec::new(),
+        })
+    }
+
+    /// Waits for the agent's first line, uploading the agent if need be. What came after that line.
+    fn become_agent(&mut self, hop: &Hop, agents: &[Agent]) -> Result<Vec<u8>, ConnectionError> {
+        let host = hop.label.as_str();
+        let deadline = Instant::now() + START_TIMEOUT;
+        let mut output = Vec::new();
+        loop {
+            let open = self
+                .turn(&mut |bytes| output.extend_from_slice(bytes))
+                .map_err(|error| failed(host, &error))?;
+            match install::progress(&output) {
+                Progress::Serving(at) => return Ok(output.split_off(at)),
+                Progress::Failed(reason) => {
+                    return Err(install::refusal(host, reason, &self.stderr_text()));
+                }
+                Progress::Noise => return Err(install::noise(host, &output)),
+                Progress::Need {
+                    architecture,
+                    taken,
+                } => {
+                    let agent = agents
+                        .iter()
+                        .find(|agent| agent.architecture == architecture);
+                    let Some(agent) = agent else {
+                        return Err(install::refusal(
+                            host,
+                            &format!("architecture {architecture}"),
+                            "",
+                        ));
+                    };
+                    tracing::info!(
+                        host,
+                        architecture,
+                        bytes = agent.gzip.len(),
+                        "uploading the agent"
+                    );
+                    self.outgoing.push_back(agent.gzip.to_vec());
+                    output.drain(..taken);
+                    continue;
+                }
+                Progress::Waiting => {}
+            }
+            if !open {
+                let status = self.status();
+                return Err(install::early_end(
+                    host,
+                    &hop.user,
+                    status,
+                    &output,
+                    &self.stderr_text(),
+                ));
+            }
+            if self.ssh.is_stopped() {
+                return Err(failed(host, &StepError::Stopped));
+            }
+            if Instant::now() >= deadline {
+                return Err(install::too_slow(host, &output, &self.stderr_text()));
+            }
+            self.wait(deadline).map_err(|error| failed(host, &error))?;
+        }
+    }
+
+    /// The command's exit status, once its output has ended.
+    fn status(&mut self) -> i32 {
+        let deadline = Instant::now() + END_TIMEOUT;
+        let _ = self.ssh.step(deadline, |_| self.channel.wait_close());
+        self.channel.exit_status().unwrap_or(-1)
+    }
+
+    /// Moves all bytes that can be moved. False once the command's output has ended.
+    fn turn(&mut self, take: &mut dyn FnMut(&[u8])) -> Result<bool, StepError> {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let mut moved = false;
+            while let Some(length) = read(&mut self.channel, &mut buffer)? {
+                take(&buffer[..length]);
+                moved = true;
+            }
+            while let Some(length) = read(&mut self.channel.stderr(), &mut buffer)? {
+                self.keep_stderr(&buffer[..length]);
+                moved = true;
+            }
+            moved |= self.write()?;
+            // Each of the three reads packets for the others, about which the socket stays silent.
+            if !moved && self.channel.read_window().available == 0 {
+                return Ok(!self.channel.eof());
+            }
+        }
+    }
+
+    fn write(&mut self) -> Result<bool, StepError> {
+        let mut moved = false;
+        while let Some(bytes) = self.outgoing.front() {
+            match ready(self.channel.write(&bytes[self.gone..]))
+                .map_err(|error| step_error(&error))?
+            {
+                None | Some(0) => break,
+                Some(length) => self.gone += length,
+            }
+            moved = true;
+            if self.gone == bytes.len() {
+                self.outgoing.pop_front();
+                self.gone = 0;
+            }
+        }
+        Ok(moved)
+    }
+
+    fn wait(&mut self, until: Instant) -> Result<(), StepError> {
+        let keepalive = self.ssh.keep_alive()?;
+        self.ssh.wait(until.min(keepalive), None)
+    }
+
+    fn keep_stderr(&mut self, bytes: &[u8]) {
+        self.stderr.extend_from_slice(bytes);
+        let over = self.stderr.len().saturating_sub(STDERR_KEPT);
+        self.stderr.drain(..over);
+    }
+
+    fn stderr_text(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).trim().to_owned()
+    }
+}
+
+/// None where nothing is there to read, at the end as well.
+fn read(stream: &mut impl io::Read, buffer: &mut [u8]) -> Result<Option<usize>, StepError> {
+    ready(stream.read(buffer))
+        .map(|length| length.filter(|length| *length > 0))
+        .map_err(|error| step_error(&error))
+}
+
+fn step_error(error: &io::Error) -> StepError {
+    match error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<ssh2::Error>())
+    {
+        Some(inner) => StepError::Ssh(ssh2::Error::from_errno(inner.code())),
+        None => StepError::Ssh(ssh2::Error::new(
+            ssh2::ErrorCode::Session(libssh2_sys::LIBSSH2_ERROR_SOCKET_DISCONNECT),
+            "the connection was cut",
+        )),
+    }
+}
+
+/// Frames in both directions, once the agent serves.
+struct Pump<'a> {
+    pipe: Pipe,
+    shared: &'a Arc<Shared>,
+    decoder: Decoder,
+}
+
+impl Pump<'_> {
+    /// Runs until the connection ends; the reason, for those who still wait for an answer.
+    fn run(&mut self, outgoing: &mpsc::Receiver<Vec<u8>>) -> Result<String, StepError> {
+        loop {
+            self.pipe.outgoing.extend(outgoing.try_iter());
+            let decoder = &mut self.decoder;
+            let open = self.pipe.turn(&mut |bytes| decoder.extend(bytes))?;
+            loop {
+                match self.decoder.next() {
+                    Ok(Some((id, event))) => self.shared.deliver(id, event),
+                    Ok(None) => break,
+                    Err(error) => {
+                        return Ok(format!("the agent said what makes no sense: {error}"));
+                    }
+                }
+            }
+            if !open {
+                let status = self.pipe.status();
+                return Ok(format!("the agent ended with status {status}"));
+            }
+            if self.shared.wake.is_closing() {
+                self.end();
+                return Ok("the connection was closed".to_owned());
+            }
+            let hour = Instant::now() + Duration::from_hours(1);
+            self.pipe.wait(hour)?;
+        }
+    }
+
+    /// Ends in good order: the agent sees the end of its stdin and ends by itself.
+    fn end(&mut self) {
+        let deadline = Instant::now() + END_TIMEOUT;
+        let pipe = &mut self.pipe;
+        let _ = pipe.ssh.finish(deadline, |_| pipe.channel.send_eof());
+        while Instant::now() < deadline
+            && matches!(pipe.turn(&mut |_| {}), Ok(true))
+            && pipe.ssh.wait(deadline, None).is_ok()
+        {}
+        let _ = pipe
+            .ssh
+            .finish(deadline, |session| session.disconnect(None, "done", None));
+    }
+}

@@ -1,0 +1,46 @@
+//! What several unit tests need.
+
+use std::collections::BTreeMap;
+
+use protocol::{
+    name::OwnerToken,
+    observed::{Facts, Snapshot},
+};
+
+/// A token that consists of this digit.
+pub fn token(digit: char) -> OwnerToken {
+    digit.to_string().repeat(32).parse().unwrap()
+}
+
+/// A host of the lab, with nothing on it.
+pub fn snapshot() -> Snapshot {
+    Snapshot {
+        facts: facts(),
+        host: None,
+        images: BTreeMap::new(),
+        containers: BTreeMap::new(),
+        addresses: BTreeMap::new(),
+        foreign_machines: vec!["pet".into()],
+    }
+}
+
+/// A host of the lab.
+pub fn facts() -> Facts {
+    Facts {
+        machine_id: "0123456789abcdef0123456789abcdef".into(),
+        os: "Debian GNU/Linux 13 (trixie)".into(),
+        kernel: "6.12.0".into(),
+        architecture: "x86_64".into(),
+        systemd_version: "257".into(),
+        cpus: 2,
+        memory_bytes: 4 << 30,
+        uplink: Some("eth0".into()),
+        ipv4_address: Some("203.0.113.1".parse().unwrap()),
+        ipv6_address: Some("2001:db8:1::1".parse().unwrap()),
+        addresses: vec!["203.0.113.1/32".parse().unwrap(), "2001:db8:1::1/64".parse().unwrap()],
+        gateways: vec!["172.31.1.1".parse().unwrap(), "fe80::1".parse().unwrap()],
+        ssh_peer: Some("198.51.100.2".parse().unwrap()),
+        idmapped_overlay: true,
+        agent_version: "0.1.0".into(),
+    }
+}

@@ -1,0 +1,289 @@
+//! What one run of Terraform knows and asks of its hosts: the connections, what was seen, what is
+//! planned, what is to be claimed. All resources share it.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use protocol::{
+    Failure, FailureKind,
+    desired::{ContainerSecrets, Desired, ObjectKey},
+    message::{Answer, Intent, Put, Request},
+    name::{OwnerToken, SessionId},
+    observed::{Object, Snapshot},
+};
+use tfplugin::Context;
+
+use crate::{
+    claims::Claims,
+    connection::{Call, CallError, Host, Pool, Target},
+    planned::Planned,
+    snapshot::Snapshots,
+};
+
+/// What one run of Terraform knows and asks of its hosts.
+#[derive(Debug)]
+pub struct Hosts {
+    pool: OnceLock<Pool>,
+    session: SessionId,
+    snapshots: Snapshots,
+    claims: Claims,
+    /// What this run plans.
+    pub planned: Planned,
+}
+
+/// One object, to be made or changed.
+#[derive(Debug)]
+pub struct Change {
+    /// Its host.
+    pub target: Target,
+    /// The machine that must be found there; any, when absent.
+    pub machine_id: Option<String>,
+    /// How the object should be.
+    pub desired: Desired,
+    /// Its owner.
+    pub token: OwnerToken,
+    /// Whether it must be new or must be there.
+    pub intent: Intent,
+    /// How long it may take in all.
+    pub limit: Duration,
+    /// Whether a host that isn't up yet is waited for.
+    pub wait: bool,
+    /// What is not kept in the desired state.
+    pub secrets: ContainerSecrets,
+    /// A file that the agent may ask for.
+    pub upload: Option<PathBuf>,
+}
+
+/// What a change came to.
+#[derive(Debug)]
+pub struct Changed {
+    /// The object as it is now.
+    pub object: Object,
+    /// What was begun and could not be finished.
+    pub failure: Option<Failure>,
+    /// Whether the host goes back to how it was.
+    pub rolls_back: bool,
+    /// The machine that it was made on.
+    pub machine_id: String,
+}
+
+impl Hosts {
+    /// Knows nothing yet. `session` is this process's.
+    pub fn new(session: SessionId) -> Self {
+        Self {
+            pool: OnceLock::new(),
+            session,
+            snapshots: Snapshots::default(),
+            claims: Claims::default(),
+            planned: Planned::default(),
+        }
+    }
+
+    /// Takes the connections; once, when the provider is configured.
+    pub fn connect_with(&self, pool: Pool) {
+        // Terraform configures a provider once a process; a second time, the first pool stays.
+        let _ = self.pool.set(pool);
+    }
+
+    /// This process's id.
+    pub fn session(&self) -> &SessionId {
+        &self.session
+    }
+
+    /// What the host looks like, when that is at hand: never a connection.
+    pub fn peek(&self, target: &Target) -> Option<Arc<Snapshot>> {
+        self.snapshots.peek(&target.to_string())
+    }
+
+    /// What the host looks like; asked once a run.
+    pub async fn snapshot(&self, target: &Target, limit: Duration) -> Result<Arc<Snapshot>, CallError> {
+        let name = target.to_string();
+        let fetch = || async {
+            let host = self.host(target, None).await?;
+            match host.call(Call::new(Request::Snapshot)).await? {
+                Answer::Snapshot(snapshot) => Ok(*snapshot),
+                _ => Err(unfitting(target)),
+            }
+        };
+        tokio::time::timeout(limit, self.snapshots.get(&name, fetch)).await.unwrap_or_else(|_| {
+            let message = format!("{name}: reading the host took longer than {}", seconds(limit));
+            Err(Failure::new(FailureKind::Timeout, message).at("timeouts.read").into())
+        })
+    }
+
+    /// Makes or changes an object.
+    pub async fn put(&self, change: Change, context: &Context) -> Result<Changed, CallError> {
+        let Change { target, machine_id, desired, token, intent, limit, wait, secrets, upload } = change;
+        let (started, key) = (Instant::now(), desired.key());
+        let host = self.host(&target, wait.then_some(limit)).await?;
+        same_machine(&target, machine_id.as_deref(), &host.welcome().machine_id)?;
+        let deadline = limit.saturating_sub(started.elapsed()).as_secs().max(1);
+        let put = Put { desired, token: token.clone(), intent, deadline, secrets };
+        let mut call = call(Request::Put(Box::new(put)), &target, context);
+        if let Some(file) = upload {
+            call = call.upload(file);
+        }
+        if intent == Intent::Create {
+            // Noted before it is made: an interrupted create may leave a part of it, tainted in the state.
+            self.claims.add_made(&target, (key, token.clone()));
+        }
+        self.snapshots.forget(&target.to_string());
+        let answer = host.call(call).await;
+        self.snapshots.forget(&target.to_string());
+        let Answer::Changed { object, failure } = answer? else { return Err(unfitting(&target)) };
+        let mut changed =
+            Changed { object: *object, failure, rolls_back: false, machine_id: host.welcome().machine_id };
+        if needs_confirmation(&changed) {
+            self.confirm(&target, token, &mut changed).await;
+        }
+        Ok(changed)
+    }
+
+    /// Keeps a change of the host for good, over a connection that proves that the host can still be
+    /// reached (decision 5).
+    async fn confirm(&self, target: &Target, token: OwnerToken, changed: &mut Changed) {
+        let confirmed = async {
+            let host = self.pool(target)?.new_connection(target).await?;
+            host.call(Call::new(Request::Confirm { token })).await
+        };
+        if let Err(error) = confirmed.await {
+            let message = format!("the change was made, but could not be confirmed over a new connection, so that the host goes back to how it was: {error}");
+            changed.rolls_back = true;
+            changed.failure = Some(Failure {
+                kind: FailureKind::System,
+                message,
+                help: error.help().map(str::to_owned),
+                attribute: None,
+            });
+        }
+    }
+
+    /// Removes an object.
+    pub async fn remove(
+        &self,
+        target: &Target,
+        machine_id: Option<&str>,
+        key: ObjectKey,
+        token: OwnerToken,
+        limit: Duration,
+        context: &Context,
+    ) -> Result<(), CallError> {
+        let host = self.host(target, None).await?;
+        same_machine(target, machine_id, &host.welcome().machine_id)?;
+        let request = Request::Remove { key: key.clone(), token, deadline: limit.as_secs().max(1) };
+        self.snapshots.forget(&target.to_string());
+        let answer = host.call(call(request, target, context)).await;
+        self.snapshots.forget(&target.to_string());
+        answer?;
+        self.claims.remove(target, &key);
+        Ok(())
+    }
+
+    /// Gives an object a new owner.
+    pub async fn take_over(&self, target: &Target, key: ObjectKey, token: OwnerToken) -> Result<(), CallError> {
+        let host = self.host(target, None).await?;
+        let answer = host.call(Call::new(Request::TakeOver { key, token })).await;
+        self.snapshots.forget(&target.to_string());
+        answer.map(|_| ())
+    }
+
+    /// Tells the host, in the background, that a state holds this object.
+    pub fn claim(self: &Arc<Self>, target: &Target, key: ObjectKey, token: OwnerToken) {
+        if !self.claims.add_read(target, (key, token)) {
+            return;
+        }
+        let (hosts, target) = (Arc::clone(self), target.clone());
+        tokio::spawn(async move {
+            loop {
+                let objects = hosts.claims.take_read(&target);
+                if objects.is_empty() {
+                    return;
+                }
+                hosts.send_claims(&target, objects).await;
+            }
+        });
+    }
+
+    /// Claims what this process made, and ends all connections.
+    pub async fn shut_down(&self) {
+        let mut tasks = Vec::new();
+        for (target, objects) in self.claims.take_all() {
+            tasks.push(async move { self.send_claims(&target, objects).await });
+        }
+        futures_util::future::join_all(tasks).await;
+        if let Some(pool) = self.pool.get() {
+            pool.close_all().await;
+        }
+    }
+
+    async fn send_claims(&self, target: &Target, objects: Vec<(ObjectKey, OwnerToken)>) {
+        let sent = async {
+            let host = self.host(target, None).await?;
+            host.call(Call::new(Request::Claim { objects })).await
+        };
+        // The next run claims them.
+        if let Err(error) = sent.await {
+            tracing::warn!(host = %target, "objects could not be claimed: {error}");
+        }
+    }
+
+    async fn host(&self, target: &Target, wait: Option<Duration>) -> Result<Host, CallError> {
+        Ok(self.pool(target)?.get(target, wait).await?)
+    }
+
+    fn pool(&self, target: &Target) -> Result<&Pool, CallError> {
+        self.pool.get().ok_or_else(|| {
+            let message = format!("{target}: the provider is not configured");
+            Failure::new(FailureKind::Protocol, message).into()
+        })
+    }
+}
+
+/// Refuses a machine other than the one that the state knows.
+pub fn same_machine(target: &Target, known: Option<&str>, found: &str) -> Result<(), CallError> {
+    match known {
+        Some(known) if known != found => Err(Failure::new(
+            FailureKind::Conflict,
+            format!("{target} leads to a machine with machine-id {found}, but this object is on the one with {known}"),
+        )
+        .help("Correct the address. If the machine was replaced by a new one, its objects are gone: take them out of the state with `terraform state rm`, and apply again.")
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+fn call(request: Request, target: &Target, context: &Context) -> Call {
+    let host = target.to_string();
+    Call::new(request)
+        .cancellation(context.cancellation().clone())
+        .progress(move |line| tracing::info!(host, "{line}"))
+}
+
+fn needs_confirmation(changed: &Changed) -> bool {
+    matches!(&changed.object, Object::Host(_, host) if host.state.confirm_within.is_some())
+}
+
+fn unfitting(target: &Target) -> CallError {
+    Failure::new(FailureKind::Protocol, format!("{target}: the agent's answer doesn't fit the question")).into()
+}
+
+fn seconds(limit: Duration) -> String {
+    format!("{} s", limit.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_machine_at_the_same_address_is_refused() {
+        let target = Target::new("203.0.113.1");
+        assert!(same_machine(&target, None, "b").is_ok());
+        assert!(same_machine(&target, Some("b"), "b").is_ok());
+        let error = same_machine(&target, Some("a"), "b").unwrap_err();
+        assert!(error.to_string().contains("machine-id b") && error.help().is_some());
+    }
+}

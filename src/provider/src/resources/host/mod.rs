@@ -1,0 +1,115 @@
+//! nspawn_host: a server, made ready for containers with public addresses.
+
+mod convert;
+mod plan;
+mod schema;
+
+use std::sync::Arc;
+
+use protocol::{
+    desired::{Desired, ObjectKey},
+    observed::Object,
+};
+use tfplugin::{Attr, Context, Create, Diagnostics, Failed, Plan, Resource, State, Update};
+
+pub use schema::Host;
+
+use super::{Managed, Private, lifecycle};
+use crate::{
+    connection::Target,
+    failure::Place,
+    hosts::Hosts,
+    timeouts::{Limits, Timeouts, minutes},
+};
+
+/// nspawn_host
+#[derive(Debug)]
+pub struct HostResource {
+    /// What this run knows of its hosts.
+    pub hosts: Arc<Hosts>,
+}
+
+impl Managed for HostResource {
+    const PLACE: Place = Place::Own;
+    const LIMITS: Limits =
+        Limits { create: minutes(10), read: minutes(2), update: minutes(5), delete: minutes(5) };
+
+    fn hosts(&self) -> &Arc<Hosts> {
+        &self.hosts
+    }
+
+    fn label(model: &Host) -> String {
+        format!("host {}", model.address.as_deref().unwrap_or("(address not known yet)"))
+    }
+
+    fn target(model: &Host) -> Option<Target> {
+        model.target()
+    }
+
+    fn key(_: &Host) -> Option<ObjectKey> {
+        Some(ObjectKey::Host)
+    }
+
+    fn import_key(name: Option<&str>) -> Result<ObjectKey, String> {
+        match name {
+            None => Ok(ObjectKey::Host),
+            Some(name) => Err(format!(
+                "{name:?} is too much: the id of a host is user@address:port, such as root@203.0.113.1:22"
+            )),
+        }
+    }
+
+    fn timeouts(model: &Host) -> &Attr<Timeouts> {
+        &model.timeouts
+    }
+
+    fn desired(planned: &Host, config: &Host) -> Result<Desired, Diagnostics> {
+        planned.desired(config).map(Desired::Host)
+    }
+
+    fn observe(model: &mut Host, object: &Object) {
+        if let Object::Host(facts, host) = object {
+            model.observe(facts, host);
+        }
+    }
+
+    fn locate(model: &mut Host, target: &Target, _: &ObjectKey) {
+        model.locate(target);
+    }
+
+    fn remember(private: &mut Private, object: &Object) {
+        if let Object::Host(_, host) = object {
+            private.uplink_configured = host.desired.uplink.is_some();
+        }
+    }
+}
+
+impl Resource for HostResource {
+    type Model = Host;
+    type Private = Private;
+    const NAME: &'static str = "nspawn_host";
+
+    async fn plan(&self, plan: &mut Plan<Self>, _: &Context) -> Result<(), Diagnostics> {
+        self.adjust(plan)
+    }
+
+    async fn create(&self, request: Create<Self>, context: &Context) -> Result<State<Self>, Failed<Self>> {
+        lifecycle::create(self, request, context).await
+    }
+
+    async fn read(&self, state: State<Self>, context: &Context) -> Result<Option<State<Self>>, Diagnostics> {
+        lifecycle::read(self, state, context).await
+    }
+
+    async fn update(&self, request: Update<Self>, context: &Context) -> Result<State<Self>, Failed<Self>> {
+        lifecycle::update(self, request, context).await
+    }
+
+    async fn delete(&self, state: State<Self>, context: &Context) -> Result<(), Failed<Self>> {
+        lifecycle::delete(self, state, context).await
+    }
+
+    async fn import(&self, id: &str, _: &Context) -> Result<State<Self>, Diagnostics> {
+        lifecycle::import(self, id).await
+    }
+}

@@ -1,0 +1,119 @@
+//! The attributes of nspawn_image.
+
+use protocol::name::ImageName;
+use tfplugin::{Attr, Parsed, schema::validators::not_empty};
+
+use crate::{host_reference::HostReference, timeouts::Timeouts};
+
+tfplugin::model! {
+    /// A root file system on a host, unpacked or built once and shared by all containers made from it.
+    /// Its identity (machine-id, SSH host keys, host name and the like) is cleared, so that each
+    /// container gets its own.
+    ///
+    /// A container keeps the very tree that it was made from: when the image changes, containers go
+    /// on with the former tree, which is kept until the last of them is gone, and the plan warns.
+    ///
+    /// Time limits where `timeouts` is silent: create and update 20 minutes, read 2 minutes, delete 5
+    /// minutes.
+    pub struct Image {
+        /// How the host is reached: `nspawn_host.x`, or an object. A change is made in place, and refused when it leads to a different machine.
+        host: Attr<HostReference> => required(),
+        /// Name of the image on the host, by which containers refer to it. A change replaces the image.
+        name: Attr<Parsed<ImageName>> => required().replace(),
+        /// Build the image with debootstrap(8), on the host. Exactly one of `debootstrap` and `tarball` is needed.
+        debootstrap: Attr<Debootstrap> => optional(),
+        /// Unpack the image from a tarball: tar, plain or packed with gzip, xz or zstd. A change builds the new tree beside the former one.
+        tarball: Attr<Tarball> => optional(),
+        /// Shell commands that are run inside the new tree, once, in this order. A change builds the tree anew.
+        customize: Attr<Vec<String>> => optional(),
+        /// How long each operation may take.
+        timeouts: Attr<Timeouts> => optional(),
+        /// The host's id and the image's name: `root@203.0.113.1:22/debian-13`.
+        id: Attr<String> => computed(),
+        /// Digest that identifies the tree: `sha256:…`.
+        digest: Attr<String> => computed(),
+        /// Name and release of the operating system in it.
+        os: Attr<String> => computed(),
+        /// Disk used by the tree, in bytes.
+        size_bytes: Attr<i64> => computed(),
+        /// What deviates on the host and was not healed, a sentence each; empty when all is well. The next apply mends it.
+        drift: Attr<Vec<String>> => computed().planned_empty(),
+    }
+
+    /// What debootstrap(8) is told.
+    pub struct Debootstrap {
+        /// Code name of the release, such as `trixie`.
+        suite: Attr<String> => required().validate(word),
+        /// Archive to take packages from. Without it, debootstrap's own default.
+        mirror: Attr<String> => optional().validate(url),
+        /// Variant of the bootstrap.
+        variant: Attr<String> => optional().default("minbase").validate(word),
+        /// Packages to add.
+        include: Attr<Vec<String>> => optional().validate(words),
+        /// Components of the archive to use.
+        components: Attr<Vec<String>> => optional().validate(words),
+    }
+
+    /// Where a tarball comes from, and what it must be.
+    pub struct Tarball {
+        /// URL that the host fetches it from: http, https or file. Exactly one of `url` and `path` is needed.
+        url: Attr<String> => optional().validate(url),
+        /// File beside this configuration, sent to the host over the same connection. Exactly one of `url` and `path` is needed.
+        path: Attr<String> => optional().validate(not_empty),
+        /// SHA-256 of the tarball: 64 lower-case hexadecimal digits. Nothing is unpacked before it is checked. For a `path`, `filesha256(…)` gives it, and the plan checks it.
+        sha256: Attr<String> => required().validate(sha256),
+    }
+}
+
+fn word(text: &String) -> Result<(), String> {
+    let plain = |character: char| {
+        character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.' | '+' | ':' | '/')
+    };
+    if text.starts_with(|first: char| first.is_ascii_alphanumeric()) && text.chars().all(plain) {
+        Ok(())
+    } else {
+        Err(format!("{text:?} is not a plain word of letters, digits, '-', '_', '.', '+', ':' and '/'"))
+    }
+}
+
+fn words(texts: &Vec<String>) -> Result<(), String> {
+    texts.iter().try_for_each(word)
+}
+
+fn url(text: &String) -> Result<(), String> {
+    let known = ["http://", "https://", "file:///"].iter().any(|scheme| text.len() > scheme.len() && text.starts_with(scheme));
+    if known && !text.contains(|character: char| character.is_whitespace() || character.is_control()) {
+        Ok(())
+    } else {
+        Err(format!("{text:?} is not a URL: write one that begins with http://, https:// or file:///"))
+    }
+}
+
+fn sha256(text: &String) -> Result<(), String> {
+    let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if text.len() == 64 && text.bytes().all(digit) {
+        Ok(())
+    } else {
+        Err(format!("{text:?} is not a SHA-256: write its 64 lower-case hexadecimal digits, as sha256sum or filesha256(…) gives them"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_urls_and_digests() {
+        for (check, good, bad) in [
+            (word as fn(&String) -> Result<(), String>, "trixie", "--foreign"),
+            (word, "libstdc++6", "a b"),
+            (url, "https://deb.debian.org/x.tar.xz", "ftp://a/b"),
+            (url, "file:///srv/x.tar", "https://"),
+            (sha256, &"0a".repeat(32), &"0A".repeat(32)),
+            (sha256, &"0a".repeat(32), "sha256:00"),
+        ] {
+            assert!(check(&good.to_owned()).is_ok(), "{good}");
+            assert!(check(&bad.to_owned()).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Create, read, update, delete and import, the same for every object of a host.
+
+use std::collections::BTreeMap;
+
+use protocol::{
+    FailureKind,
+    desired::{ContainerSecrets, ObjectKey},
+    message::Intent,
+    name::OwnerToken,
+    observed::{Object, Owner, Snapshot},
+};
+use tfplugin::{Context, Create, Diagnostics, Failed, Path, State, Update, Value, schema::AttributeType};
+
+use super::{Managed, Private};
+use crate::{
+    connection::{CallError, ConnectionErrorKind, Target},
+    failure::{Place, diagnostics, failure_diagnostic},
+    hosts::{Change, Changed, same_machine},
+    id::{Id, InvalidId},
+    random,
+};
+
+/// Makes the object.
+pub async fn create<R: Managed>(resource: &R, request: Create<R>, context: &Context) -> Result<State<R>, Failed<R>> {
+    let Create { planned, config, .. } = request;
+    let doing = format!("Creating {}", R::label(&planned));
+    let target = required_target::<R>(&planned)?;
+    let token = random::owner_token().map_err(|error| Diagnostics::error(doing.clone(), error.to_string()))?;
+    let mut private = Private {
+        token: Some(token.clone()),
+        session: Some(resource.hosts().session().clone()),
+        ..Private::default()
+    };
+    let mut change = Change {
+        target: target.clone(),
+        machine_id: None,
+        desired: R::desired(&planned, &config)?,
+        token,
+        intent: Intent::Create,
+        limit: R::LIMITS.with(R::timeouts(&planned)).create,
+        wait: R::PLACE == Place::Own,
+        secrets: ContainerSecrets::default(),
+        upload: None,
+    };
+    R::accompany(&mut change, None, &planned, &config);
+    let changed = match resource.hosts().put(change, context).await {
+        Ok(changed) => changed,
+        Err(error) => {
+            let diagnostics = diagnostics(&doing, &error, R::PLACE);
+            return Err(if may_have_been_made(&error) {
+                Failed::with_partial(State::new(planned, private), diagnostics)
+            } else {
+                diagnostics.into()
+            });
+        }
+    };
+    private.machine_id = Some(changed.machine_id.clone());
+    let model = settled::<R>(&planned, &mut private, &changed, context)?;
+    match &changed.failure {
+        Some(failure) => Err(Failed::with_partial(State::new(model, private), failure_diagnostic(&doing, failure))),
+        None => Ok(State::new(model, private)),
+    }
+}
+
+/// Changes the object in place.
+pub async fn update<R: Managed>(resource: &R, request: Update<R>, context: &Context) -> Result<State<R>, Failed<R>> {
+    let Update { prior, planned, config, mut private } = request;
+    let doing = format!("Changing {}", R::label(&planned));
+    let target = required_target::<R>(&planned)?;
+    let mut change = Change {
+        target: target.clone(),
+        machine_id: private.machine_id.clone(),
+        desired: R::desired(&planned, &config)?,
+        token: owner::<R>(&prior, &private)?,
+        intent: Intent::Update,
+        limit: R::LIMITS.with(R::timeouts(&planned)).update,
+        wait: false,
+        secrets: ContainerSecrets::default(),
+        upload: None,
+    };
+    R::accompany(&mut change, Some(&prior), &planned, &config);
+    let changed = resource
+        .hosts()
+        .put(change, context)
+        .await
+        .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
+    private.machine_id = Some(changed.machine_id.clone());
+    let Some(failure) = &changed.failure else {
+        let model = settled::<R>(&planned, &mut private, &changed, context)?;
+        return Ok(State::new(model, private));
+    };
+    let diagnostic = failure_diagnostic(&doing, failure);
+    if changed.rolls_back {
+        return Err(Diagnostics::from(diagnostic).into());
+    }
+    // The state tells what is there now, which is neither the former state nor all of the plan.
+    let mut model = planned;
+    R::observe(&mut model, &changed.object);
+    R::remember(&mut private, &changed.object);
+    Err(Failed::with_partial(State::new(model, private), diagnostic))
+}
+
+/// Looks at the object. None when it is gone or another state's; an error when its host can't be asked.
+pub async fn read<R: Managed>(
+    resource: &R,
+    state: State<R>,
+    context: &Context,
+) -> Result<Option<State<R>>, Diagnostics> {
+    let State { mut model, mut private } = state;
+    let label = R::label(&model);
+    let doing = format!("Reading {label}");
+    let (target, key) = (required_target::<R>(&model)?, required_key::<R>(&model)?);
+    let limit = R::LIMITS.with(R::timeouts(&model)).read;
+    let snapshot = resource
+        .hosts()
+        .snapshot(&target, limit)
+        .await
+        .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
+    same_machine(&target, private.machine_id.as_deref(), &snapshot.facts.machine_id)
+        .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
+    let Some(object) = find(&snapshot, &key) else { return Ok(None) };
+    let found = owner_of(&object);
+    if private.token.as_ref() != Some(&found.token) {
+        context.warn(
+            format!("The {label} on {target} belongs to another state"),
+            "Another Terraform state has made or imported it since. It is gone from this one, as if it had been destroyed; \
+             take it out of the configuration, or take it back with `terraform import`.",
+        );
+        return Ok(None);
+    }
+    if !found.claimed {
+        resource.hosts().claim(&target, key, found.token.clone());
+    }
+    private.machine_id = Some(snapshot.facts.machine_id.clone());
+    R::observe(&mut model, &object);
+    R::remember(&mut private, &object);
+    Ok(Some(State::new(model, private)))
+}
+
+/// Removes the object.
+pub async fn delete<R: Managed>(resource: &R, state: State<R>, context: &Context) -> Result<(), Failed<R>> {
+    let State { model, private } = state;
+    R::destroyable(&model)?;
+    let (target, key) = (required_target::<R>(&model)?, required_key::<R>(&model)?);
+    let token = owner::<R>(&model, &private)?;
+    let limit = R::LIMITS.with(R::timeouts(&model)).delete;
+    let removed = resource.hosts().remove(&target, private.machine_id.as_deref(), key, token, limit, context).await;
+    removed.map_err(|error| diagnostics(&format!("Destroying {}", R::label(&model)), &error, R::PLACE).into())
+}
+
+/// Finds the object by its id and takes it over.
+pub async fn import<R: Managed>(resource: &R, id: &str) -> Result<State<R>, Diagnostics> {
+    let doing = format!("Importing {} {id}", R::NAME);
+    let refused = |reason: String| Diagnostics::error(doing.clone(), format!("{reason}."));
+    let Id { target, name } = id.parse().map_err(|error: InvalidId| refused(error.to_string()))?;
+    let key = R::import_key(name.as_deref()).map_err(refused)?;
+    let failed = |error: CallError| diagnostics(&doing, &error, R::PLACE);
+    let snapshot = resource.hosts().snapshot(&target, R::LIMITS.read).await.map_err(failed)?;
+    let Some(object) = find(&snapshot, &key) else {
+        return Err(refused(format!("{target} has no such object. {}", what_is_there(&snapshot, &key))));
+    };
+    let token = random::owner_token().map_err(|error| refused(error.to_string()))?;
+    resource.hosts().take_over(&target, key.clone(), token.clone()).await.map_err(failed)?;
+    let mut private = Private {
+        token: Some(token),
+        session: Some(resource.hosts().session().clone()),
+        machine_id: Some(snapshot.facts.machine_id.clone()),
+        ..Private::default()
+    };
+    let mut model = R::Model::default();
+    R::locate(&mut model, &target, &key);
+    R::observe(&mut model, &object);
+    R::remember(&mut private, &object);
+    Ok(State::new(model, private))
+}
+
+/// What was planned, with all that was unknown filled in from what is there.
+fn settled<R: Managed>(
+    planned: &R::Model,
+    private: &mut Private,
+    changed: &Changed,
+    context: &Context,
+) -> Result<R::Model, Diagnostics> {
+    R::remember(private, &changed.object);
+    let drift = drift_of(&changed.object);
+    if !drift.is_empty() && changed.failure.is_none() {
+        context.warn(format!("Not all is well with {}", R::label(planned)), drift.join("\n"));
+    }
+    let mut seen = planned.clone();
+    R::observe(&mut seen, &changed.object);
+    let merged = filled(planned.encode(), &seen.encode());
+    R::Model::decode(&merged, &Path::root())
+        .map_err(|issue| Diagnostics::error(format!("State of {}", R::label(planned)), format!("{issue:?}")))
+}
+
+/// The value, with all that is unknown in it taken from the other one.
+fn filled(value: Value, from: &Value) -> Value {
+    match value {
+        Value::Unknown => from.clone(),
+        Value::Object(fields) => {
+            let fill = |(name, field): (String, Value)| {
+                let field = filled(field, from.field(&name));
+                (name, field)
+            };
+            Value::Object(fields.into_iter().map(fill).collect::<BTreeMap<_, _>>())
+        }
+        other => other,
+    }
+}
+
+/// Whether a part of the object may be there although the agent didn't say so: then the state keeps
+/// its token, and the next refresh finds out.
+fn may_have_been_made(error: &CallError) -> bool {
+    use ConnectionErrorKind as Kind;
+    match error {
+        CallError::Failure(failure) => matches!(failure.kind, FailureKind::Timeout | FailureKind::Cancelled),
+        CallError::Connection(error) => {
+            matches!(error.kind, Kind::Lost | Kind::OutcomeUnknown | Kind::Timeout | Kind::Cancelled)
+        }
+    }
+}
+
+/// One object of a snapshot, as a change would have answered it.
+pub fn find(snapshot: &Snapshot, key: &ObjectKey) -> Option<Object> {
+    match key {
+        ObjectKey::Host => {
+            snapshot.host.clone().map(|host| Object::Host(Box::new(snapshot.facts.clone()), host))
+        }
+        ObjectKey::Image(name) => snapshot.images.get(name).cloned().map(Object::Image),
+        ObjectKey::Container(name) => {
+            snapshot.containers.get(name).cloned().map(|container| Object::Container(Box::new(container)))
+        }
+        ObjectKey::Address(address) => snapshot.addresses.get(address).cloned().map(Object::Address),
+    }
+}
+
+/// What an import could have meant.
+fn what_is_there(snapshot: &Snapshot, key: &ObjectKey) -> String {
+    fn list<T: ToString>(what: &str, names: impl Iterator<Item = T>) -> String {
+        let names: Vec<_> = names.map(|name| name.to_string()).collect();
+        if names.is_empty() { format!("It has no {what} that this provider made") } else { format!("Its {what}: {}", names.join(", ")) }
+    }
+    match key {
+        ObjectKey::Host => "It has not been set up by this provider: create an nspawn_host".to_owned(),
+        ObjectKey::Image(_) => list("images", snapshot.images.keys()),
+        ObjectKey::Container(_) => list("containers", snapshot.containers.keys()),
+        ObjectKey::Address(_) => list("addresses", snapshot.addresses.keys()),
+    }
+}
+
+fn owner_of(object: &Object) -> &Owner {
+    match object {
+        Object::Host(_, host) => &host.owner,
+        Object::Image(image) => &image.owner,
+        Object::Container(container) => &container.owner,
+        Object::Address(address) => &address.owner,
+    }
+}
+
+fn drift_of(object: &Object) -> &[String] {
+    match object {
+        Object::Host(_, host) => &host.drift,
+        Object::Image(image) => &image.drift,
+        Object::Container(container) => &container.drift,
+        Object::Address(address) => &address.drift,
+    }
+}
+
+fn owner<R: Managed>(model: &R::Model, private: &Private) -> Result<OwnerToken, Diagnostics> {
+    private.token.clone().ok_or_else(|| {
+        Diagnostics::error(
+            format!("The state of {} has no owner token", R::label(model)),
+            "Without it, its host can't know whose it is. Take it out of the state with `terraform state rm`, and import it.",
+        )
+    })
+}
+
+fn required_target<R: Managed>(model: &R::Model) -> Result<Target, Diagnostics> {
+    R::target(model).ok_or_else(|| incomplete::<R>(model, "how its host is reached"))
+}
+
+fn required_key<R: Managed>(model: &R::Model) -> Result<ObjectKey, Diagnostics> {
+    R::key(model).ok_or_else(|| incomplete::<R>(model, "its name"))
+}
+
+fn incomplete<R: Managed>(model: &R::Model, what: &str) -> Diagnostics {
+    Diagnostics::error(
+        format!("The values of {} are incomplete", R::label(model)),
+        format!("They don't say {what}. Take it out of the state with `terraform state rm`, and import it."),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_unknown_is_filled_in() {
+        let object = |fields: &[(&str, Value)]| {
+            Value::Object(fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
+        };
+        let planned = object(&[
+            ("a", Value::Unknown),
+            ("b", "kept".into()),
+            ("c", object(&[("d", Value::Unknown), ("e", Value::Null)])),
+        ]);
+        let seen = object(&[
+            ("a", 1.into()),
+            ("b", "other".into()),
+            ("c", object(&[("d", true.into()), ("e", true.into())])),
+        ]);
+        let filled = filled(planned, &seen);
+        assert_eq!(filled, object(&[("a", 1.into()), ("b", "kept".into()), ("c", object(&[("d", true.into()), ("e", Value::Null)]))]));
+    }
+}
