@@ -3,20 +3,15 @@
 use crate::{Diagnostics, Path};
 
 /// The value of an attribute.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Attr<T> {
     /// Not set.
+    #[default]
     Null,
     /// Known after apply.
     Unknown,
     /// Set, and known.
     Known(T),
-}
-
-impl<T> Default for Attr<T> {
-    fn default() -> Self {
-        Self::Null
-    }
 }
 
 impl<T> Attr<T> {

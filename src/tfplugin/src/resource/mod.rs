@@ -1,5 +1,8 @@
 //! Managed resources.
 
+pub(crate) mod erased;
+pub(crate) mod planning;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

@@ -26,6 +26,7 @@ type Equivalence = Arc<dyn Fn(&Value, &Value) -> bool + Send + Sync>;
 
 /// An attribute of a schema, its type erased.
 #[derive(Clone)]
+#[allow(clippy::struct_excessive_bools, reason = "the protocol's own flags")]
 pub struct Attribute {
     /// Its name.
     pub name: String,
@@ -195,14 +196,14 @@ impl<T: AttributeType> Declaration<T> {
         self
     }
 
-    /// Checks a known value; the error's text says what is wrong with it and what is right.
+    /// Checks a known value (`&str` of a text, `&T` of a `Parsed<T>`); the error's text says what is wrong with it and what is right.
     #[must_use]
     pub fn validate<E: Display>(
         mut self,
-        check: impl Fn(&T) -> Result<(), E> + Send + Sync + 'static,
+        check: impl Fn(&T::View) -> Result<(), E> + Send + Sync + 'static,
     ) -> Self {
         self.checks.push(Box::new(move |value| {
-            check(value).map_err(|error| error.to_string())
+            check(value.view()).map_err(|error| error.to_string())
         }));
         self
     }

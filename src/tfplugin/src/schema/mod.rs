@@ -1,6 +1,8 @@
 //! Schemas: one declaration of an attribute gives its type, docs, validation and coding.
 
 mod attribute;
+mod check;
+mod conform;
 mod model;
 mod timeouts;
 mod types;

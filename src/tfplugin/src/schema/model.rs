@@ -145,6 +145,12 @@ macro_rules! model {
         }
 
         impl $crate::schema::AttributeType for $model {
+            type View = Self;
+
+            fn view(&self) -> &Self {
+                self
+            }
+
             fn attribute_type() -> $crate::schema::Type {
                 $crate::schema::Type::Object(<Self as $crate::Model>::object())
             }

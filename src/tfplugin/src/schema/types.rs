@@ -56,6 +56,12 @@ impl Issue {
 
 /// A type that an attribute can have.
 pub trait AttributeType: Clone + Debug + PartialEq + Send + Sync + 'static {
+    /// What checks see of it: `str` of a `String`.
+    type View: ?Sized;
+
+    /// Shows it to a check.
+    fn view(&self) -> &Self::View;
+
     /// Terraform's type for it.
     fn attribute_type() -> Type;
 
@@ -67,6 +73,12 @@ pub trait AttributeType: Clone + Debug + PartialEq + Send + Sync + 'static {
 }
 
 impl<T: AttributeType> AttributeType for Attr<T> {
+    type View = Self;
+
+    fn view(&self) -> &Self::View {
+        self
+    }
+
     fn attribute_type() -> Type {
         T::attribute_type()
     }
@@ -101,6 +113,12 @@ fn unfit<T>(value: &Value, path: &Path, wanted: &str) -> Result<T, Issue> {
 }
 
 impl AttributeType for String {
+    type View = str;
+
+    fn view(&self) -> &Self::View {
+        self
+    }
+
     fn attribute_type() -> Type {
         Type::String
     }
@@ -118,6 +136,12 @@ impl AttributeType for String {
 }
 
 impl AttributeType for bool {
+    type View = Self;
+
+    fn view(&self) -> &Self::View {
+        self
+    }
+
     fn attribute_type() -> Type {
         Type::Bool
     }
@@ -135,6 +159,12 @@ impl AttributeType for bool {
 }
 
 impl AttributeType for i64 {
+    type View = Self;
+
+    fn view(&self) -> &Self::View {
+        self
+    }
+
     fn attribute_type() -> Type {
         Type::Number
     }
@@ -156,6 +186,12 @@ impl AttributeType for i64 {
 }
 
 impl AttributeType for f64 {
+    type View = Self;
+
+    fn view(&self) -> &Self::View {
+        self
+    }
+
     fn attribute_type() -> Type {
         Type::Number
     }
@@ -171,7 +207,7 @@ impl AttributeType for f64 {
             // Numbers that no binary type holds exactly travel as decimal text.
             Value::String(text) => text
                 .parse()
-                .or_else(|_| Err(Issue::mismatch(path, "a number", value))),
+                .map_err(|_| Issue::mismatch(path, "a number", value)),
             other => unfit(other, path, "a number"),
         }
     }
@@ -206,6 +242,12 @@ fn decode_items<'v, K, T: AttributeType>(
 }
 
 impl<T: AttributeType> AttributeType for Vec<T> {
+    type View = [T];
+
+    fn view(&self) -> &Self::View {
+        self
+    }
+
     fn attribute_type() -> Type {
         Type::List(Box::new(T::attribute_type()))
     }
@@ -225,6 +267,12 @@ impl<T: AttributeType> AttributeType for Vec<T> {
 }
 
 impl<T: AttributeType + Ord> AttributeType for BTreeSet<T> {
+    type View = Self;
+
+    fn view(&self) -> &Self::View {
+        self
+    }
+
     fn attribute_type() -> Type {
         Type::Set(Box::new(T::attribute_type()))
     }
@@ -244,6 +292,12 @@ impl<T: AttributeType + Ord> AttributeType for BTreeSet<T> {
 }
 
 impl<T: AttributeType> AttributeType for BTreeMap<String, T> {
+    type View = Self;
+
+    fn view(&self) -> &Self::View {
+        self
+    }
+
     fn attribute_type() -> Type {
         Type::Map(Box::new(T::attribute_type()))
     }
@@ -346,6 +400,12 @@ impl<T> AttributeType for Parsed<T>
 where
     T: FromStr<Err: Display> + Clone + Send + Sync + 'static,
 {
+    type View = T;
+
+    fn view(&self) -> &Self::View {
+        &self.value
+    }
+
     fn attribute_type() -> Type {
         Type::String
     }
@@ -385,6 +445,12 @@ impl Debug for Secret {
 }
 
 impl AttributeType for Secret {
+    type View = str;
+
+    fn view(&self) -> &Self::View {
+        &self.0
+    }
+
     fn attribute_type() -> Type {
         Type::String
     }

@@ -4,9 +4,9 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 /// One of a few texts.
-pub fn one_of(allowed: &'static [&'static str]) -> impl Fn(&String) -> Result<(), String> {
+pub fn one_of(allowed: &'static [&'static str]) -> impl Fn(&str) -> Result<(), String> {
     move |value| {
-        if allowed.contains(&value.as_str()) {
+        if allowed.contains(&value) {
             return Ok(());
         }
         Err(format!("{value:?} is not one of {}", allowed.join(", ")))
@@ -31,7 +31,7 @@ where
 }
 
 /// A text that is not empty.
-pub fn not_empty(value: &String) -> Result<(), &'static str> {
+pub fn not_empty(value: &str) -> Result<(), &'static str> {
     if value.is_empty() {
         Err("an empty text is not allowed; leave the attribute out")
     } else {

@@ -1,5 +1,6 @@
 //! Terraform's dynamic values, and their encodings on the wire and in state files.
 
+pub(crate) mod dynamic;
 pub(crate) mod json;
 pub(crate) mod msgpack;
 pub(crate) mod path;
