@@ -1,0 +1,133 @@
+//! A copy of an image's tree with the guest's own user ids.
+
+use std::{
+    ffi::CString,
+    fs, io,
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{MetadataExt as _, lchown},
+    },
+    path::Path,
+    process::Command,
+};
+
+use protocol::{Failure, FailureKind};
+
+use crate::{command, failure::Context as _};
+
+/// The extended attribute of file capabilities. capabilities(7)
+const CAPABILITY: &std::ffi::CStr = c"security.capability";
+
+/// Copies a tree, sharing blocks where the file system can, and shifts its owners.
+pub fn copy_tree(tree: &Path, to: &Path, uid_base: u32) -> Result<(), Failure> {
+    let deed = || format!("copy {} to {}", tree.display(), to.display());
+    let output = Command::new("cp")
+        .args(["--archive", "--reflink=auto", "--"])
+        .args([tree, to])
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LC_ALL", "C.UTF-8")
+        .output()
+        .doing(deed)?;
+    if !output.status.success() {
+        let complaint = command::tail(&output.stderr);
+        let kind = match complaint.contains("No space left on device") {
+            true => FailureKind::DiskFull,
+            false => FailureKind::Command,
+        };
+        return Err(Failure::new(kind, format!("could not {}: {complaint}", deed())));
+    }
+    if uid_base == 0 { Ok(()) } else { shift(to, uid_base).doing(deed) }
+}
+
+/// Adds `base` to the owners of a tree. A file with several names is shifted once.
+fn shift(path: &Path, base: u32) -> io::Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    if found.uid() < base {
+        let capability = get_capability(path);
+        lchown(path, Some(found.uid() + base), Some(found.gid() + base))?;
+        if !found.is_symlink() {
+            // chown(2) takes set-user-id bits and capabilities away.
+            fs::set_permissions(path, found.permissions())?;
+        }
+        if let Some(capability) = capability.and_then(|bytes| with_root_id(&bytes, base)) {
+            set_capability(path, &capability)?;
+        }
+    }
+    if found.is_dir() {
+        for entry in fs::read_dir(path)? {
+            shift(&entry?.path(), base)?;
+        }
+    }
+    Ok(())
+}
+
+/// A capability that holds in the user namespace whose root is `base`. struct vfs_ns_cap_data
+fn with_root_id(capability: &[u8], base: u32) -> Option<Vec<u8>> {
+    const REVISION_2: u32 = 0x0200_0000;
+    const REVISION_3: u32 = 0x0300_0000;
+    const EFFECTIVE: u32 = 1;
+    let (magic, sets) = capability.split_first_chunk::<4>()?;
+    let magic = u32::from_le_bytes(*magic);
+    let is_revision_2 = magic & !EFFECTIVE == REVISION_2 && sets.len() == 16;
+    is_revision_2.then(|| {
+        let magic = REVISION_3 | (magic & EFFECTIVE);
+        [magic.to_le_bytes().as_slice(), sets, &base.to_le_bytes()].concat()
+    })
+}
+
+fn get_capability(path: &Path) -> Option<Vec<u8>> {
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    let mut bytes = [0_u8; 64];
+    let length = rustix::fs::lgetxattr(path.as_c_str(), CAPABILITY, &mut bytes[..]).ok()?;
+    Some(bytes[..length].to_vec())
+}
+
+fn set_capability(path: &Path, capability: &[u8]) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let flags = rustix::fs::XattrFlags::empty();
+    Ok(rustix::fs::lsetxattr(path.as_c_str(), CAPABILITY, capability, flags)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn owners_shift_once_and_rights_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let tree = folder.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        let file = tree.join("file");
+        fs::write(&file, "x").unwrap();
+        fs::hard_link(&file, tree.join("again")).unwrap();
+        symlink("/nowhere", tree.join("link")).unwrap();
+        lchown(&file, Some(7), Some(8)).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o4755)).unwrap();
+        // cap_net_raw=ep, as ping has it.
+        let mut capability = [0_u8; 20];
+        capability[..4].copy_from_slice(&0x0200_0001_u32.to_le_bytes());
+        capability[5] = 0x20;
+        set_capability(&file, &capability).unwrap();
+
+        let copy = folder.path().join("copy");
+        copy_tree(&tree, &copy, 600_000).unwrap();
+        let found = fs::metadata(copy.join("again")).unwrap();
+        assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (600_007, 600_008, 0o4755));
+        assert_eq!(fs::symlink_metadata(copy.join("link")).unwrap().uid(), 600_000);
+        assert_eq!(fs::metadata(&copy).unwrap().uid(), 600_000);
+        let shifted = get_capability(&copy.join("file")).unwrap();
+        assert_eq!(shifted[..4], 0x0300_0001_u32.to_le_bytes());
+        assert_eq!(shifted[20..], 600_000_u32.to_le_bytes());
+        assert_eq!(fs::metadata(&file).unwrap().uid(), 7, "the image stays as it is");
+    }
+
+    #[test]
+    fn what_is_no_capability_is_left_out() {
+        for bytes in [&[][..], &[1, 2, 3], &[0; 20], &[0; 64]] {
+            assert_eq!(with_root_id(bytes, 1), None);
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! `nspawn_container`: a unit, its settings, a root laid over a shared image, and what is inside.
+
+mod copy;
+pub mod mac;
+mod mount;
+mod observe;
+mod paths;
+mod plan;
+mod run;
+mod secret;
+mod settings;
+mod storage;
+mod unit;
+mod user_ids;
+
+use std::{fs, io, ops::Range, os::unix::fs::MetadataExt as _, path::Path};
+
+use protocol::{
+    Failure, FailureKind,
+    desired::{Container, ContainerSecrets, ObjectKey, Storage},
+    name::MachineName,
+};
+use serde::{Deserialize, Serialize};
+
+use self::paths::Paths;
+pub use self::{
+    observe::{Observed, observe, state},
+    paths::STATE_FOLDER,
+    plan::Step,
+};
+use crate::{
+    address,
+    context::Context,
+    failure::Context as _,
+    filter, guest,
+    host::facts::at_least,
+    image,
+    object::Object,
+    reconcile::{Observation, Scope},
+    store::{Inventory, Stored},
+    system::{files, systemd::Systemd},
+};
+
+/// What the host chooses for a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assigned {
+    /// The host's user id that is root inside; 0 without private users.
+    pub uid_base: u32,
+    /// The tree that it stands on.
+    pub image_digest: String,
+}
+
+/// What has to be done.
+pub fn plan(inventory: &Inventory, observation: &Observation, scope: &Scope) -> Vec<Step> {
+    plan::plan(inventory, &observation.containers, scope)
+}
+
+/// Does one step.
+pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
+    match step {
+        Step::MakeFolder(name) => files::create_folder(&Paths::of(name).machine(), 0o755),
+        Step::WriteSettings(name, text) => {
+            let path = Paths::of(name).settings();
+            files::create_folder(Path::new("/etc/systemd/nspawn"), 0o755)?;
+            files::write_own(&path, text, 0o644)
+        }
+        Step::WriteDropIn(name, text) => {
+            let paths = Paths::of(name);
+            files::create_folder(&paths.drop_ins(), 0o755)?;
+            files::write_own(&paths.drop_in(), text, 0o644)?;
+            Systemd::of_host(context).await?.refresh_unit(&paths.unit()).await
+        }
+        Step::SetAutostart(name, starts) => set_autostart(&Paths::of(name), *starts),
+        Step::WriteGuestFiles(name) => match context.store.get::<Container>(name.as_str())? {
+            Some(stored) => write_guest_files(&stored),
+            None => Ok(()),
+        },
+    }
+}
+
+fn set_autostart(paths: &Paths, starts: bool) -> Result<(), Failure> {
+    let link = paths.autostart();
+    files::remove_file(&link)?;
+    if !starts {
+        return Ok(());
+    }
+    if let Some(folder) = link.parent() {
+        files::create_folder(folder, 0o755)?;
+    }
+    std::os::unix::fs::symlink("/usr/lib/systemd/system/systemd-nspawn@.service", &link)
+        .doing(|| format!("make the link {}", link.display()))
+}
+
+fn write_guest_files(stored: &Stored<Container>) -> Result<(), Failure> {
+    let name = &stored.desired.name;
+    let root = Paths::of(name).machine();
+    let hash = secret::password_hash(name)?;
+    let written = guest::root::GuestRoot::open(&root, stored.assigned.uid_base).and_then(|root| {
+        let changes = guest::files::changes(&root, &stored.desired, hash.as_deref())?;
+        guest::files::apply(&root, &changes)
+    });
+    written.doing(|| format!("write the files of the guest {name}"))
+}
+
+/// Brings up what a container needs before its start; run by its own unit.
+pub async fn prepare_start(context: &Context, name: &MachineName) -> Result<(), Failure> {
+    let stored = known(context, name)?;
+    address::write_guest_files(context, name).await?;
+    filter::admit_port(context, name).await?;
+    storage::bring_up(&stored)?;
+    write_guest_files(&stored)?;
+    let paths = Paths::of(name);
+    if let Some(folder) = paths.started().parent() {
+        files::create_folder(folder, 0o700)?;
+    }
+    let settings = plan::start_settings(&stored.desired);
+    files::replace(&paths.started(), settings.as_bytes(), 0o600)
+}
+
+/// Drops what a container needed after its stop; run by its own unit.
+#[allow(clippy::unused_async, reason = "the counterpart of prepare_start")]
+pub async fn release_stopped(context: &Context, name: &MachineName) -> Result<(), Failure> {
+    files::remove_file(&Paths::of(name).started())?;
+    storage::take_down(&known(context, name)?.desired)
+}
+
+fn known(context: &Context, name: &MachineName) -> Result<Stored<Container>, Failure> {
+    context.store.get::<Container>(name.as_str())?.ok_or_else(|| {
+        Failure::new(
+            FailureKind::NotFound,
+            format!("nspawn-agent knows no container {name}: its file in /etc/nspawn-agent is gone"),
+        )
+    })
+}
+
+/// Names in use that aren't ours.
+pub fn foreign(_inventory: &Inventory, observed: &Observed) -> Vec<String> {
+    observed.foreign.clone()
+}
+
+impl Object for Container {
+    /// The new root password's hash.
+    type Prepared = Option<String>;
+
+    const KEPT_WHEN_CREATE_FAILS: bool = true;
+
+    fn key(&self) -> ObjectKey {
+        ObjectKey::Container(self.name.clone())
+    }
+
+    fn what(&self) -> String {
+        format!("the container {:?}", self.name.as_str())
+    }
+
+    async fn prepare(
+        &self,
+        _context: &Context,
+        _previous: Option<&Stored<Self>>,
+        secrets: &ContainerSecrets,
+    ) -> Result<Self::Prepared, Failure> {
+        settings::check(self)?;
+        secrets.root_password.as_ref().map(secret::hash).transpose()
+    }
+
+    async fn admit(
+        &self,
+        context: &Context,
+        inventory: &Inventory,
+        previous: Option<&Stored<Self>>,
+        prepared: Self::Prepared,
+    ) -> Result<Assigned, Failure> {
+        let assigned = match previous {
+            // A container pins its digest; image, storage and users can't change under it.
+            Some(previous) => previous.assigned.clone(),
+            None => assign(context, inventory, self).await?,
+        };
+        if let Some(hash) = prepared {
+            secret::keep(&self.name, &hash)?;
+        }
+        Ok(assigned)
+    }
+
+    async fn settle(context: &Context, stored: &Stored<Self>) -> Result<(), Failure> {
+        run::settle(context, stored).await
+    }
+
+    async fn remove(
+        context: &Context,
+        _inventory: &Inventory,
+        stored: &Stored<Self>,
+    ) -> Result<(), Failure> {
+        let container = &stored.desired;
+        if container.delete_protection {
+            return Err(Failure::new(
+                FailureKind::InUse,
+                format!("the container {} is protected from deletion", container.name),
+            )
+            .help("Set delete_protection = false and apply, then destroy it.")
+            .at("delete_protection"));
+        }
+        let systemd = Systemd::of_host(context).await?;
+        run::end(&systemd, container).await?;
+        let paths = Paths::of(&container.name);
+        storage::remove(container)?;
+        for file in [paths.autostart(), paths.drop_in(), paths.settings(), paths.started()] {
+            files::remove_file(&file)?;
+        }
+        files::remove_empty_folder(&paths.drop_ins())?;
+        for shared in ["/etc/systemd/system/machines.target.wants", "/etc/systemd/nspawn"] {
+            files::remove_empty_folder(Path::new(shared))?;
+        }
+        secret::forget(&container.name)?;
+        systemd.forget_unit(&paths.unit()).await
+    }
+
+    async fn removed(context: &Context, _stored: &Stored<Self>) -> Result<(), Failure> {
+        image::tree::collect(&context.store.inventory()?)
+    }
+}
+
+async fn assign(
+    context: &Context,
+    inventory: &Inventory,
+    container: &Container,
+) -> Result<Assigned, Failure> {
+    let name = &container.name;
+    let image = inventory.images.get(&container.image).ok_or_else(|| {
+        Failure::new(FailureKind::NotFound, format!("there is no image {} on this host", container.image))
+            .help("Create an nspawn_image of that name first: image = nspawn_image.example.name")
+            .at("image")
+    })?;
+    let observed = observe(context, inventory, &Scope::Container(name.clone())).await?;
+    if observed.foreign.iter().any(|foreign| foreign == name.as_str()) {
+        return Err(Failure::new(
+            FailureKind::Conflict,
+            format!("there is a machine {name} on this host that nspawn-agent didn't make"),
+        )
+        .help("Choose another name, or remove that machine: machinectl remove, /etc/systemd/nspawn.")
+        .at("name"));
+    }
+    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    if container.storage == Storage::Overlay && !at_least(&kernel, (5, 19)) {
+        return Err(Failure::new(
+            FailureKind::Unsupported,
+            format!("the host's kernel {kernel} can't share images by overlays; that needs Linux 5.19"),
+        )
+        .help("Set storage = \"copy\", or install a newer kernel on the host.")
+        .at("storage"));
+    }
+    Ok(Assigned {
+        uid_base: if container.private_users { uid_base(inventory)? } else { 0 },
+        image_digest: image.assigned.digest.clone(),
+    })
+}
+
+fn uid_base(inventory: &Inventory) -> Result<u32, Failure> {
+    let mut in_use: Vec<Range<u32>> = inventory
+        .containers
+        .values()
+        .map(|stored| stored.assigned.uid_base..stored.assigned.uid_base.saturating_add(user_ids::COUNT))
+        .filter(|range| range.start > 0)
+        .collect();
+    for file in ["/etc/subuid", "/etc/subgid"] {
+        let text = files::read(Path::new(file))?.unwrap_or_default();
+        in_use.extend(user_ids::parse_subordinate_ids(&String::from_utf8_lossy(&text)));
+    }
+    in_use.extend(ranges_of_others()?);
+    user_ids::allocate(&in_use).ok_or_else(|| {
+        Failure::new(FailureKind::Unsupported, "every range of user ids for containers is in use")
+            .help("Remove containers, or ranges in /etc/subuid that nobody needs.")
+    })
+}
+
+/// Ranges that other machines have by their settings, or by what `-U` picked for their trees.
+fn ranges_of_others() -> Result<Vec<Range<u32>>, Failure> {
+    let mut ranges = Vec::new();
+    for folder in ["/etc/systemd/nspawn", "/var/lib/machines"] {
+        let deed = || format!("list {folder}");
+        let entries = match fs::read_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other.doing(deed)?,
+        };
+        for entry in entries {
+            let entry = entry.doing(deed)?;
+            let found = entry.metadata().doing(deed)?;
+            if found.is_dir() && found.uid() > 0 {
+                let base = found.uid() & !(user_ids::COUNT - 1);
+                ranges.push(base..base.saturating_add(user_ids::COUNT));
+            } else if found.is_file() && entry.path().extension().is_some_and(|end| end == "nspawn") {
+                let text = files::read(&entry.path())?.unwrap_or_default();
+                ranges.extend(user_ids::parse_private_users(&String::from_utf8_lossy(&text)));
+            }
+        }
+    }
+    Ok(ranges)
+}
+
+#[cfg(test)]
+pub mod tests;

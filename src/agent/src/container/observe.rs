@@ -1,0 +1,304 @@
+//! How containers are, and what deviates.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs, io,
+    path::Path,
+};
+
+use futures_util::future::join_all;
+use protocol::{
+    Failure,
+    desired::Container,
+    name::MachineName,
+    observed::{ContainerState, Status},
+};
+
+use super::{mac, mount, paths::Paths, secret, settings, unit};
+use crate::{
+    context::Context,
+    failure::Context as _,
+    guest::{self, root::GuestRoot},
+    image::tree,
+    reconcile::{Observation, Scope},
+    store::{Inventory, Stored},
+    system::{
+        files::{self, OwnFile},
+        systemd::{INSTANCE_OF, Systemd, UnitState},
+    },
+};
+
+/// Every container of ours, and the names of the others.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// Ours.
+    pub machines: BTreeMap<MachineName, Machine>,
+    /// Names in use that aren't ours.
+    pub foreign: Vec<String>,
+}
+
+impl Observed {
+    /// The host's process id of a running guest's init.
+    pub fn leader(&self, name: &MachineName) -> Option<u32> {
+        self.machines.get(name)?.leader
+    }
+}
+
+/// One container.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// Whether the folder under /var/lib/machines is there.
+    pub has_folder: bool,
+    /// The systemd.nspawn(5) file.
+    pub settings: OwnFile,
+    /// The unit's drop-in.
+    pub drop_in: OwnFile,
+    /// Whether it starts with the host.
+    pub autostart: bool,
+    /// The unit.
+    pub unit: UnitState,
+    /// Whether its root is mounted.
+    pub is_mounted: bool,
+    /// The guest's init, while it runs.
+    pub leader: Option<u32>,
+    /// What the guest's service manager says of itself, where it was asked.
+    pub system_state: Option<String>,
+    /// Files inside a running guest that aren't as they should be.
+    pub guest_files: Vec<String>,
+    /// Whether the image's tree is there.
+    pub has_tree: bool,
+}
+
+/// Looks at the containers.
+pub async fn observe(
+    context: &Context,
+    inventory: &Inventory,
+    scope: &Scope,
+) -> Result<Observed, Failure> {
+    let systemd = Systemd::of_host(context).await?;
+    let units = systemd.units(&format!("{INSTANCE_OF}*.service")).await?;
+    let mut machines = BTreeMap::new();
+    for (name, stored) in &inventory.containers {
+        machines.insert(name.clone(), look_at(inventory, stored, &units)?);
+    }
+    for (name, machine) in &mut machines {
+        if machine.unit.is_up() {
+            machine.leader = systemd.leader(name.as_str()).await?;
+        }
+    }
+    // The resident service heals and has no use for what guests say of themselves.
+    if context.session.is_some() {
+        ask_guests(&mut machines, scope).await;
+    }
+    Ok(Observed { machines, foreign: foreign_names(&systemd, inventory).await? })
+}
+
+async fn ask_guests(machines: &mut BTreeMap<MachineName, Machine>, scope: &Scope) {
+    let asked = machines.iter_mut().filter(|(name, _)| scope.has_container(name));
+    join_all(asked.map(|(_, machine)| async {
+        if let Some(leader) = machine.leader {
+            machine.system_state = guest::bus::system_state(leader).await;
+        }
+    }))
+    .await;
+}
+
+fn look_at(
+    inventory: &Inventory,
+    stored: &Stored<Container>,
+    units: &HashMap<String, UnitState>,
+) -> Result<Machine, Failure> {
+    let (container, assigned) = (&stored.desired, &stored.assigned);
+    let paths = Paths::of(&container.name);
+    let settings = match &inventory.host {
+        Some(host) => {
+            let text = settings::render(container, assigned, &host.desired.bridge);
+            files::compare(&paths.settings(), &text)?
+        }
+        None => OwnFile::Same,
+    };
+    let unit = units.get(&paths.unit()).cloned().unwrap_or_else(UnitState::not_loaded);
+    let is_mounted = mount::is_mounted(&paths.machine());
+    let guest_files = if is_mounted { guest_files(stored)? } else { Vec::new() };
+    Ok(Machine {
+        has_folder: paths.machine().is_dir(),
+        settings,
+        drop_in: files::compare(&paths.drop_in(), &unit::render(container))?,
+        autostart: fs::symlink_metadata(paths.autostart()).is_ok(),
+        unit,
+        is_mounted,
+        leader: None,
+        system_state: None,
+        guest_files,
+        has_tree: tree::folder(&assigned.image_digest).is_dir(),
+    })
+}
+
+fn guest_files(stored: &Stored<Container>) -> Result<Vec<String>, Failure> {
+    let hash = secret::password_hash(&stored.desired.name)?;
+    let root = Paths::of(&stored.desired.name).machine();
+    let root = match GuestRoot::open(&root, stored.assigned.uid_base) {
+        Ok(root) => root,
+        // It was unmounted a moment ago.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).doing(|| format!("open {}", root.display())),
+    };
+    Ok(match guest::files::changes(&root, &stored.desired, hash.as_deref()) {
+        Ok(changes) => changes.iter().map(|change| change.path.to_owned()).collect(),
+        // What the guest put in a file's place is for a person to see.
+        Err(error) => vec![error.to_string()],
+    })
+}
+
+/// Names in /var/lib/machines, /etc/systemd/nspawn or machined's list that aren't ours.
+async fn foreign_names(systemd: &Systemd, inventory: &Inventory) -> Result<Vec<String>, Failure> {
+    let mut names: BTreeSet<String> = systemd.machine_names().await?.into_iter().collect();
+    names.extend(entries("/var/lib/machines", ".raw")?);
+    names.extend(entries("/etc/systemd/nspawn", ".nspawn")?);
+    for name in inventory.containers.keys() {
+        names.remove(name.as_str());
+    }
+    Ok(names.into_iter().collect())
+}
+
+fn entries(folder: &str, suffix: &str) -> Result<Vec<String>, Failure> {
+    let deed = || format!("list {folder}");
+    let entries = match fs::read_dir(Path::new(folder)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.doing(deed)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.doing(deed)?.file_name().to_string_lossy().into_owned();
+        // Hidden ones are systemd's own lock files and downloads.
+        if !name.starts_with('.') {
+            names.push(name.strip_suffix(suffix).unwrap_or(&name).to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// How a container is, and what deviates: a sentence each.
+pub fn state(stored: &Stored<Container>, observation: &Observation) -> (ContainerState, Vec<String>) {
+    let machine = observation.containers.machines.get(&stored.desired.name);
+    let machine_id = mac::parse_machine_id(&observation.facts.machine_id).unwrap_or_default();
+    let mac = mac::mac_address(machine_id, stored.desired.name.as_str());
+    let state = ContainerState {
+        status: machine.map_or(Status::Stopped, status),
+        image_digest: stored.assigned.image_digest.clone(),
+        mac_address: mac::mac_text(mac),
+        uid_base: stored.assigned.uid_base,
+    };
+    (state, machine.map(|machine| drift(&stored.desired, machine)).unwrap_or_default())
+}
+
+fn status(machine: &Machine) -> Status {
+    match &machine.unit {
+        unit if unit.is_failed() => Status::Failed,
+        unit if !unit.is_up() => Status::Stopped,
+        _ if machine.system_state.as_deref() == Some("degraded") => Status::Degraded,
+        _ => Status::Running,
+    }
+}
+
+fn drift(container: &Container, machine: &Machine) -> Vec<String> {
+    let paths = Paths::of(&container.name);
+    let mut drift = Vec::new();
+    for (path, file) in [(paths.settings(), machine.settings), (paths.drop_in(), machine.drop_in)] {
+        let path = path.display();
+        match file {
+            OwnFile::Same => {}
+            OwnFile::Differs => drift.push(format!("the file {path} was changed")),
+            OwnFile::Missing => drift.push(format!("the file {path} is missing")),
+            OwnFile::Foreign => drift.push(format!("the file {path} was replaced by somebody else's")),
+        }
+    }
+    let name = &container.name;
+    if machine.autostart != container.autostart {
+        let deviates = if container.autostart { "does not start" } else { "starts" };
+        drift.push(format!("the container {name} {deviates} with the host"));
+    }
+    if !machine.has_tree {
+        drift.push(format!("the image's tree that {name} stands on is missing"));
+    }
+    match (container.running, machine.unit.is_up()) {
+        (true, false) => drift.push(format!("{} is {}", paths.unit(), machine.unit.active)),
+        (false, true) => drift.push(format!("{} is running", paths.unit())),
+        (true, true) if !machine.is_mounted => {
+            drift.push(format!("the mount at {} is missing", paths.machine().display()));
+        }
+        _ => {}
+    }
+    let inside = machine.guest_files.iter().map(|file| match file.strip_prefix('/') {
+        Some(_) => format!("in the guest: {file}"),
+        None => format!("the file /{file} in the guest was changed"),
+    });
+    drift.extend(inside);
+    drift
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::tests::container;
+
+    fn machine() -> Machine {
+        Machine {
+            has_folder: true,
+            settings: OwnFile::Same,
+            drop_in: OwnFile::Same,
+            autostart: true,
+            unit: UnitState { active: "active".to_owned(), sub: "running".to_owned() },
+            is_mounted: true,
+            leader: Some(1),
+            system_state: None,
+            guest_files: Vec::new(),
+            has_tree: true,
+        }
+    }
+
+    #[test]
+    fn each_deviation_is_a_sentence() {
+        let desired = container("web");
+        assert_eq!(drift(&desired, &machine()), [""; 0]);
+        let wrong = Machine {
+            settings: OwnFile::Differs,
+            drop_in: OwnFile::Missing,
+            autostart: false,
+            is_mounted: false,
+            guest_files: vec!["etc/hostname".to_owned(), "/etc/hosts of the guest: it is a FIFO".to_owned()],
+            has_tree: false,
+            ..machine()
+        };
+        assert_eq!(
+            drift(&desired, &wrong),
+            [
+                "the file /etc/systemd/nspawn/web.nspawn was changed",
+                "the file /etc/systemd/system/systemd-nspawn@web.service.d/nspawn-agent.conf is missing",
+                "the container web does not start with the host",
+                "the image's tree that web stands on is missing",
+                "the mount at /var/lib/machines/web is missing",
+                "the file /etc/hostname in the guest was changed",
+                "in the guest: /etc/hosts of the guest: it is a FIFO",
+            ]
+        );
+        let down = Machine { unit: UnitState::not_loaded(), is_mounted: false, ..machine() };
+        assert_eq!(drift(&desired, &down), ["systemd-nspawn@web.service is inactive"]);
+    }
+
+    #[test]
+    fn statuses() {
+        let of = |active: &str, system: Option<&str>| {
+            status(&Machine {
+                unit: UnitState { active: active.to_owned(), sub: String::new() },
+                system_state: system.map(str::to_owned),
+                ..machine()
+            })
+        };
+        assert_eq!(of("active", Some("running")), Status::Running);
+        assert_eq!(of("activating", None), Status::Running);
+        assert_eq!(of("active", Some("degraded")), Status::Degraded);
+        assert_eq!(of("failed", None), Status::Failed);
+        assert_eq!(of("inactive", None), Status::Stopped);
+    }
+}

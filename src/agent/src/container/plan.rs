@@ -1,0 +1,218 @@
+//! What has to be done for containers: pure functions of what is wanted and what is seen.
+
+use protocol::{
+    desired::{Container, Host},
+    name::MachineName,
+};
+
+use super::{
+    observe::{Machine, Observed},
+    settings, unit,
+};
+use crate::{
+    reconcile::Scope,
+    store::{Inventory, Stored},
+    system::{files::OwnFile, systemd::UnitState},
+};
+
+/// One step, as data.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Makes the folder that systemd-nspawn finds the root at.
+    MakeFolder(MachineName),
+    /// Writes the systemd.nspawn(5) file.
+    WriteSettings(MachineName, String),
+    /// Writes the unit's drop-in; a running guest's limits follow at once.
+    WriteDropIn(MachineName, String),
+    /// Makes or removes the link that starts it with the host.
+    SetAutostart(MachineName, bool),
+    /// Writes the files that Terraform owns into a running guest.
+    WriteGuestFiles(MachineName),
+}
+
+/// What is done to a unit after its files are right, and without the host's lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Run {
+    /// Nothing.
+    Leave,
+    /// Start it.
+    Start,
+    /// It runs with settings of before.
+    Restart,
+    /// Stop it.
+    Stop,
+}
+
+/// What has to be done, in order.
+pub fn plan(inventory: &Inventory, observed: &Observed, scope: &Scope) -> Vec<Step> {
+    let Some(host) = &inventory.host else { return Vec::new() };
+    let containers = inventory.containers.iter().filter(|(name, _)| scope.has_container(name));
+    let planned = containers.filter_map(|(name, stored)| {
+        let machine = observed.machines.get(name)?;
+        Some(plan_one(stored, &host.desired, machine, scope))
+    });
+    planned.flatten().collect()
+}
+
+fn plan_one(stored: &Stored<Container>, host: &Host, machine: &Machine, scope: &Scope) -> Vec<Step> {
+    let container = &stored.desired;
+    let name = || container.name.clone();
+    // A restore leaves foreign files and the guest's inside alone: both are said in drift, and
+    // mended by the next change of this container.
+    let is_change = *scope == Scope::Container(name());
+    let wrong = |file| match file {
+        OwnFile::Same => false,
+        OwnFile::Foreign => is_change,
+        OwnFile::Differs | OwnFile::Missing => true,
+    };
+    let mut steps = Vec::new();
+    if !machine.has_folder {
+        steps.push(Step::MakeFolder(name()));
+    }
+    if wrong(machine.settings) {
+        let text = settings::render(container, &stored.assigned, &host.bridge);
+        steps.push(Step::WriteSettings(name(), text));
+    }
+    if wrong(machine.drop_in) {
+        steps.push(Step::WriteDropIn(name(), unit::render(container)));
+    }
+    if machine.autostart != container.autostart {
+        steps.push(Step::SetAutostart(name(), container.autostart));
+    }
+    if is_change && machine.unit.is_up() && !machine.guest_files.is_empty() {
+        steps.push(Step::WriteGuestFiles(name()));
+    }
+    steps
+}
+
+/// What a change does to the unit. `started_with` is unknown for a guest that runs since before.
+pub fn run(container: &Container, unit: &UnitState, started_with: Option<&str>) -> Run {
+    let changed = started_with.is_some_and(|started| started != start_settings(container));
+    match (container.running, unit.is_up()) {
+        (true, false) => Run::Start,
+        (true, true) if changed => Run::Restart,
+        (false, true) => Run::Stop,
+        _ => Run::Leave,
+    }
+}
+
+/// The settings that take effect at a start only, as text to compare.
+pub fn start_settings(container: &Container) -> String {
+    let settings = (&container.hostname, container.ephemeral, &container.nspawn_config);
+    serde_json::to_string(&settings).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::container::tests::{container, host, stored};
+
+    fn up() -> UnitState {
+        UnitState { active: "active".to_owned(), sub: "running".to_owned() }
+    }
+
+    fn down() -> UnitState {
+        UnitState { active: "inactive".to_owned(), sub: "dead".to_owned() }
+    }
+
+    fn good() -> Machine {
+        Machine {
+            has_folder: true,
+            settings: OwnFile::Same,
+            drop_in: OwnFile::Same,
+            autostart: true,
+            unit: up(),
+            is_mounted: true,
+            leader: Some(1),
+            system_state: None,
+            guest_files: Vec::new(),
+            has_tree: true,
+        }
+    }
+
+    fn steps(change: impl FnOnce(&mut Machine), scope: &Scope) -> Vec<&'static str> {
+        let mut machine = good();
+        change(&mut machine);
+        let inventory = Inventory {
+            host: Some(host()),
+            containers: BTreeMap::from([("web".parse().unwrap(), stored(container("web")))]),
+            ..Inventory::default()
+        };
+        let observed = Observed {
+            machines: BTreeMap::from([("web".parse().unwrap(), machine)]),
+            foreign: Vec::new(),
+        };
+        let planned = plan(&inventory, &observed, scope);
+        planned
+            .iter()
+            .map(|step| match step {
+                Step::MakeFolder(_) => "folder",
+                Step::WriteSettings(..) => "settings",
+                Step::WriteDropIn(..) => "drop-in",
+                Step::SetAutostart(_, true) => "enable",
+                Step::SetAutostart(_, false) => "disable",
+                Step::WriteGuestFiles(_) => "guest",
+            })
+            .collect()
+    }
+
+    #[test]
+    fn each_deviation_has_its_step() {
+        let own = Scope::Container("web".parse().unwrap());
+        assert_eq!(steps(|_| (), &Scope::All), [""; 0]);
+        let missing = |machine: &mut Machine| {
+            machine.has_folder = false;
+            machine.settings = OwnFile::Missing;
+            machine.drop_in = OwnFile::Missing;
+            machine.autostart = false;
+            machine.unit = down();
+        };
+        assert_eq!(steps(missing, &own), ["folder", "settings", "drop-in", "enable"]);
+        assert_eq!(steps(missing, &Scope::All), ["folder", "settings", "drop-in", "enable"]);
+        assert_eq!(steps(missing, &Scope::Container("db".parse().unwrap())), [""; 0]);
+        assert_eq!(steps(missing, &Scope::Host), [""; 0]);
+    }
+
+    #[test]
+    fn a_restore_leaves_what_only_a_change_may_touch() {
+        let own = Scope::Container("web".parse().unwrap());
+        let foreign = |machine: &mut Machine| machine.settings = OwnFile::Foreign;
+        assert_eq!(steps(foreign, &Scope::All), [""; 0]);
+        assert_eq!(steps(foreign, &own), ["settings"]);
+        let inside = |machine: &mut Machine| machine.guest_files = vec!["etc/hostname".to_owned()];
+        assert_eq!(steps(inside, &Scope::All), [""; 0]);
+        assert_eq!(steps(inside, &own), ["guest"]);
+        let stopped = |machine: &mut Machine| {
+            machine.unit = down();
+            machine.guest_files = vec!["etc/hostname".to_owned()];
+        };
+        assert_eq!(steps(stopped, &own), [""; 0], "a start applies them anyway");
+    }
+
+    #[test]
+    fn runs() {
+        let desired = container("web");
+        let settings = start_settings(&desired);
+        let failed = UnitState { active: "failed".to_owned(), sub: "failed".to_owned() };
+        let stopped = Container { running: false, ..desired.clone() };
+        let renamed = Container { hostname: "www".parse().unwrap(), ..desired.clone() };
+        let ephemeral = Container { ephemeral: true, ..desired.clone() };
+        let live = Container { cpus: Some(1.0), autostart: false, ..desired.clone() };
+        for (container, unit, started, run_action) in [
+            (&desired, &down(), None, Run::Start),
+            (&desired, &failed, Some(settings.as_str()), Run::Start),
+            (&desired, &up(), Some(settings.as_str()), Run::Leave),
+            (&desired, &up(), None, Run::Leave),
+            (&renamed, &up(), Some(settings.as_str()), Run::Restart),
+            (&ephemeral, &up(), Some(settings.as_str()), Run::Restart),
+            (&live, &up(), Some(settings.as_str()), Run::Leave),
+            (&stopped, &up(), Some(settings.as_str()), Run::Stop),
+            (&stopped, &down(), None, Run::Leave),
+            (&stopped, &failed, None, Run::Leave),
+        ] {
+            assert_eq!(run(container, unit, started), run_action, "{container:?} {unit:?}");
+        }
+    }
+}

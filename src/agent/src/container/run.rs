@@ -1,0 +1,223 @@
+//! Starting, stopping and waiting, without the host's lock: a slow guest is waited for, never killed.
+
+use std::{fmt::Write as _, fs, time::Duration};
+
+use protocol::{Failure, FailureKind, desired::Container};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{
+    paths::Paths,
+    plan::{self, Run},
+};
+use crate::{
+    command::Program,
+    context::Context,
+    guest,
+    store::Stored,
+    system::{
+        files,
+        systemd::{JobEnd, Systemd},
+    },
+};
+
+/// How long a guest may take to shut down before it is ended. systemd's own default is 90 s.
+const SHUTDOWN: Duration = Duration::from_secs(45);
+
+/// How long systemd may take to clear up after a guest that was ended.
+const CLEAR_UP: Duration = Duration::from_secs(20);
+
+/// How often the guest's listening sockets are looked at; the kernel tells of none.
+const PORT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Makes a container run or stop as it should, and waits as long as it says.
+pub async fn settle(context: &Context, stored: &Stored<Container>) -> Result<(), Failure> {
+    let container = &stored.desired;
+    let systemd = Systemd::of_host(context).await?;
+    let paths = Paths::of(&container.name);
+    let unit = paths.unit();
+    let started_with = files::read(&paths.started())?;
+    let started_with = started_with.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let state = systemd.unit_state(&unit).await?;
+    let job = match plan::run(container, &state, started_with.as_deref()) {
+        Run::Stop => {
+            context.progress(format!("{}: stopping", container.name));
+            return context.within(shut_down(&systemd, container)).await;
+        }
+        Run::Start => {
+            context.progress(format!("{}: starting", container.name));
+            systemd.reset_failed(&unit).await?;
+            Some(systemd.start(&unit).await?)
+        }
+        Run::Restart => {
+            context.progress(format!("{}: restarting for its new settings", container.name));
+            Some(systemd.restart(&unit).await?)
+        }
+        Run::Leave if container.running => systemd.current_job(&unit).await?,
+        Run::Leave => return Ok(()),
+    };
+    let begun = Instant::now();
+    let until = context.deadline.min(begun + container.wait_for.timeout.duration());
+    let wait = async {
+        if let Some(job) = job {
+            let left = until.saturating_duration_since(Instant::now());
+            booted(context, &systemd, container, job.end(left).await?).await?;
+        }
+        if let Some(port) = container.wait_for.port {
+            listening(context, &systemd, container, port, until).await?;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        result = wait => result?,
+        () = context.cancel.cancelled() => return context.check(),
+    }
+    context.progress(format!("{}: up after {:.1?}", container.name, begun.elapsed()));
+    Ok(())
+}
+
+async fn booted(
+    context: &Context,
+    systemd: &Systemd,
+    container: &Container,
+    end: JobEnd,
+) -> Result<(), Failure> {
+    match end {
+        JobEnd::Done => Ok(()),
+        JobEnd::Other(result) => {
+            let message = format!("the container {} did not start: {result}", container.name);
+            Err(with_journal(context, container, Failure::new(FailureKind::Command, message)).await)
+        }
+        JobEnd::TimedOut => Err(too_slow(context, systemd, container, "to boot").await),
+    }
+}
+
+async fn listening(
+    context: &Context,
+    systemd: &Systemd,
+    container: &Container,
+    port: u16,
+    until: Instant,
+) -> Result<(), Failure> {
+    let unit = Paths::of(&container.name).unit();
+    loop {
+        if let Some(leader) = systemd.leader(container.name.as_str()).await?
+            && ["tcp", "tcp6"].iter().any(|table| {
+                let table = fs::read_to_string(format!("/proc/{leader}/net/{table}"));
+                table.is_ok_and(|table| is_listening(&table, port))
+            })
+        {
+            return Ok(());
+        }
+        let state = systemd.unit_state(&unit).await?;
+        if !state.is_up() {
+            let message = format!("the container {} stopped while TCP port {port} was waited for", container.name);
+            return Err(with_journal(context, container, Failure::new(FailureKind::Command, message)).await);
+        }
+        if Instant::now() >= until {
+            let what = format!("to listen on TCP port {port}");
+            return Err(too_slow(context, systemd, container, &what).await);
+        }
+        sleep(PORT_INTERVAL).await;
+    }
+}
+
+/// Whether a table of /proc/PID/net/tcp has a listener on this port.
+fn is_listening(table: &str, port: u16) -> bool {
+    const LISTEN: &str = "0A";
+    table.lines().skip(1).any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let local = fields.next().and_then(|local| local.rsplit_once(':'));
+        let local = local.and_then(|(_, port)| u16::from_str_radix(port, 16).ok());
+        local == Some(port) && fields.nth(1) == Some(LISTEN)
+    })
+}
+
+async fn too_slow(
+    context: &Context,
+    systemd: &Systemd,
+    container: &Container,
+    what: &str,
+) -> Failure {
+    let span = &container.wait_for.timeout;
+    let mut message = format!("the container {} took longer than {span} {what}", container.name);
+    if let Ok(state) = systemd.unit_state(&Paths::of(&container.name).unit()).await {
+        let _ = write!(message, "; its unit is {} ({})", state.active, state.sub);
+    }
+    if let Ok(Some(leader)) = systemd.leader(container.name.as_str()).await {
+        let inside = guest::bus::system_state(leader).await;
+        let inside = inside.unwrap_or_else(|| "not answering yet".to_owned());
+        let _ = write!(message, "; its own service manager is {inside}");
+    }
+    let failure = Failure::new(FailureKind::Timeout, message)
+        .help("It is left running. Raise wait_for.timeout, or look inside: machinectl shell NAME")
+        .at("wait_for");
+    with_journal(context, container, failure).await
+}
+
+async fn with_journal(context: &Context, container: &Container, mut failure: Failure) -> Failure {
+    let unit = Paths::of(&container.name).unit();
+    // The time for the change may be up; the reason for it is worth a moment more.
+    let journal = Program::new("journalctl")
+        .args(["--unit", &unit, "--lines", "15", "--output", "cat", "--no-pager", "--quiet"])
+        .run_unbounded();
+    let within = context.within_time(CLEAR_UP);
+    if let Ok(Ok(lines)) = timeout(within.deadline - Instant::now(), journal).await {
+        let lines = crate::command::tail(&lines);
+        if !lines.is_empty() {
+            let _ = write!(failure.message, "\nThe last lines of {unit}:\n{lines}");
+        }
+    }
+    failure
+}
+
+async fn shut_down(systemd: &Systemd, container: &Container) -> Result<(), Failure> {
+    let job = systemd.stop(&Paths::of(&container.name).unit()).await?;
+    match job.end(SHUTDOWN).await? {
+        JobEnd::TimedOut => end(systemd, container).await,
+        JobEnd::Done | JobEnd::Other(_) => Ok(()),
+    }
+}
+
+/// Ends a guest at once and waits until its unit has cleared up.
+pub async fn end(systemd: &Systemd, container: &Container) -> Result<(), Failure> {
+    let unit = Paths::of(&container.name).unit();
+    let state = systemd.unit_state(&unit).await?;
+    if state.is_up() {
+        systemd.kill(container.name.as_str()).await?;
+        let job = systemd.stop(&unit).await?;
+        if job.end(CLEAR_UP).await? == JobEnd::TimedOut {
+            return Err(Failure::new(
+                FailureKind::Timeout,
+                format!("{unit} did not stop within {CLEAR_UP:?} of being killed"),
+            )
+            .help("Look for processes in an uninterruptible state on the host."));
+        }
+    }
+    systemd.reset_failed(&unit).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn listeners() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n   \
+            0: 00000000:1E61 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0\n   \
+            1: 0100007F:0016 00000000:0000 01 00000000:00000000 00:00000000 00000000     0\n";
+        assert!(is_listening(table, 7777));
+        assert!(!is_listening(table, 22), "a connection is no listener");
+        assert!(!is_listening(table, 80));
+        let six = "  sl  local_address remote_address st\n   \
+            0: 00000000000000000000000000000000:0050 00000000000000000000000000000000:0000 0A 0:0\n";
+        assert!(is_listening(six, 80));
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics(text in "[ -~\n]{0,200}") {
+            is_listening(&text, 80);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! A container's root: brought up before each start and dropped after each stop, by the unit itself.
+
+use std::{
+    fs, io,
+    os::unix::fs::chown,
+    path::{Path, PathBuf},
+};
+
+use protocol::{
+    Failure, FailureKind,
+    desired::{Container, Storage},
+};
+
+use super::{Assigned, copy, mount, paths::Paths};
+use crate::{failure::Context as _, image::tree, store::Stored, system::files};
+
+/// Lays the container's root at its place under /var/lib/machines.
+pub fn bring_up(stored: &Stored<Container>) -> Result<(), Failure> {
+    let (container, assigned) = (&stored.desired, &stored.assigned);
+    let paths = Paths::of(&container.name);
+    take_down(container)?;
+    clear_stale_export(&paths)?;
+    let tree = tree::folder(&assigned.image_digest);
+    if !tree.is_dir() {
+        return Err(Failure::new(
+            FailureKind::NotFound,
+            format!("the tree of the image of {} is gone: {}", container.name, tree.display()),
+        )
+        .help("Replace the nspawn_image, or run terraform apply to have it unpacked again."));
+    }
+    files::create_folder(&paths.storage(), 0o700)?;
+    files::create_folder(&paths.machine(), 0o755)?;
+    match container.storage {
+        Storage::Overlay => overlay(&paths, &tree, assigned),
+        Storage::Copy => own_copy(&paths, &tree, assigned),
+    }
+}
+
+/// Takes the container's root away, and what an ephemeral one changed.
+pub fn take_down(container: &Container) -> Result<(), Failure> {
+    let paths = Paths::of(&container.name);
+    for folder in [paths.machine(), paths.lower()] {
+        mount::detach_all(&folder).doing(|| format!("unmount {}", folder.display()))?;
+    }
+    if container.ephemeral {
+        for folder in [paths.upper(), paths.work(), paths.copy()] {
+            files::remove_tree(&folder)?;
+        }
+    }
+    Ok(())
+}
+
+fn overlay(paths: &Paths, tree: &Path, assigned: &Assigned) -> Result<(), Failure> {
+    let deed = || format!("lay an overlay on {} for {}", tree.display(), paths.machine().display());
+    let (lower, upper, work) = (paths.lower(), paths.upper(), paths.work());
+    files::create_folder(&lower, 0o755)?;
+    for folder in [&upper, &work] {
+        files::create_folder(folder, 0o755)?;
+        chown(folder, Some(assigned.uid_base), Some(assigned.uid_base)).doing(deed)?;
+    }
+    let base = Some(assigned.uid_base).filter(|base| *base != 0);
+    let idmapped = mount::idmapped(tree, base).map_err(|error| not_supported(&error, deed()))?;
+    mount::attach(&idmapped, &lower).doing(deed)?;
+    let overlay = mount::overlay(&lower, &upper, &work).map_err(|error| not_supported(&error, deed()))?;
+    mount::attach(&overlay, &paths.machine()).doing(deed)
+}
+
+fn not_supported(error: &io::Error, deed: String) -> Failure {
+    let failure = Failure::new(FailureKind::Unsupported, format!("could not {deed}: {error}"));
+    match error.raw_os_error() {
+        Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP | libc::EPERM) => failure
+            .help("This needs Linux 5.19 and a file system with idmapped mounts: set storage = \"copy\".")
+            .at("storage"),
+        _ => Failure { kind: FailureKind::System, ..failure },
+    }
+}
+
+fn own_copy(paths: &Paths, tree: &Path, assigned: &Assigned) -> Result<(), Failure> {
+    let copy = paths.copy();
+    if !copy.exists() {
+        let temporary = paths.storage().join("root.new");
+        files::remove_tree(&temporary)?;
+        let made = copy::copy_tree(tree, &temporary, assigned.uid_base);
+        if let Err(failure) = made {
+            files::remove_tree(&temporary)?;
+            return Err(failure);
+        }
+        fs::rename(&temporary, &copy).doing(|| format!("put {} in place", copy.display()))?;
+    }
+    let deed = || format!("bind {} to {}", copy.display(), paths.machine().display());
+    let bound = mount::bind(&copy).doing(deed)?;
+    mount::attach(&bound, &paths.machine()).doing(deed)
+}
+
+/// After SIGKILL of systemd-nspawn its next start fails with "Mount point … exists already,
+/// refusing" (measured, 3 of 3).
+fn clear_stale_export(paths: &Paths) -> Result<(), Failure> {
+    let export = paths.stale_export();
+    mount::detach_all(&export).doing(|| format!("unmount {}", export.display()))?;
+    files::remove_empty_folder(&export)
+}
+
+/// Removes all of a container's storage; it must be stopped.
+pub fn remove(container: &Container) -> Result<(), Failure> {
+    take_down(container)?;
+    let paths = Paths::of(&container.name);
+    clear_stale_export(&paths)?;
+    let storage: PathBuf = paths.storage();
+    files::remove_tree(&storage)?;
+    files::remove_empty_folder(&paths.machine())
+}

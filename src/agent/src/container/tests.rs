@@ -1,0 +1,68 @@
+//! Objects that the tests of containers share.
+
+use protocol::{
+    desired::{Container, Host, Storage, WaitFor},
+    observed::Owner,
+};
+
+use super::Assigned;
+use crate::store::{Kept, Stored};
+
+/// A container with every default.
+pub fn container(name: &str) -> Container {
+    Container {
+        name: name.parse().unwrap(),
+        image: "debian".parse().unwrap(),
+        hostname: name.parse().unwrap(),
+        running: true,
+        autostart: true,
+        ephemeral: false,
+        storage: Storage::Overlay,
+        private_users: true,
+        cpus: None,
+        memory: None,
+        memory_swap: None,
+        tasks: None,
+        wait_for: WaitFor {
+            boot: true,
+            port: None,
+            timeout: "2m".parse().unwrap(),
+            configured: false,
+        },
+        root_password_version: None,
+        ssh_authorized_keys: None,
+        dns_servers: None,
+        delete_protection: false,
+        labels: None,
+        nspawn_config: None,
+        timeouts: None,
+    }
+}
+
+/// The container as it is kept.
+pub fn stored(desired: Container) -> Stored<Container> {
+    keep(desired, Assigned { uid_base: 524_288, image_digest: format!("sha256:{}", "0".repeat(64)) })
+}
+
+/// A host as it is kept.
+pub fn host() -> Stored<Host> {
+    let desired = Host {
+        bridge: "br0".parse().unwrap(),
+        uplink: None,
+        install_packages: true,
+        nesting: false,
+        isolation: true,
+        rollback_after: "30s".parse().unwrap(),
+        timeouts: None,
+    };
+    keep(desired, crate::host::Assigned::default())
+}
+
+fn keep<D: Kept>(desired: D, assigned: D::Assigned) -> Stored<D> {
+    Stored {
+        owner: Owner { token: "a".repeat(32).parse().unwrap(), claimed: false },
+        session: "b".repeat(32).parse().unwrap(),
+        desired,
+        assigned,
+    }
+}

@@ -1,0 +1,126 @@
+//! The files inside a guest that Terraform owns: applied before every start, and live.
+
+use std::{io, time::SystemTime};
+
+use protocol::desired::Container;
+
+use super::{
+    accounts::{root_password, with_own_name, with_root_password},
+    root::{Access, GuestRoot},
+};
+
+const PUBLIC: Access = Access { mode: 0o644, group: 0 };
+const PRIVATE: Access = Access { mode: 0o600, group: 0 };
+const AUTHORIZED_KEYS: &str = "root/.ssh/authorized_keys";
+
+/// One file that isn't as it should be.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Beneath the guest's root.
+    pub path: &'static str,
+    content: String,
+    access: Access,
+}
+
+/// What the guest's files lack. `password_hash` is root's, where Terraform sets one.
+pub fn changes(
+    root: &GuestRoot,
+    container: &Container,
+    password_hash: Option<&str>,
+) -> io::Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    let mut want = |path, content: String, access: Access| -> io::Result<()> {
+        let found = named(path, root.read(path))?;
+        if found.as_deref() != Some(&content) || root.access(path)? != Some(access) {
+            changes.push(Change { path, content, access });
+        }
+        Ok(())
+    };
+    want("etc/hostname", format!("{}\n", container.hostname), PUBLIC)?;
+    let hosts = named("etc/hosts", root.read("etc/hosts"))?.unwrap_or_default();
+    want("etc/hosts", with_own_name(&hosts, container.hostname.as_str()), PUBLIC)?;
+    if let Some(servers) = &container.dns_servers {
+        let lines: Vec<String> = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
+        want("etc/resolv.conf", lines.concat(), PUBLIC)?;
+    }
+    if let Some(keys) = &container.ssh_authorized_keys {
+        let lines: Vec<String> = keys.iter().map(|key| format!("{}\n", key.trim_end())).collect();
+        want(AUTHORIZED_KEYS, lines.concat(), PRIVATE)?;
+    }
+    if let Some(hash) = password_hash {
+        let shadow = named("etc/shadow", root.read("etc/shadow"))?.unwrap_or_default();
+        let access = root.access("etc/shadow")?.unwrap_or(PRIVATE);
+        if root_password(&shadow) != Some(hash) {
+            want("etc/shadow", with_root_password(&shadow, hash, today()), access)?;
+        }
+    }
+    Ok(changes)
+}
+
+/// Makes a guest's files as they should be.
+pub fn apply(root: &GuestRoot, changes: &[Change]) -> io::Result<()> {
+    for change in changes {
+        let written = root.write(change.path, &change.content, change.access).and_then(|()| {
+            // sshd(8), StrictModes: the folder must be root's alone.
+            if change.path == AUTHORIZED_KEYS { root.make_folder("root/.ssh", 0o700) } else { Ok(()) }
+        });
+        named(change.path, written)?;
+    }
+    Ok(())
+}
+
+fn named<T>(path: &str, result: io::Result<T>) -> io::Result<T> {
+    result.map_err(|error| io::Error::new(error.kind(), format!("/{path} of the guest: {error}")))
+}
+
+fn today() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() / (24 * 60 * 60))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use super::*;
+    use crate::container::tests::container;
+
+    #[test]
+    fn what_is_missing_is_made_once() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("etc")).unwrap();
+        fs::write(folder.path().join("etc/shadow"), "root:*:1:0:99999:7:::\nbin:*:1::::::\n").unwrap();
+        let root = GuestRoot::open(folder.path(), 0).unwrap();
+        let mut desired = container("web");
+        desired.dns_servers = Some(vec!["192.0.2.53".parse().unwrap()]);
+        desired.ssh_authorized_keys = Some(vec!["ssh-ed25519 AAAA me\n".to_owned()]);
+        let found = changes(&root, &desired, Some("$6$h")).unwrap();
+        let paths: Vec<_> = found.iter().map(|change| change.path).collect();
+        assert_eq!(
+            paths,
+            ["etc/hostname", "etc/hosts", "etc/resolv.conf", AUTHORIZED_KEYS, "etc/shadow"]
+        );
+        apply(&root, &found).unwrap();
+        assert_eq!(changes(&root, &desired, Some("$6$h")).unwrap(), []);
+        let read = |path: &str| fs::read_to_string(folder.path().join(path)).unwrap();
+        assert_eq!(read("etc/hostname"), "web\n");
+        assert_eq!(read("etc/resolv.conf"), "nameserver 192.0.2.53\n");
+        assert_eq!(read(AUTHORIZED_KEYS), "ssh-ed25519 AAAA me\n");
+        assert!(read("etc/shadow").starts_with("root:$6$h:"));
+        let mode = fs::metadata(folder.path().join("root/.ssh")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        // Keys that somebody may read are no longer root's alone.
+        let keys = folder.path().join(AUTHORIZED_KEYS);
+        fs::set_permissions(&keys, fs::Permissions::from_mode(0o666)).unwrap();
+        assert_eq!(changes(&root, &desired, None).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_terraform_does_not_own_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = GuestRoot::open(folder.path(), 0).unwrap();
+        let found = changes(&root, &container("web"), None).unwrap();
+        let paths: Vec<_> = found.iter().map(|change| change.path).collect();
+        assert_eq!(paths, ["etc/hostname", "etc/hosts"]);
+    }
+}

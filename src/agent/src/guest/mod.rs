@@ -1,0 +1,11 @@
+//! What is done inside a guest: its files beneath its root, its service manager, its network.
+//!
+//! A guest's content is hostile; nothing here follows it out, hangs on it, or believes it.
+
+pub mod accounts;
+pub mod bus;
+pub mod files;
+pub mod network;
+pub mod root;
+
+pub use bus::reload_network;

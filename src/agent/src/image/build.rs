@@ -1,0 +1,172 @@
+//! Builds a tree: from a tarball or by debootstrap(8), then customised and without an identity.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+use protocol::{
+    Failure, FailureKind,
+    desired::{Debootstrap, Image, ImageSource, Tarball},
+};
+use sha2::{Digest as _, Sha256};
+use tokio::task::spawn_blocking;
+
+use super::{Assigned, fetch, identity, tree::Incoming, unpack};
+use crate::{
+    command::Program, context::Context, failure::Context as _, guest::root::GuestRoot, host::packages,
+    system::files,
+};
+
+/// The digest of a tree that is known before it is made: a tarball's.
+pub fn digest_known(image: &Image) -> Option<String> {
+    match &image.source {
+        ImageSource::Debootstrap(_) => None,
+        ImageSource::Tarball(tarball) => Some(digest(tarball.sha256.as_bytes(), image, &tarball.sha256)),
+    }
+}
+
+/// A tarball that nothing was done to keeps its own sum, so that a person recognises it.
+fn digest(content: &[u8], image: &Image, plain: &str) -> String {
+    let commands = image.customize.as_deref().unwrap_or_default();
+    if commands.is_empty() && !plain.is_empty() {
+        return format!("sha256:{plain}");
+    }
+    let mut hash = Sha256::new();
+    for part in std::iter::once(content).chain(commands.iter().map(String::as_bytes)) {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    format!("sha256:{}", fetch::hexadecimal(&hash.finalize()))
+}
+
+/// Builds the tree of an image in a folder beside the others.
+pub async fn build(context: &Context, image: &Image) -> Result<(Incoming, Assigned), Failure> {
+    let incoming = Incoming::new()?;
+    let root = incoming.root();
+    match &image.source {
+        ImageSource::Tarball(tarball) => unpacked(context, tarball, &incoming).await?,
+        ImageSource::Debootstrap(recipe) => debootstrap(context, recipe, &root).await?,
+    }
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).doing(|| format!("open up {}", root.display()))?;
+    let tree = GuestRoot::open(&root, 0).doing(|| format!("open {}", root.display()))?;
+    if !identity::is_root(&tree) {
+        return Err(Failure::new(
+            FailureKind::Invalid,
+            format!("the image {} is not a root file system: it has no folder /usr", image.name),
+        )
+        .help("The tarball must hold usr, etc and so on at its top, not within a folder."));
+    }
+    customize(context, image, &root).await?;
+    let digest = match digest_known(image) {
+        Some(digest) => digest,
+        None => digest(&installed(image, &root)?, image, ""),
+    };
+    let clearing = || format!("clear the identity of the image {}", image.name);
+    identity::clear(&tree).doing(clearing)?;
+    let os = identity::os(&tree).doing(clearing)?;
+    let measured = root.clone();
+    let size_bytes = spawn_blocking(move || super::tree::clean_and_measure(&measured))
+        .await
+        .map_err(std::io::Error::other)
+        .flatten()
+        .doing(|| format!("measure {}", root.display()))?;
+    context.progress(format!("image {}: {os}, {} MB unpacked", image.name, size_bytes / 1_000_000));
+    Ok((incoming, Assigned { digest, os, size_bytes }))
+}
+
+async fn unpacked(context: &Context, tarball: &Tarball, incoming: &Incoming) -> Result<(), Failure> {
+    let file = incoming.tarball();
+    fetch::fetch(context, tarball, &file).await?;
+    unpack::unpack(context, &file, &incoming.root()).await?;
+    files::remove_file(&file)
+}
+
+async fn debootstrap(context: &Context, recipe: &Debootstrap, root: &Path) -> Result<(), Failure> {
+    packages::ensure(context, &["debootstrap", "ca-certificates"]).await?;
+    for (word, attribute) in [(&recipe.suite, "suite"), (&recipe.variant, "variant")] {
+        if word.is_empty() || word.starts_with('-') {
+            return Err(Failure::new(FailureKind::Invalid, format!("{word:?} is no {attribute} of debootstrap"))
+                .at(format!("debootstrap.{attribute}")));
+        }
+    }
+    context.progress(format!("debootstrap {} begins", recipe.suite));
+    let mut program = Program::new("debootstrap").arg(format!("--variant={}", recipe.variant));
+    for (option, values) in [("include", &recipe.include), ("components", &recipe.components)] {
+        if let Some(values) = values.as_ref().filter(|values| !values.is_empty()) {
+            program = program.arg(format!("--{option}={}", values.join(",")));
+        }
+    }
+    let program = program.arg(&recipe.suite).arg(root).args(&recipe.mirror);
+    program.run(context).await.map(drop).map_err(|failure| {
+        let log = fs::read(root.join("debootstrap/debootstrap.log")).unwrap_or_default();
+        let last = crate::command::tail(&log);
+        let kind = match last.contains("No space left on device") {
+            true => FailureKind::DiskFull,
+            false => failure.kind,
+        };
+        Failure::new(kind, format!("{}\n{last}", failure.message))
+            .help("Check suite, mirror and package names, and that the host reaches the mirror.")
+            .at("debootstrap")
+    })
+}
+
+/// What debootstrap and the commands installed, to tell this build from another of the same recipe.
+fn installed(image: &Image, root: &Path) -> Result<Vec<u8>, Failure> {
+    let mut content = serde_json::to_vec(&image.source).unwrap_or_default();
+    content.extend(files::read(&root.join("var/lib/dpkg/status"))?.unwrap_or_default());
+    Ok(content)
+}
+
+/// Runs the image's commands inside it, with the host's network and resolver.
+async fn customize(context: &Context, image: &Image, root: &Path) -> Result<(), Failure> {
+    for (index, line) in image.customize.iter().flatten().enumerate() {
+        context.progress(format!("image {}: customize {}", image.name, index + 1));
+        let machine = format!("nspawn-image-{}", std::process::id());
+        let run = Program::new("systemd-nspawn")
+            .args(["--quiet", "--settings=no", "--register=no", "--as-pid2", "--console=pipe"])
+            .args(["--resolv-conf=bind-host", "--timezone=off", "--link-journal=no"])
+            .args(["--setenv=DEBIAN_FRONTEND=noninteractive"])
+            .arg(format!("--machine={machine}"))
+            .arg("--directory")
+            .arg(root)
+            .args(["/bin/sh", "-c", line])
+            .run(context)
+            .await;
+        run.map_err(|failure| {
+            Failure::new(
+                failure.kind,
+                format!("command {} of customize failed in the image {}: {}", index + 1, image.name, failure.message),
+            )
+            .at("customize")
+        })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::desired::TarballLocation;
+
+    use super::*;
+
+    fn image(customize: Option<&[&str]>) -> Image {
+        Image {
+            name: "debian".parse().unwrap(),
+            source: ImageSource::Tarball(Tarball {
+                location: TarballLocation::Path("/tmp/debian.tar".to_owned()),
+                sha256: "a".repeat(64),
+            }),
+            customize: customize.map(|lines| lines.iter().map(|line| (*line).to_owned()).collect()),
+            timeouts: None,
+        }
+    }
+
+    #[test]
+    fn a_digest_tells_trees_apart() {
+        let plain = digest_known(&image(None)).unwrap();
+        assert_eq!(plain, format!("sha256:{}", "a".repeat(64)));
+        assert_eq!(digest_known(&image(Some(&[]))).unwrap(), plain);
+        let one = digest_known(&image(Some(&["ab", "c"]))).unwrap();
+        let other = digest_known(&image(Some(&["a", "bc"]))).unwrap();
+        assert_ne!(one, other);
+        assert_eq!(one.len(), plain.len());
+    }
+}

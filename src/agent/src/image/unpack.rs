@@ -1,0 +1,103 @@
+//! Unpacks a tarball with tar(1), which itself keeps members within the folder: it strips leading
+//! slashes, refuses "..", and makes links that lead outside last.
+
+use std::{fs::File, io::Read as _, path::Path};
+
+use protocol::{Failure, FailureKind};
+
+use crate::{command::Program, context::Context, failure::Context as _, host::packages};
+
+/// How a tarball is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    Plain,
+    Gzip,
+    Xz,
+    Zstd,
+}
+
+impl Packing {
+    fn of(start: &[u8]) -> Self {
+        match start {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            _ => Self::Plain,
+        }
+    }
+
+    fn option(self) -> Option<&'static str> {
+        match self {
+            Self::Plain => None,
+            Self::Gzip => Some("--gzip"),
+            Self::Xz => Some("--xz"),
+            Self::Zstd => Some("--zstd"),
+        }
+    }
+
+    fn packages(self) -> &'static [&'static str] {
+        match self {
+            Self::Plain | Self::Gzip => &["tar"],
+            Self::Xz => &["tar", "xz-utils"],
+            Self::Zstd => &["tar", "zstd"],
+        }
+    }
+}
+
+/// Unpacks a tarball into a folder.
+pub async fn unpack(context: &Context, tarball: &Path, into: &Path) -> Result<(), Failure> {
+    let mut start = Vec::new();
+    let read = File::open(tarball).and_then(|file| file.take(6).read_to_end(&mut start));
+    read.doing(|| format!("read {}", tarball.display()))?;
+    let packing = Packing::of(&start);
+    packages::ensure(context, packing.packages()).await?;
+    let run = Program::new("tar")
+        .arg("--extract")
+        .args(packing.option())
+        .arg("--file")
+        .arg(tarball)
+        .arg("--directory")
+        .arg(into)
+        // The image's own owners, and of the attributes none that steers an overlay.
+        .args(["--numeric-owner", "--same-owner", "--preserve-permissions", "--acls", "--xattrs"])
+        .args(["--xattrs-include=user.*", "--xattrs-include=security.capability"])
+        .args(["--delay-directory-restore", "--warning=no-timestamp"])
+        .run(context)
+        .await;
+    run.map(drop).map_err(explain)
+}
+
+fn explain(failure: Failure) -> Failure {
+    if failure.message.contains("No space left on device") {
+        return Failure::new(
+            FailureKind::DiskFull,
+            "the host's disk is full: the image was not unpacked, and nothing of it was left",
+        )
+        .help("Make room below /var/lib/nspawn-agent, or remove images that nothing needs.");
+    }
+    failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packings_are_known_by_their_first_bytes() {
+        for (start, packing) in [
+            (&[0x1f, 0x8b, 8, 0][..], Packing::Gzip),
+            (&[0xfd, b'7', b'z', b'X', b'Z', 0], Packing::Xz),
+            (&[0x28, 0xb5, 0x2f, 0xfd, 4], Packing::Zstd),
+            (b"./usr/", Packing::Plain),
+            (b"", Packing::Plain),
+        ] {
+            assert_eq!(Packing::of(start), packing);
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_called_that() {
+        let failure = Failure::new(FailureKind::Command, "tar failed: ./x: Cannot write: No space left on device");
+        assert_eq!(explain(failure).kind, FailureKind::DiskFull);
+    }
+}

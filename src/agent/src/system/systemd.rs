@@ -1,0 +1,378 @@
+//! systemd and systemd-machined over D-Bus: the few calls that containers need.
+//!
+//! org.freedesktop.systemd1(5), org.freedesktop.machine1(5)
+
+use std::{collections::HashMap, time::Duration};
+
+use futures_util::StreamExt;
+use protocol::{Failure, FailureKind};
+use zbus::{Connection, OwnedObjectPath, zvariant::Value};
+
+use crate::{context::Context, failure::Context as _};
+
+/// How the units of containers begin; the container follows.
+pub const INSTANCE_OF: &str = "systemd-nspawn@";
+
+/// What systemd uses for "no limit".
+pub const INFINITY: u64 = u64::MAX;
+
+/// One entry of ListUnitsByPatterns.
+type ListedUnit = (
+    String,
+    String,
+    String,
+    String,
+    String,
+    String,
+    OwnedObjectPath,
+    u32,
+    String,
+    OwnedObjectPath,
+);
+
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Manager",
+    default_service = "org.freedesktop.systemd1",
+    default_path = "/org/freedesktop/systemd1"
+)]
+trait Manager {
+    fn reload(&self) -> zbus::Result<()>;
+    fn subscribe(&self) -> zbus::Result<()>;
+    fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<ListedUnit>>;
+    fn set_unit_properties(&self, name: &str, runtime: bool, properties: &[(&str, Value<'_>)])
+    -> zbus::Result<()>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn version(&self) -> zbus::Result<String>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn system_state(&self) -> zbus::Result<String>;
+    #[zbus(signal)]
+    fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Unit",
+    default_service = "org.freedesktop.systemd1"
+)]
+trait Unit {
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn active_state(&self) -> zbus::Result<String>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn sub_state(&self) -> zbus::Result<String>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn need_daemon_reload(&self) -> zbus::Result<bool>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn job(&self) -> zbus::Result<(u32, OwnedObjectPath)>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Service",
+    default_service = "org.freedesktop.systemd1"
+)]
+trait Service {
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn result(&self) -> zbus::Result<String>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.machine1.Manager",
+    default_service = "org.freedesktop.machine1",
+    default_path = "/org/freedesktop/machine1"
+)]
+trait Machines {
+    fn list_machines(&self) -> zbus::Result<Vec<(String, String, String, OwnedObjectPath)>>;
+    fn get_machine(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    fn kill_machine(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.machine1.Machine",
+    default_service = "org.freedesktop.machine1"
+)]
+trait Machine {
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn leader(&self) -> zbus::Result<u32>;
+}
+
+/// A unit's state in systemd's own words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitState {
+    /// "active", "activating", "inactive", "failed", …
+    pub active: String,
+    /// "running", "start", "dead", …
+    pub sub: String,
+}
+
+impl UnitState {
+    /// Of a unit that systemd has had no reason to load.
+    pub fn not_loaded() -> Self {
+        Self { active: "inactive".to_owned(), sub: "dead".to_owned() }
+    }
+
+    /// Whether processes of it may be there.
+    pub fn is_up(&self) -> bool {
+        !matches!(self.active.as_str(), "inactive" | "failed")
+    }
+
+    /// Whether it failed.
+    pub fn is_failed(&self) -> bool {
+        self.active == "failed"
+    }
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobEnd {
+    /// As asked.
+    Done,
+    /// "failed", "canceled", "dependency", …
+    Other(String),
+    /// Still under way when the time was over.
+    TimedOut,
+}
+
+/// A service manager, and the machine manager beside it.
+#[derive(Debug, Clone)]
+pub struct Systemd {
+    connection: Connection,
+}
+
+impl Systemd {
+    /// The host's own.
+    pub async fn of_host(context: &Context) -> Result<Self, Failure> {
+        Ok(Self::over(context.bus().await?.clone()))
+    }
+
+    /// Speaks over a bus connection that is there already; a guest's, too.
+    pub fn over(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    async fn manager(&self) -> Result<ManagerProxy<'_>, Failure> {
+        ManagerProxy::new(&self.connection)
+            .await
+            .doing(|| "reach systemd")
+    }
+
+    async fn machines(&self) -> Result<MachinesProxy<'_>, Failure> {
+        MachinesProxy::new(&self.connection)
+            .await
+            .doing(|| "reach systemd-machined")
+    }
+
+    /// The manager's version, such as "257.9-1~deb13u1".
+    pub async fn version(&self) -> Result<String, Failure> {
+        let version = self.manager().await?.version().await;
+        version.doing(|| "ask systemd for its version")
+    }
+
+    /// "running", "degraded", "starting", …
+    pub async fn system_state(&self) -> Result<String, Failure> {
+        let state = self.manager().await?.system_state().await;
+        state.doing(|| "ask systemd for its state")
+    }
+
+    /// Makes systemd read a unit's files again where it holds older ones. A unit that it hasn't
+    /// loaded yet is read fresh, without the reload of everything that takes long on a full host.
+    pub async fn refresh_unit(&self, unit: &str) -> Result<(), Failure> {
+        let deed = || format!("load {unit}");
+        let manager = self.manager().await?;
+        let path = manager.load_unit(unit).await.doing(deed)?;
+        let proxy = self.unit(path).await?;
+        if proxy.need_daemon_reload().await.doing(deed)? {
+            self.reload().await?;
+        }
+        Ok(())
+    }
+
+    /// Makes systemd read all units again.
+    pub async fn reload(&self) -> Result<(), Failure> {
+        let reloaded = self.manager().await?.reload().await;
+        reloaded.doing(|| "reload systemd's units")
+    }
+
+    /// Makes systemd forget what it holds of a unit whose files are gone.
+    pub async fn forget_unit(&self, unit: &str) -> Result<(), Failure> {
+        self.reset_failed(unit).await?;
+        // It stays loaded where a target wants it since the boot, and then with its old files.
+        if self.units(unit).await?.is_empty() { Ok(()) } else { self.reload().await }
+    }
+
+    async fn unit(&self, path: OwnedObjectPath) -> Result<UnitProxy<'_>, Failure> {
+        let built = UnitProxy::builder(&self.connection).path(path).build().await;
+        built.doing(|| "look at a unit")
+    }
+
+    /// The state of one unit.
+    pub async fn unit_state(&self, unit: &str) -> Result<UnitState, Failure> {
+        let deed = || format!("look at {unit}");
+        let path = self.manager().await?.load_unit(unit).await.doing(deed)?;
+        let proxy = self.unit(path).await?;
+        Ok(UnitState {
+            active: proxy.active_state().await.doing(deed)?,
+            sub: proxy.sub_state().await.doing(deed)?,
+        })
+    }
+
+    /// Why a service stopped: "success", "exit-code", "signal", …
+    pub async fn service_result(&self, unit: &str) -> Result<String, Failure> {
+        let deed = || format!("look at {unit}");
+        let path = self.manager().await?.load_unit(unit).await.doing(deed)?;
+        let build = async { ServiceProxy::builder(&self.connection).path(path).build().await?.result().await };
+        build.await.doing(deed)
+    }
+
+    /// The loaded units whose names match a pattern.
+    pub async fn units(&self, pattern: &str) -> Result<HashMap<String, UnitState>, Failure> {
+        let listed = self.manager().await?.list_units_by_patterns(&[], &[pattern]).await;
+        let listed = listed.doing(|| "list systemd's units")?;
+        Ok(listed
+            .into_iter()
+            .map(|unit| (unit.0, UnitState { active: unit.3, sub: unit.4 }))
+            .collect())
+    }
+
+    /// Starts a unit and returns at once.
+    pub async fn start(&self, unit: &str) -> Result<Job, Failure> {
+        self.job(unit, "start", async |manager| manager.start_unit(unit, "replace").await).await
+    }
+
+    /// Stops a unit and returns at once.
+    pub async fn stop(&self, unit: &str) -> Result<Job, Failure> {
+        self.job(unit, "stop", async |manager| manager.stop_unit(unit, "replace").await).await
+    }
+
+    /// Restarts a unit and returns at once.
+    pub async fn restart(&self, unit: &str) -> Result<Job, Failure> {
+        self.job(unit, "restart", async |manager| manager.restart_unit(unit, "replace").await).await
+    }
+
+    /// The job that a unit has at the moment.
+    pub async fn current_job(&self, unit: &str) -> Result<Option<Job>, Failure> {
+        let deed = || format!("look at {unit}");
+        let manager = self.manager().await?;
+        let ends = self.job_ends(&manager).await.doing(deed)?;
+        let path = manager.load_unit(unit).await.doing(deed)?;
+        let (id, job) = self.unit(path).await?.job().await.doing(deed)?;
+        Ok((id != 0).then_some(Job { job, ends }))
+    }
+
+    async fn job<'a>(
+        &'a self,
+        unit: &str,
+        verb: &str,
+        enqueue: impl AsyncFnOnce(&ManagerProxy<'a>) -> zbus::Result<OwnedObjectPath>,
+    ) -> Result<Job, Failure> {
+        let manager = self.manager().await?;
+        let begin = async {
+            // Listening begins before the job does, or a quick end would be missed.
+            let ends = self.job_ends(&manager).await?;
+            let job = enqueue(&manager).await?;
+            Ok::<_, zbus::Error>(Job { job, ends })
+        };
+        begin.await.doing(|| format!("{verb} {unit}"))
+    }
+
+    async fn job_ends<'a>(&'a self, manager: &ManagerProxy<'a>) -> zbus::Result<JobRemovedStream> {
+        match manager.subscribe().await {
+            Err(error) if !is_error(&error, &["org.freedesktop.systemd1.AlreadySubscribed"]) => return Err(error),
+            _ => {}
+        }
+        manager.receive_job_removed().await
+    }
+
+    /// Clears a unit's failed state; fine when it has none.
+    pub async fn reset_failed(&self, unit: &str) -> Result<(), Failure> {
+        match self.manager().await?.reset_failed_unit(unit).await {
+            Err(error) if !is_unknown(&error) => Err(error).doing(|| format!("reset {unit}")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets limits of a running unit, until it is next loaded from its files.
+    pub async fn set_limits(&self, unit: &str, limits: &[(&str, u64)]) -> Result<(), Failure> {
+        let properties: Vec<_> = limits.iter().map(|(name, value)| (*name, Value::from(*value))).collect();
+        let set = self.manager().await?.set_unit_properties(unit, true, &properties).await;
+        set.doing(|| format!("set the limits of {unit}"))
+    }
+
+    /// The names of the machines that run.
+    pub async fn machine_names(&self) -> Result<Vec<String>, Failure> {
+        let listed = self.machines().await?.list_machines().await;
+        let listed = listed.doing(|| "list the running machines")?;
+        // ".host" is the host itself.
+        Ok(listed
+            .into_iter()
+            .map(|machine| machine.0)
+            .filter(|name| name != ".host")
+            .collect())
+    }
+
+    /// The host's process id of a machine's first process; `None` when it doesn't run.
+    pub async fn leader(&self, machine: &str) -> Result<Option<u32>, Failure> {
+        let deed = || format!("look at the machine {machine}");
+        let path = match self.machines().await?.get_machine(machine).await {
+            Ok(path) => path,
+            Err(error) if is_unknown(&error) => return Ok(None),
+            Err(error) => return Err(error).doing(deed),
+        };
+        let build = async { MachineProxy::builder(&self.connection).path(path).build().await?.leader().await };
+        match build.await {
+            Ok(leader) => Ok(Some(leader)),
+            Err(error) if is_unknown(&error) => Ok(None),
+            Err(error) => Err(error).doing(deed),
+        }
+    }
+
+    /// Kills a machine's first process, and with it all others; fine when it doesn't run.
+    pub async fn kill(&self, machine: &str) -> Result<(), Failure> {
+        match self.machines().await?.kill_machine(machine, "leader", libc::SIGKILL).await {
+            Err(error) if !is_unknown(&error) => Err(error).doing(|| format!("end the machine {machine}")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A job that systemd works on.
+#[derive(Debug)]
+pub struct Job {
+    job: OwnedObjectPath,
+    ends: JobRemovedStream,
+}
+
+impl Job {
+    /// Waits for the job's end, which systemd announces.
+    pub async fn end(mut self, timeout: Duration) -> Result<JobEnd, Failure> {
+        let announced = async {
+            while let Some(signal) = self.ends.next().await {
+                let Ok(end) = signal.args() else { continue };
+                if end.job == self.job {
+                    return Ok(match end.result.as_str() {
+                        "done" | "skipped" => JobEnd::Done,
+                        other => JobEnd::Other(other.to_owned()),
+                    });
+                }
+            }
+            Err(Failure::new(FailureKind::System, "the connection to systemd was closed"))
+        };
+        tokio::time::timeout(timeout, announced).await.unwrap_or(Ok(JobEnd::TimedOut))
+    }
+}
+
+fn is_unknown(error: &zbus::Error) -> bool {
+    let unknown = [
+        "org.freedesktop.systemd1.NoSuchUnit",
+        "org.freedesktop.machine1.NoSuchMachine",
+        "org.freedesktop.DBus.Error.UnknownObject",
+        "org.freedesktop.DBus.Error.UnknownMethod",
+    ];
+    is_error(error, &unknown)
+}
+
+fn is_error(error: &zbus::Error, names: &[&str]) -> bool {
+    matches!(error, zbus::Error::MethodError(name, ..) if names.contains(&name.as_str()))
+}
