@@ -66,7 +66,8 @@ fn embed(architecture: &str, path: &Path, out: &Path) -> Result<String> {
             text
         });
     Ok(format!(
-        "    Agent {{ architecture: {architecture:?}, sha256: {sha256:?}, gzip: include_bytes!({file:?}) }},\n"
+        "    Agent {{ architecture: {architecture:?}, sha256: {sha256:?}, gzip: include_bytes!({:?}) }},\n",
+        file.to_string_lossy()
     ))
 }
 

@@ -59,6 +59,9 @@ pub struct Credentials {
     pub host_key_checking: HostKeyChecking,
     /// For TCP and for each step of SSH until the session is up.
     pub connect_timeout: Duration,
+    /// How long a host may be silent before it is asked whether it is there; three times that long
+    /// ends the connection.
+    pub keepalive_interval: Duration,
 }
 
 impl Default for Credentials {
@@ -74,6 +77,7 @@ impl Default for Credentials {
             ssh_config_file: None,
             host_key_checking: HostKeyChecking::Strict,
             connect_timeout: Duration::from_secs(10),
+            keepalive_interval: Duration::from_secs(15),
         }
     }
 }

@@ -40,9 +40,9 @@ pub enum ConnectionErrorKind {
 }
 
 impl ConnectionErrorKind {
-    /// Whether a host that is still booting looks like this.
+    /// Whether a host that is still booting, or reboots once more, looks like this.
     pub fn may_be_booting(self) -> bool {
-        matches!(self, Self::Unreachable | Self::NotReady)
+        matches!(self, Self::Unreachable | Self::NotReady | Self::Lost)
     }
 }
 

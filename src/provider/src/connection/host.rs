@@ -8,7 +8,7 @@ use std::{
 use protocol::message::{Answer, Request};
 use tokio::{
     sync::Mutex,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 use super::{
@@ -105,19 +105,20 @@ impl Slot {
         }
     }
 
-    /// Connects; a host that seems to be booting is tried until the time is over.
+    /// Connects, unless the provider is shutting down meanwhile.
     async fn connect(&self, target: &Target, until: Instant) -> Result<Link, ConnectionError> {
+        let closed = &self.connector.closed;
+        closed
+            .run_until_cancelled(self.try_until(target, until))
+            .await
+            .unwrap_or_else(|| Err(cancelled(target, "the provider is shutting down")))
+    }
+
+    /// Connects; a host that seems to be booting is tried until the time is over.
+    async fn try_until(&self, target: &Target, until: Instant) -> Result<Link, ConnectionError> {
         let mut pause = PAUSES.0;
         let mut again = true;
         loop {
-            if self.connector.is_closed() {
-                return Err(ConnectionError::new(
-                    ConnectionErrorKind::Cancelled,
-                    target,
-                    "connecting",
-                    "the provider is shutting down",
-                ));
-            }
             match Link::open(target, &self.connector).await {
                 Err(error) if error.kind.may_be_booting() && Instant::now() + pause < until => {
                     tracing::info!(%error, "waiting for the host");
@@ -172,7 +173,7 @@ impl Host {
     /// again, for the agent knows the same token and session as its own.
     pub async fn call(&self, call: Call) -> Result<Answer, CallError> {
         let deadline = Instant::now() + call.deadline;
-        let link = self.slot.live(&self.target, None).await?;
+        let link = self.connected(&call, deadline).await?;
         let first = match link.call(&call, deadline).await {
             Err(CallError::Connection(error)) if error.kind == ConnectionErrorKind::Lost => error,
             other => return other,
@@ -183,8 +184,7 @@ impl Host {
         }
         tracing::warn!(error = %first, "connecting again");
         let link = self
-            .slot
-            .live(&self.target, None)
+            .connected(&call, deadline)
             .await
             .map_err(|error| uncertain(&call, error))?;
         match link.call(&call, deadline).await {
@@ -192,6 +192,29 @@ impl Host {
             other => other,
         }
     }
+
+    /// The connection, unless the call is cancelled or late meanwhile.
+    async fn connected(
+        &self,
+        call: &Call,
+        deadline: Instant,
+    ) -> Result<Arc<Link>, ConnectionError> {
+        let live = timeout_at(deadline, self.slot.live(&self.target, None));
+        match call.cancellation.run_until_cancelled(live).await {
+            None => Err(cancelled(&self.target, "the call was cancelled")),
+            Some(Ok(result)) => result,
+            Some(Err(_)) => Err(ConnectionError::new(
+                ConnectionErrorKind::Timeout,
+                &*self.target,
+                "connecting",
+                format!("no connection within {} seconds", call.deadline.as_secs()),
+            )),
+        }
+    }
+}
+
+fn cancelled(target: &Target, reason: &str) -> ConnectionError {
+    ConnectionError::new(ConnectionErrorKind::Cancelled, target, "connecting", reason)
 }
 
 /// The error of a request whose first attempt was on its way when the connection dropped.

@@ -67,12 +67,16 @@ impl Shared {
         }
     }
 
-    /// Tells all calls that no answer will come.
+    /// Tells all calls that no answer will come. The first reason counts.
     pub(super) fn end(&self, reason: &str, stderr: &str) {
-        self.ended.send_replace(Some(Ended {
-            reason: reason.to_owned(),
-            stderr: stderr.to_owned(),
-        }));
+        self.ended.send_if_modified(|ended| {
+            let first = ended.is_none();
+            ended.get_or_insert_with(|| Ended {
+                reason: reason.to_owned(),
+                stderr: stderr.to_owned(),
+            });
+            first
+        });
         self.calls().clear();
     }
 }
@@ -183,7 +187,12 @@ impl Link {
             ))),
             Ok(other) => Err(failed(format!("it answered {other:?}"))),
             Err(CallError::Failure(failure)) => Err(failed(failure.message)),
-            Err(CallError::Connection(error)) => Err(error),
+            // An agent that can't even greet won't do so later.
+            Err(CallError::Connection(error)) => Err(ConnectionError {
+                kind: ConnectionErrorKind::Install,
+                doing: "greeting the agent".to_owned(),
+                ..error
+            }),
         }
     }
 

@@ -2,14 +2,12 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use protocol::name::SessionId;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     credentials::Credentials,
@@ -28,13 +26,8 @@ pub(super) struct Connector {
     pub(super) holder: String,
     pub(super) agents: Arc<[Agent]>,
     pub(super) folder: Arc<str>,
-    closed: AtomicBool,
-}
-
-impl Connector {
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
-    }
+    /// Cancelled when no more connections are to be made.
+    pub(super) closed: CancellationToken,
 }
 
 /// What makes two targets the same host: a private address means another host behind another bastion.
@@ -68,7 +61,7 @@ impl Pool {
                 holder,
                 agents: agents.into(),
                 folder: folder.into(),
-                closed: AtomicBool::new(false),
+                closed: CancellationToken::new(),
             }),
             slots: Mutex::default(),
         }
@@ -96,7 +89,7 @@ impl Pool {
 
     /// Ends all connections in good order, and lets no new ones be made.
     pub async fn close_all(&self) {
-        self.connector.closed.store(true, Ordering::Release);
+        self.connector.closed.cancel();
         let slots: Vec<_> = self.slots().drain().map(|(_, slot)| slot).collect();
         let closing: Vec<_> = slots
             .into_iter()
@@ -122,7 +115,7 @@ impl Pool {
         Arc::clone(slot)
     }
 
-    fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<Slot>>> {
+    fn slots(&self) -> MutexGuard<'_, HashMap<Key, Arc<Slot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

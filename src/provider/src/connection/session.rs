@@ -22,9 +22,6 @@ use super::{
     wake::Wake,
 };
 
-/// How long a connection may be silent before a question is sent that wants an answer.
-const KEEPALIVE: Duration = Duration::from_secs(15);
-
 /// How many unanswered questions end a connection.
 const KEEPALIVES_MISSED: u32 = 3;
 
@@ -38,8 +35,8 @@ pub(super) enum StepError {
     Timeout,
     /// The caller lost interest.
     Stopped,
-    /// Nothing came for [`KEEPALIVES_MISSED`] keepalives.
-    Silent,
+    /// Nothing came for so long, in spite of [`KEEPALIVES_MISSED`] keepalives.
+    Silent(Duration),
     /// libssh2 or the socket failed.
     Ssh(ssh2::Error),
     /// poll(2) failed.
@@ -51,11 +48,13 @@ impl fmt::Display for StepError {
         match self {
             Self::Timeout => formatter.write_str("no answer in time"),
             Self::Stopped => formatter.write_str("stopped"),
-            Self::Silent => write!(
-                formatter,
-                "the host has been silent for {} seconds",
-                (KEEPALIVE * KEEPALIVES_MISSED).as_secs()
-            ),
+            Self::Silent(time) => {
+                write!(
+                    formatter,
+                    "the host has been silent for {} seconds",
+                    time.as_secs()
+                )
+            }
             Self::Ssh(error) => formatter.write_str(error.message()),
             Self::Poll(error) => error.fmt(formatter),
         }
@@ -66,7 +65,7 @@ impl StepError {
     /// Whether the other end closed or fell silent, rather than said something wrong.
     fn is_absence(&self) -> bool {
         match self {
-            Self::Timeout | Self::Silent => true,
+            Self::Timeout | Self::Silent(_) => true,
             Self::Ssh(error) => matches!(
                 error.code(),
                 ErrorCode::Session(
@@ -103,6 +102,7 @@ pub(super) struct Ssh {
     socket: OwnedFd,
     wake: Arc<Wake>,
     heard: Instant,
+    keepalive: Duration,
 }
 
 /// What else to wait for besides the session's socket.
@@ -113,7 +113,7 @@ pub(super) struct Also<'a> {
 }
 
 impl Ssh {
-    fn over(socket: Socket, wake: Arc<Wake>) -> Result<Self, StepError> {
+    fn over(socket: Socket, wake: Arc<Wake>, keepalive: Duration) -> Result<Self, StepError> {
         let session = Session::new().map_err(StepError::Ssh)?;
         let descriptor = socket.try_clone().map_err(|error| {
             StepError::Poll(
@@ -125,6 +125,7 @@ impl Ssh {
             socket: descriptor,
             wake,
             heard: Instant::now(),
+            keepalive,
         };
         ssh.session.set_blocking(false);
         ssh.session.set_tcp_stream(socket);
@@ -212,8 +213,9 @@ impl Ssh {
 
     /// Asks a silent host whether it is there, and says when to ask again.
     pub(super) fn keep_alive(&mut self) -> Result<Instant, StepError> {
-        if self.heard.elapsed() > KEEPALIVE * KEEPALIVES_MISSED {
-            return Err(StepError::Silent);
+        let silence = self.heard.elapsed();
+        if silence > self.keepalive * KEEPALIVES_MISSED {
+            return Err(StepError::Silent(silence));
         }
         match self.session.keepalive_send() {
             Ok(seconds) => Ok(Instant::now() + Duration::from_secs(u64::from(seconds.max(1)))),
@@ -259,8 +261,8 @@ pub(super) fn open(
         match trust.judge(&server_key) {
             Ok(()) => {
                 authentication::log_in(&mut ssh, hop, credentials)?;
-                ssh.session
-                    .set_keepalive(true, u32::try_from(KEEPALIVE.as_secs()).unwrap_or(15));
+                let seconds = u32::try_from(ssh.keepalive.as_secs()).unwrap_or(u32::MAX);
+                ssh.session.set_keepalive(true, seconds);
                 return Ok(LoggedIn { ssh, server_key });
             }
             Err(error) => refusal = refusal.or(Some(error)),
@@ -293,7 +295,8 @@ fn shake_hands(
         .help("Check that an SSH server listens on this port; one that is short of connections (MaxStartups in sshd_config) or still starting looks like this, too.")
     };
     let deadline = Instant::now() + credentials.connect_timeout;
-    let mut ssh = Ssh::over(socket, Arc::clone(wake)).map_err(failed)?;
+    let mut ssh =
+        Ssh::over(socket, Arc::clone(wake), credentials.keepalive_interval).map_err(failed)?;
     ssh.session
         .method_pref(MethodType::HostKey, methods)
         .map_err(|error| failed(StepError::Ssh(error)))?;

@@ -150,7 +150,7 @@ impl Bridge {
 
     /// Moves what can be moved, then waits. False when either side has ended.
     fn turn(&mut self) -> io::Result<bool> {
-        let mut buffer = [0; 32 * 1024];
+        let mut buffer = vec![0; 32 * 1024];
         while let Some(length) = ready(self.channel.read(&mut buffer))? {
             if length == 0 {
                 break;
@@ -176,17 +176,19 @@ impl Bridge {
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::IN, self.to_channel.len() < BRIDGE_LIMIT);
         flags.set(PollFlags::OUT, !self.to_local.is_empty());
-        let until = self.bastion.keep_alive().map_err(broken)?;
+        let until = self.bastion.keep_alive().map_err(|error| broken(&error))?;
         let also = Also {
             descriptor: &self.descriptor,
             flags,
         };
-        self.bastion.wait(until, Some(also)).map_err(broken)?;
+        self.bastion
+            .wait(until, Some(also))
+            .map_err(|error| broken(&error))?;
         Ok(true)
     }
 }
 
-fn broken(error: StepError) -> io::Error {
+fn broken(error: &StepError) -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, error.to_string())
 }
 

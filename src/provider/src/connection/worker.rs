@@ -45,6 +45,15 @@ pub(super) struct Job {
     pub(super) ready: oneshot::Sender<Result<PublicKey, ConnectionError>>,
 }
 
+/// Lets nobody wait for a thread that is gone, whatever it died of.
+struct Ending<'a>(&'a Shared);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.end("the connection's thread ended", "");
+    }
+}
+
 /// The thread, from the first packet to the last.
 pub(super) fn run(job: Job) {
     let Job {
@@ -56,6 +65,7 @@ pub(super) fn run(job: Job) {
         outgoing,
         ready,
     } = job;
+    let _ending = Ending(&shared);
     let started = start(&target, &credentials, &agents, &folder, &shared);
     match started {
         Ok((mut pump, server_key)) => {
@@ -97,7 +107,10 @@ fn start<'a>(
 }
 
 fn failed(host: &str, error: &StepError) -> ConnectionError {
-    let kind = error.kind(ConnectionErrorKind::Protocol);
+    let kind = match error.kind(ConnectionErrorKind::Protocol) {
+        ConnectionErrorKind::NotReady => ConnectionErrorKind::Lost,
+        kind => kind,
+    };
     ConnectionError::new(kind, host, "running a command over SSH", error.to_string())
 }
 

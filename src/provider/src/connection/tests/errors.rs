@@ -6,7 +6,7 @@ use protocol::message::Answer;
 
 use super::{
     super::{ConnectionError, ConnectionErrorKind, Credentials, Target, embedded::Agent},
-    server::{Server, Wire, ask, make_program, until},
+    server::{Server, Wire, ask, hex_digest, make_program, until},
 };
 
 async fn connect(server: &Server) -> Result<(), ConnectionError> {
@@ -140,7 +140,9 @@ async fn an_upload_that_was_cut_leaves_nothing_and_is_begun_again() {
     // Noise that gzip can't shrink.
     let mut state = 1_u64;
     let padding: Vec<u8> = std::iter::repeat_with(|| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         state.to_be_bytes()[0]
     })
     .take(2_000_000)
@@ -148,15 +150,23 @@ async fn an_upload_that_was_cut_leaves_nothing_and_is_begun_again() {
     let agent = server.agent_with(&padding);
     assert!(agent.gzip.len() > 1_500_000);
     let wire = Wire::to(&server);
-    let target = Target { port: wire.port, ..server.target() };
+    let target = Target {
+        port: wire.port,
+        ..server.target()
+    };
     wire.allowance.store(1_000_000, Ordering::SeqCst);
     let pool = server.pool_with(server.credentials(), &[agent]);
     let error = pool.get(&target, None).await.unwrap_err();
-    assert_eq!(error.kind, ConnectionErrorKind::NotReady);
+    assert_eq!(error.kind, ConnectionErrorKind::Lost);
     let folder = server.agent_folder();
-    until("the half upload is removed", || fs::read_dir(&folder).unwrap().count() == 0);
+    until("the half upload is removed", || {
+        fs::read_dir(&folder).unwrap().count() == 0
+    });
     wire.allowance.store(usize::MAX, Ordering::SeqCst);
-    let host = pool.get(&target, Some(Duration::from_secs(5))).await.unwrap();
+    let host = pool
+        .get(&target, Some(Duration::from_secs(5)))
+        .await
+        .unwrap();
     assert_eq!(host.call(ask("x")).await.unwrap(), Answer::Removed);
 }
 
@@ -166,14 +176,7 @@ async fn an_agent_that_does_not_start_is_shown() {
     let folder = server.agent_folder();
     fs::create_dir_all(&folder).unwrap();
     let program = "#!/bin/sh\necho /usr/local/lib/nspawn-agent/x: cannot execute >&2; exit 126\n";
-    let sha256 = {
-        use sha2::Digest as _;
-        let digest = sha2::Sha256::digest(program);
-        digest
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
-    };
+    let sha256 = hex_digest(program.as_bytes());
     make_program(&folder.join(format!("nspawn-agent-{sha256}")), program);
     let agent = Agent {
         sha256: sha256.leak(),

@@ -4,7 +4,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     sync::{Arc, Mutex, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use protocol::{
@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::{Bastion, Call, CallError, ConnectionErrorKind, Target},
+    super::{Bastion, Call, CallError, ConnectionErrorKind, Credentials, Target},
     server::{Server, Wire, ask, until},
 };
 
@@ -181,6 +181,63 @@ async fn a_connection_cut_between_requests_is_made_again() {
         Answer::Noted
     );
     assert_eq!(wire.connections.load(Ordering::SeqCst), 4);
+}
+
+#[tokio::test]
+async fn a_silent_host_is_given_up() {
+    let server = Server::new();
+    let wire = Wire::to(&server);
+    let target = Target {
+        port: wire.port,
+        ..server.target()
+    };
+    let credentials = Credentials {
+        keepalive_interval: Duration::from_secs(2),
+        connect_timeout: Duration::from_secs(1),
+        ..server.credentials()
+    };
+    let pool = server.pool(credentials);
+    let host = pool.get(&target, None).await.unwrap();
+    wire.freeze();
+    let begun = Instant::now();
+    let Err(CallError::Connection(error)) = host.call(ask("x")).await else {
+        panic!("no error");
+    };
+    assert_eq!(error.kind, ConnectionErrorKind::OutcomeUnknown);
+    assert!(begun.elapsed() < Duration::from_secs(15), "{error}");
+}
+
+#[tokio::test]
+async fn an_idle_connection_lives_on() {
+    let server = Server::new();
+    let interval = Duration::from_secs(1);
+    let credentials = Credentials {
+        keepalive_interval: interval,
+        ..server.credentials()
+    };
+    let pool = server.pool(credentials);
+    let host = pool.get(&server.target(), None).await.unwrap();
+    let call = ask("waits").deadline(interval * 6);
+    assert!(matches!(host.call(call).await, Err(CallError::Failure(_))));
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn the_end_does_not_wait_for_a_booting_host() {
+    let server = Server::new();
+    let pool = Arc::new(server.pool(server.credentials()));
+    let target = Target {
+        port: 1,
+        ..server.target()
+    };
+    let waiting = tokio::spawn({
+        let pool = Arc::clone(&pool);
+        async move { pool.get(&target, Some(Duration::from_mins(10))).await }
+    });
+    tokio::task::yield_now().await;
+    pool.close_all().await;
+    let error = waiting.await.unwrap().unwrap_err();
+    assert_eq!(error.kind, ConnectionErrorKind::Cancelled);
 }
 
 #[tokio::test]

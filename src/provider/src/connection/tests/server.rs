@@ -1,6 +1,7 @@
 //! An sshd of the test's own, and a wire to it that can be cut.
 
 use std::{
+    fmt::Write as _,
     fs::{self, File},
     io::{Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
@@ -9,7 +10,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -49,6 +50,16 @@ pub(super) fn run(program: &str, arguments: &[&str]) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments:?}: {stderr}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// As sha256sum shows it.
+pub(super) fn hex_digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            write!(text, "{byte:02x}").unwrap();
+            text
+        })
 }
 
 /// Makes a key pair; the path of the private key.
@@ -178,10 +189,7 @@ impl Server {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
         let script = [script.as_bytes(), padding].concat();
         encoder.write_all(&script).unwrap();
-        let sha256 = Sha256::digest(&script)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>();
+        let sha256 = hex_digest(&script);
         Agent {
             architecture: std::env::consts::ARCH,
             sha256: sha256.leak(),
@@ -235,6 +243,7 @@ pub(super) struct Wire {
     pub(super) connections: Arc<AtomicUsize>,
     /// How many bytes go up before a connection is cut.
     pub(super) allowance: Arc<AtomicUsize>,
+    frozen: Arc<AtomicBool>,
     ends: Arc<Mutex<Vec<TcpStream>>>,
 }
 
@@ -245,9 +254,13 @@ impl Wire {
             port: listener.local_addr().unwrap().port(),
             connections: Arc::default(),
             allowance: Arc::new(AtomicUsize::new(usize::MAX)),
+            frozen: Arc::default(),
             ends: Arc::default(),
         };
-        let allowance = Arc::clone(&wire.allowance);
+        let limits = Limits {
+            allowance: Arc::clone(&wire.allowance),
+            frozen: Arc::clone(&wire.frozen),
+        };
         let (port, ends, connections) = (
             server.port,
             Arc::clone(&wire.ends),
@@ -259,11 +272,24 @@ impl Wire {
                 let far = TcpStream::connect(("127.0.0.1", port)).unwrap();
                 connections.fetch_add(1, Ordering::SeqCst);
                 ends.lock().unwrap().push(near.try_clone().unwrap());
-                carry(near.try_clone().unwrap(), far.try_clone().unwrap(), Arc::clone(&allowance));
-                carry(far, near, Arc::new(AtomicUsize::new(usize::MAX)));
+                let back = Limits {
+                    frozen: Arc::clone(&limits.frozen),
+                    ..Limits::none()
+                };
+                carry(
+                    near.try_clone().unwrap(),
+                    far.try_clone().unwrap(),
+                    limits.clone(),
+                );
+                carry(far, near, back);
             }
         });
         wire
+    }
+
+    /// Carries nothing more, and says nothing about it, as a host that lost its power.
+    pub(super) fn freeze(&self) {
+        self.frozen.store(true, Ordering::SeqCst);
     }
 
     pub(super) fn cut(&self) {
@@ -273,13 +299,32 @@ impl Wire {
     }
 }
 
-fn carry(mut from: TcpStream, mut to: TcpStream, allowance: Arc<AtomicUsize>) {
+/// What a wire doesn't carry.
+#[derive(Clone)]
+struct Limits {
+    allowance: Arc<AtomicUsize>,
+    frozen: Arc<AtomicBool>,
+}
+
+impl Limits {
+    fn none() -> Self {
+        Self {
+            allowance: Arc::new(AtomicUsize::new(usize::MAX)),
+            frozen: Arc::default(),
+        }
+    }
+}
+
+fn carry(mut from: TcpStream, mut to: TcpStream, limits: Limits) {
     thread::spawn(move || {
-        let mut buffer = [0; 32 * 1024];
+        let mut buffer = vec![0; 32 * 1024];
         let mut carried = 0;
         while let Ok(length @ 1..) = from.read(&mut buffer) {
             carried += length;
-            if carried > allowance.load(Ordering::SeqCst) || to.write_all(&buffer[..length]).is_err() {
+            if carried > limits.allowance.load(Ordering::SeqCst) {
+                break;
+            }
+            if !limits.frozen.load(Ordering::SeqCst) && to.write_all(&buffer[..length]).is_err() {
                 break;
             }
         }
@@ -288,15 +333,18 @@ fn carry(mut from: TcpStream, mut to: TcpStream, allowance: Arc<AtomicUsize>) {
     });
 }
 
+/// Joins two connections.
+pub(super) fn join(near: TcpStream, far: TcpStream) {
+    carry(
+        near.try_clone().unwrap(),
+        far.try_clone().unwrap(),
+        Limits::none(),
+    );
+    carry(far, near, Limits::none());
+}
+
 /// Makes a file that root may run.
 pub(super) fn make_program(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-}
-
-/// Joins two connections.
-pub(super) fn join(near: TcpStream, far: TcpStream) {
-    let unlimited = Arc::new(AtomicUsize::new(usize::MAX));
-    carry(near.try_clone().unwrap(), far.try_clone().unwrap(), Arc::clone(&unlimited));
-    carry(far, near, unlimited);
 }
