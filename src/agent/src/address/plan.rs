@@ -1,0 +1,217 @@
+//! What addresses need: pure.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv6Addr},
+};
+
+use ipnet::IpNet;
+use protocol::{desired::Address, name::MachineName};
+
+use super::Step;
+use crate::{
+    container::mac::{mac_address, parse_machine_id},
+    guest::network::{Wanted, own_address},
+    host,
+    reconcile::{Observation, Scope},
+    store::{Inventory, Stored},
+    system::netlink::{Link, Network, PROTOCOL},
+};
+
+/// The host as guests know it. [`host::BRIDGE_ADDRESS`]
+const GATEWAY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
+
+/// A guest's way out for this family.
+pub fn gateway(inventory: &Inventory, network: &Network, address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(_) => host::ipv4(inventory.host.as_ref()?, network),
+        IpAddr::V6(_) => Some(GATEWAY_V6),
+    }
+}
+
+/// What a container's guest should have.
+pub fn guest(inventory: &Inventory, network: &Network, name: &MachineName) -> Wanted {
+    let addresses: Vec<IpNet> = inventory
+        .addresses_of(name)
+        .map(|stored| own_address(&stored.desired.address))
+        .collect();
+    let mut gateways: Vec<IpAddr> = addresses
+        .iter()
+        .filter_map(|net| gateway(inventory, network, net.addr()))
+        .collect();
+    gateways.dedup();
+    Wanted {
+        addresses,
+        gateways,
+    }
+}
+
+/// What has to be done for the addresses.
+pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec<Step> {
+    let mut steps = leftovers(inventory, observed, scope);
+    if let Some(host) = &inventory.host {
+        let network = &observed.network;
+        let bridge = network.link(host.desired.bridge.as_str());
+        for stored in inventory
+            .addresses
+            .values()
+            .filter(|stored| scope.has_address(stored))
+        {
+            steps.extend(bridge.and_then(|bridge| route(network, bridge, stored)));
+            let name = stored
+                .desired
+                .uplink
+                .as_ref()
+                .map(protocol::name::InterfaceName::as_str);
+            let uplink = network.link(name.unwrap_or_else(|| host::uplink(host)));
+            steps.extend(uplink.and_then(|uplink| proxy(network, uplink, stored)));
+        }
+        steps.extend(guests(inventory, observed));
+        if let Some(bridge) = bridge {
+            steps.extend(stale(inventory, observed, scope, bridge));
+        }
+    }
+    steps
+}
+
+fn route(network: &Network, bridge: &Link, stored: &Stored<Address>) -> Option<Step> {
+    let destination = stored.desired.address.network();
+    let there = network.routes.iter().any(|route| {
+        route.destination == destination
+            && route.index == bridge.index
+            && route.protocol == PROTOCOL
+    });
+    // A bridge that is down takes no routes; the host's own plan sets it up first.
+    (!there && bridge.up).then_some(Step::AddRoute {
+        destination,
+        index: bridge.index,
+    })
+}
+
+fn proxy(network: &Network, uplink: &Link, stored: &Stored<Address>) -> Option<Step> {
+    let address = stored.desired.address.ip();
+    let there = network
+        .proxies
+        .iter()
+        .any(|proxy| proxy.address == address && proxy.index == uplink.index);
+    let wanted = stored.desired.proxy && stored.desired.address.is_single();
+    // The kernel drops the proxies of a link that goes down.
+    (wanted && !there && uplink.up).then(|| Step::AddProxy {
+        address,
+        link: uplink.clone(),
+    })
+}
+
+/// Routes and proxies of ours that nothing asks for any more.
+fn leftovers(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec<Step> {
+    let network = &observed.network;
+    let concerned = |net: IpNet| match scope {
+        Scope::All | Scope::Container(_) => true,
+        Scope::Address(address) => {
+            *address == net.to_string() || *address == net.addr().to_string()
+        }
+        Scope::Host | Scope::Image(_) => false,
+    };
+    let bridge = inventory
+        .host
+        .as_ref()
+        .and_then(|host| network.link(host.desired.bridge.as_str()))
+        .map(|link| link.index);
+    let mut steps = Vec::new();
+    for route in network
+        .routes
+        .iter()
+        .filter(|route| route.protocol == PROTOCOL)
+    {
+        let wanted = Some(route.index) == bridge
+            && inventory
+                .addresses
+                .values()
+                .any(|stored| stored.desired.address.network() == route.destination);
+        if !wanted && concerned(route.destination) {
+            steps.push(Step::DeleteRoute {
+                destination: route.destination,
+                index: route.index,
+            });
+        }
+    }
+    for proxy in network
+        .proxies
+        .iter()
+        .filter(|proxy| proxy.protocol == PROTOCOL)
+    {
+        let wanted = inventory.addresses.values().any(|stored| {
+            stored.desired.proxy
+                && stored.desired.address.ip() == proxy.address
+                && uplink_index(inventory, network, &stored.desired) == Some(proxy.index)
+        });
+        if !wanted && concerned(IpNet::from(proxy.address)) {
+            steps.push(Step::DeleteProxy {
+                address: proxy.address,
+                index: proxy.index,
+            });
+        }
+    }
+    steps
+}
+
+fn uplink_index(inventory: &Inventory, network: &Network, address: &Address) -> Option<u32> {
+    let name = match &address.uplink {
+        Some(name) => name.as_str(),
+        None => host::uplink(inventory.host.as_ref()?),
+    };
+    network.link(name).map(|link| link.index)
+}
+
+/// The guests that were looked at are those of the scope.
+fn guests(inventory: &Inventory, observed: &Observation) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (name, guest) in observed.guests.iter() {
+        if inventory.containers.contains_key(name) {
+            let wanted = self::guest(inventory, &observed.network, name);
+            steps.extend(guest.change(name, &wanted).map(Step::Guest));
+        } else {
+            steps.push(Step::RemoveGuestFiles(name.clone()));
+        }
+    }
+    // The former guest lets an address go before the new one takes it.
+    steps.sort_by_key(|step| match step {
+        Step::Guest(change) => !change.takes_away(),
+        _ => true,
+    });
+    steps
+}
+
+/// Neighbours on the bridge that are not where the address now is: 7 s of darkness otherwise.
+fn stale(inventory: &Inventory, observed: &Observation, scope: &Scope, bridge: &Link) -> Vec<Step> {
+    let Some(id) = parse_machine_id(&observed.facts.machine_id) else {
+        return Vec::new();
+    };
+    let mut seen = BTreeSet::new();
+    let mut steps = Vec::new();
+    for neighbour in observed
+        .network
+        .neighbours
+        .iter()
+        .filter(|found| found.index == bridge.index)
+    {
+        let owner = inventory.addresses.values().find(|stored| {
+            scope.has_address(stored)
+                && stored
+                    .desired
+                    .address
+                    .network()
+                    .contains(&neighbour.address)
+        });
+        let elsewhere = owner.is_some_and(|stored| {
+            neighbour.mac != mac_address(id, stored.desired.container.as_str())
+        });
+        if elsewhere && seen.insert(neighbour.address) {
+            steps.push(Step::FlushNeighbour {
+                address: neighbour.address,
+                index: bridge.index,
+            });
+        }
+    }
+    steps
+}

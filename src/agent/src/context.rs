@@ -1,0 +1,136 @@
+//! What every deed of the agent gets: the store, the kernel, systemd, and the request it serves.
+
+use std::{future::Future, path::PathBuf, rc::Rc, time::Duration};
+
+use protocol::{Failure, FailureKind, name::SessionId};
+use tokio::{
+    sync::{OnceCell, mpsc},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{failure::Context as _, serve::upload::Upload, store::Store, system::netlink::Netlink};
+
+/// Where the agent keeps what a reboot may forget.
+pub const RUN_FOLDER: &str = "/run/nspawn-agent";
+
+/// What every deed of the agent gets. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    /// The desired state.
+    pub store: Store,
+    /// The host's network.
+    pub netlink: Netlink,
+    /// What a reboot may forget: the lock, sessions, the guests' network files.
+    pub run_folder: PathBuf,
+    /// Who makes the change, for whoever waits for the lock.
+    pub holder: String,
+    /// The provider process; none in the resident service.
+    pub session: Option<SessionId>,
+    /// When the change has to be done.
+    pub deadline: Instant,
+    /// Set when the caller asks to stop.
+    pub cancel: CancellationToken,
+    /// The file that the provider streams up with this request.
+    pub upload: Option<Upload>,
+    progress: Option<mpsc::UnboundedSender<String>>,
+    bus: Rc<OnceCell<zbus::Connection>>,
+}
+
+impl Context {
+    /// A context for work without a request: the resident service, the container's own unit.
+    pub fn new(netlink: Netlink, holder: impl Into<String>, time: Duration) -> Self {
+        Self {
+            store: Store::new(crate::store::FOLDER),
+            netlink,
+            run_folder: PathBuf::from(RUN_FOLDER),
+            holder: holder.into(),
+            session: None,
+            deadline: Instant::now() + time,
+            cancel: CancellationToken::new(),
+            upload: None,
+            progress: None,
+            bus: Rc::new(OnceCell::new()),
+        }
+    }
+
+    /// The same for one request, with a deadline and a way to stop of its own.
+    #[must_use]
+    pub fn for_request(
+        &self,
+        time: Duration,
+        cancel: CancellationToken,
+        progress: mpsc::UnboundedSender<String>,
+    ) -> Self {
+        Self {
+            deadline: Instant::now() + time,
+            cancel,
+            progress: Some(progress),
+            ..self.clone()
+        }
+    }
+
+    /// The same with a fresh deadline.
+    #[must_use]
+    pub fn within_time(&self, time: Duration) -> Self {
+        Self {
+            deadline: Instant::now() + time,
+            ..self.clone()
+        }
+    }
+
+    /// Sends a line for the log; the resident service writes it to the journal.
+    pub fn progress(&self, line: impl Into<String>) {
+        let line = line.into();
+        match &self.progress {
+            // The receiver is gone only when the connection is.
+            Some(sender) => drop(sender.send(line)),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// Fails when the caller asked to stop or the time is up: for safe points between two steps.
+    pub fn check(&self) -> Result<(), Failure> {
+        if self.cancel.is_cancelled() {
+            return Err(cancelled());
+        }
+        if Instant::now() >= self.deadline {
+            return Err(timed_out());
+        }
+        Ok(())
+    }
+
+    /// Runs something that may be dropped half-way until it ends, the caller asks to stop, or the time is up.
+    pub async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(cancelled()),
+            result = tokio::time::timeout_at(self.deadline, work) => {
+                result.unwrap_or_else(|_| Err(timed_out()))
+            }
+        }
+    }
+
+    /// The system bus, connected at first use.
+    pub async fn bus(&self) -> Result<&zbus::Connection, Failure> {
+        self.bus
+            .get_or_try_init(|| async {
+                zbus::Connection::system()
+                    .await
+                    .doing(|| "connect to the host's system bus")
+            })
+            .await
+    }
+}
+
+fn cancelled() -> Failure {
+    Failure::new(FailureKind::Cancelled, "stopped, as Terraform asked")
+}
+
+fn timed_out() -> Failure {
+    Failure::new(FailureKind::Timeout, "the time for this change is up")
+        .help("Raise this resource's timeouts.")
+}

@@ -1,0 +1,118 @@
+//! Who may send what: the elements of the table's sets.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::TABLE;
+use crate::system::netlink::mac_text;
+
+/// The elements of each set, in nft's own words.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Elements(BTreeMap<String, BTreeSet<String>>);
+
+/// The names of the sets; table.rs declares them.
+pub const SETS: [&str; 6] = ["ports", "macs", "v4", "v6", "link_local", "targets"];
+
+impl Elements {
+    /// Lets a guest in: its MAC address, its link-local address, and what is attached to it.
+    pub fn admit(&mut self, port: &str, mac: [u8; 6], addresses: &[IpNet]) {
+        let quoted = format!("\"{port}\"");
+        self.insert("ports", quoted.clone());
+        self.insert("macs", format!("{quoted} . {}", mac_text(&mac)));
+        let link_local = link_local(mac);
+        self.insert("link_local", format!("{quoted} . {link_local}"));
+        self.insert("targets", format!("{quoted} . {}", number(link_local)));
+        for net in addresses {
+            match net {
+                IpNet::V4(_) => self.insert("v4", format!("{quoted} . {}", net_text(*net))),
+                IpNet::V6(v6) => {
+                    self.insert("v6", format!("{quoted} . {}", net_text(*net)));
+                    let (first, last) = (number(v6.network()), number(v6.broadcast()));
+                    let range = if first == last {
+                        first
+                    } else {
+                        format!("{first}-{last}")
+                    };
+                    self.insert("targets", format!("{quoted} . {range}"));
+                }
+            }
+        }
+    }
+
+    fn insert(&mut self, set: &str, element: String) {
+        self.0.entry(set.to_owned()).or_default().insert(element);
+    }
+
+    /// Whether a port is let in.
+    pub fn has_port(&self, port: &str) -> bool {
+        self.of("ports")
+            .any(|element| *element == format!("\"{port}\""))
+    }
+
+    fn of(&self, set: &str) -> impl Iterator<Item = &String> {
+        self.0.get(set).into_iter().flatten()
+    }
+
+    /// The commands that add what these have and those lack.
+    pub fn added_to(&self, others: &Self) -> String {
+        commands("add", self, others)
+    }
+
+    /// The commands that remove what those have and these lack.
+    pub fn removed_from(&self, others: &Self) -> String {
+        commands("delete", others, self)
+    }
+}
+
+fn commands(verb: &str, of: &Elements, but: &Elements) -> String {
+    let mut commands = String::new();
+    for set in SETS {
+        let kept: BTreeSet<_> = but.of(set).collect();
+        let elements: Vec<_> = of
+            .of(set)
+            .filter(|element| !kept.contains(element))
+            .map(String::as_str)
+            .collect();
+        if !elements.is_empty() {
+            commands.push_str(&format!(
+                "{verb} element bridge {TABLE} {set} {{ {} }}\n",
+                elements.join(", ")
+            ));
+        }
+    }
+    commands
+}
+
+fn net_text(net: IpNet) -> String {
+    if net.prefix_len() == net.max_prefix_len() {
+        net.addr().to_string()
+    } else {
+        net.to_string()
+    }
+}
+
+/// A raw payload is compared as a number: nft 1.0.6 has no name for the target of neighbour discovery.
+fn number(address: Ipv6Addr) -> String {
+    format!("0x{:032x}", u128::from(address))
+}
+
+/// The address that the kernel makes from a MAC address. RFC 4291, appendix A
+fn link_local(mac: [u8; 6]) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac;
+    let pair = |high: u8, low: u8| u16::from_be_bytes([high, low]);
+    Ipv6Addr::new(
+        0xfe80,
+        0,
+        0,
+        0,
+        pair(a ^ 2, b),
+        pair(c, 0xff),
+        pair(0xfe, d),
+        pair(e, f),
+    )
+}

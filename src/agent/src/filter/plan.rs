@@ -1,0 +1,96 @@
+//! What the filter and the ports need: pure.
+
+use ipnet::IpNet;
+
+use super::{Elements, Step, port};
+use crate::{
+    container::mac::{mac_address, parse_machine_id},
+    reconcile::Observation,
+    store::Inventory,
+    system::netlink::{Link, Network, PortFlags},
+};
+
+/// Who may send what.
+pub fn elements(inventory: &Inventory, observed: &Observation) -> Elements {
+    let mut elements = Elements::default();
+    let (Some(id), Some(host)) = (
+        parse_machine_id(&observed.facts.machine_id),
+        &inventory.host,
+    ) else {
+        return elements;
+    };
+    for name in inventory.containers.keys() {
+        let addresses: Vec<IpNet> = inventory
+            .addresses_of(name)
+            .map(|stored| stored.desired.address.network())
+            .collect();
+        // A later systemd may name ports in another way: what is there counts.
+        let found = port::find(&observed.network, host.desired.bridge.as_str(), name);
+        let port = found.map_or_else(|| port::name(name), |link| link.name.clone());
+        elements.admit(&port, mac_address(id, name.as_str()), &addresses);
+    }
+    elements
+}
+
+/// What has to be done for the filter and the ports.
+pub fn plan(inventory: &Inventory, observed: &Observation) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let isolation = inventory
+        .host
+        .as_ref()
+        .is_some_and(|host| host.desired.isolation);
+    if isolation {
+        let wanted = elements(inventory, observed);
+        match observed.filter.in_force() {
+            None => steps.push(Step::Load(wanted)),
+            Some(found) if *found != wanted => steps.push(Step::Change {
+                from: found.clone(),
+                to: wanted,
+            }),
+            Some(_) => {}
+        }
+    } else if observed.filter.digest.is_some() {
+        steps.push(Step::Remove);
+    }
+    let (Some(id), Some(host)) = (
+        parse_machine_id(&observed.facts.machine_id),
+        &inventory.host,
+    ) else {
+        return steps;
+    };
+    for name in inventory.containers.keys() {
+        if let Some(link) = port::find(&observed.network, host.desired.bridge.as_str(), name) {
+            let mac = mac_address(id, name.as_str());
+            steps.extend(port_steps(&observed.network, link, mac, isolation));
+        }
+    }
+    steps
+}
+
+fn port_steps(network: &Network, link: &Link, mac: [u8; 6], isolation: bool) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let flags = if isolation {
+        PortFlags::APART
+    } else {
+        PortFlags::TOGETHER
+    };
+    if link.port != Some(flags) {
+        steps.push(Step::SetPort {
+            index: link.index,
+            name: link.name.clone(),
+            flags,
+        });
+    }
+    let entry = network
+        .forwarding
+        .iter()
+        .any(|entry| entry.index == link.index && entry.mac == mac && entry.fixed);
+    if isolation && !entry {
+        steps.push(Step::AddForwarding {
+            index: link.index,
+            name: link.name.clone(),
+            mac,
+        });
+    }
+    steps
+}

@@ -1,0 +1,78 @@
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use super::*;
+
+fn guests() -> Elements {
+    let mut elements = Elements::default();
+    elements.admit(
+        "vb-web",
+        [2, 0, 0, 0, 0, 1],
+        &[
+            "203.0.113.2/32".parse().unwrap(),
+            "2001:db8:1:5::/80".parse().unwrap(),
+        ],
+    );
+    elements
+}
+
+#[test]
+fn only_the_difference_is_applied() {
+    let (none, web) = (Elements::default(), guests());
+    assert_eq!(web.added_to(&web), "");
+    assert_eq!(web.removed_from(&none), "");
+    let mut two = web.clone();
+    two.admit("vb-db", [2, 0, 0, 0, 0, 2], &[]);
+    let added = two.added_to(&web);
+    assert!(
+        added.contains("vb-db") && !added.contains("vb-web"),
+        "{added}"
+    );
+    assert!(
+        web.removed_from(&two)
+            .contains("delete element bridge nspawn_agent ports { \"vb-db\" }")
+    );
+    assert!(web.has_port("vb-web") && !web.has_port("vb-db"));
+}
+
+#[test]
+fn a_listing_is_the_same_whatever_the_order() {
+    let listing = |elements: [&str; 2], handle: u32, policy: &str| json!({"nftables": [{"set": {"handle": handle, "elem": elements}}, {"chain": {"policy": policy}}]});
+    let first = digest(&listing(["a", "b"], 1, "accept"));
+    assert_eq!(first, digest(&listing(["b", "a"], 2, "accept")));
+    assert_ne!(first, digest(&listing(["b", "c"], 1, "accept")));
+    assert_ne!(first, digest(&listing(["a", "b"], 1, "drop")));
+}
+
+/// The real nft takes the table and its changes, in a network namespace of its own.
+#[test]
+fn nft_takes_it() {
+    let (none, web) = (Elements::default(), guests());
+    let commands = format!(
+        "{}{}{}{}",
+        table::text(),
+        web.added_to(&none),
+        none.removed_from(&web),
+        web.added_to(&none)
+    );
+    let mut child = Command::new("unshare")
+        .args(["--net", "nft", "-f", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(commands.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

@@ -1,0 +1,205 @@
+//! What the machine is.
+
+use std::{env, fs, net::IpAddr, path::Path};
+
+use ipnet::IpNet;
+use protocol::{Failure, FailureKind, observed::Facts};
+
+use crate::{
+    context::Context,
+    system::{files, netlink::Network, systemd::Systemd},
+};
+
+/// Gathers what the machine is.
+pub async fn gather(context: &Context, network: &Network) -> Result<Facts, Failure> {
+    let names = rustix::system::uname();
+    let kernel = names.release().to_string_lossy().into_owned();
+    let uplink = uplink(network);
+    let global = |v6: bool| {
+        let index = uplink.as_deref().and_then(|name| network.link(name))?.index;
+        host_address(network, index, v6)
+    };
+    // No systemd, or no bus: the facts say so with an empty version, and a change refuses.
+    let systemd_version = match Systemd::of_host(context).await {
+        Ok(systemd) => systemd.version().await.unwrap_or_default(),
+        Err(_) => String::new(),
+    };
+    Ok(Facts {
+        machine_id: machine_id()?,
+        os: os_name()?,
+        architecture: names.machine().to_string_lossy().into_owned(),
+        systemd_version,
+        cpus: std::thread::available_parallelism()
+            .ok()
+            .and_then(|count| u32::try_from(count.get()).ok())
+            .unwrap_or(1),
+        memory_bytes: memory()?,
+        ipv4_address: global(false),
+        ipv6_address: global(true),
+        addresses: network
+            .addresses
+            .iter()
+            .map(|address| address.net)
+            .collect(),
+        gateways: [false, true]
+            .into_iter()
+            .filter_map(|v6| network.default_route(v6)?.gateway)
+            .collect(),
+        ssh_peer: ssh_peer(),
+        idmapped_overlay: at_least(&kernel, (5, 19)),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel,
+        uplink,
+    })
+}
+
+/// The interface of the default route.
+pub fn uplink(network: &Network) -> Option<String> {
+    let route = network
+        .default_route(false)
+        .or_else(|| network.default_route(true))?;
+    network.name(route.index).map(str::to_owned)
+}
+
+/// The host's own address on an interface; of several the first, as the kernel lists them.
+pub fn host_address(network: &Network, index: u32, v6: bool) -> Option<IpAddr> {
+    network
+        .addresses
+        .iter()
+        .filter(|address| address.index == index && address.global)
+        .map(|address| address.net)
+        .find(|net| matches!(net, IpNet::V6(_)) == v6)
+        .map(|net| net.addr())
+}
+
+/// machine-id(5)
+pub fn machine_id() -> Result<String, Failure> {
+    let text = files::read(Path::new("/etc/machine-id"))?.unwrap_or_default();
+    let id = String::from_utf8_lossy(&text).trim().to_owned();
+    if crate::container::mac::parse_machine_id(&id).is_none() {
+        return Err(Failure::new(
+            FailureKind::Unsupported,
+            "this host has no machine id in /etc/machine-id",
+        )
+        .help("Run systemd-machine-id-setup on the host."));
+    }
+    Ok(id)
+}
+
+fn os_name() -> Result<String, Failure> {
+    let read = |path: &str| fs::read_to_string(path).ok();
+    let text = read("/etc/os-release")
+        .or_else(|| read("/usr/lib/os-release"))
+        .unwrap_or_default();
+    Ok(release_value(&text, "PRETTY_NAME").unwrap_or_else(|| "Linux".to_owned()))
+}
+
+/// One value of os-release(5).
+pub fn release_value(text: &str, key: &str) -> Option<String> {
+    text.lines().find_map(|line| {
+        let value = line.trim().strip_prefix(key)?.strip_prefix('=')?;
+        Some(value.trim_matches(['"', '\'']).to_owned())
+    })
+}
+
+fn memory() -> Result<u64, Failure> {
+    let text = files::read(Path::new("/proc/meminfo"))?.unwrap_or_default();
+    Ok(memory_total(&String::from_utf8_lossy(&text)).unwrap_or(0))
+}
+
+fn memory_total(text: &str) -> Option<u64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+/// Where this connection comes from. sudo drops SSH_CONNECTION, so the processes above are asked, too.
+fn ssh_peer() -> Option<IpAddr> {
+    if let Ok(connection) = env::var("SSH_CONNECTION") {
+        return first_address(&connection);
+    }
+    let mut process = std::os::unix::process::parent_id();
+    for _ in 0..8 {
+        if process <= 1 {
+            return None;
+        }
+        let environment = fs::read(format!("/proc/{process}/environ")).unwrap_or_default();
+        let found = environment.split(|byte| *byte == 0).find_map(|variable| {
+            let value = variable.strip_prefix(b"SSH_CONNECTION=")?;
+            first_address(&String::from_utf8_lossy(value))
+        });
+        if found.is_some() {
+            return found;
+        }
+        process = parent(&fs::read_to_string(format!("/proc/{process}/stat")).ok()?)?;
+    }
+    None
+}
+
+fn first_address(connection: &str) -> Option<IpAddr> {
+    let text = connection.split(' ').next()?;
+    // A link-local peer carries its interface: fe80::1%eth0.
+    text.split('%').next()?.parse().ok()
+}
+
+/// The parent in /proc/PID/stat; the name before it may hold spaces and brackets. proc_pid_stat(5)
+fn parent(stat: &str) -> Option<u32> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Whether a release such as "6.12.48+deb13-amd64" or "257.8-1" is at least this one.
+pub fn at_least(release: &str, (major, minor): (u32, u32)) -> bool {
+    let mut numbers = release
+        .split(|character: char| !character.is_ascii_digit())
+        .map(|number| number.parse().unwrap_or(0));
+    let found: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    found >= (major, minor)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn texts_of_the_system() {
+        assert_eq!(
+            release_value(
+                "ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 13\"\n",
+                "PRETTY_NAME"
+            )
+            .as_deref(),
+            Some("Debian GNU/Linux 13")
+        );
+        assert_eq!(
+            memory_total("MemFree: 1 kB\nMemTotal:   2048 kB\n"),
+            Some(2 << 20)
+        );
+        assert_eq!(parent("7 (a) b) S 42 7 7"), Some(42));
+        assert_eq!(
+            first_address("fe80::1%eth0 1 fe80::2%eth0 22"),
+            "fe80::1".parse().ok()
+        );
+        for (release, least, expected) in [
+            ("6.12.48+deb13-amd64", (5, 19), true),
+            ("5.10.0", (5, 19), false),
+            ("257.8-1~deb13u2", (252, 0), true),
+            ("247", (252, 0), false),
+            ("", (1, 0), false),
+        ] {
+            assert_eq!(at_least(release, least), expected, "{release}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics(text in ".{0,60}") {
+            let _ = (parent(&text), first_address(&text), memory_total(&text), release_value(&text, "A"));
+            let _ = at_least(&text, (1, 1));
+        }
+    }
+}

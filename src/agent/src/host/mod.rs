@@ -1,0 +1,278 @@
+//! `nspawn_host`: facts, packages, sysctls, the bridge without ports, and the agent's own service.
+
+pub mod admit;
+pub mod facts;
+pub mod install;
+pub mod packages;
+pub mod pending;
+pub mod plan;
+pub mod sysctls;
+mod told;
+
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
+
+use ipnet::IpNet;
+use protocol::{
+    Failure,
+    desired::{ContainerSecrets, Host, ObjectKey},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    context::Context,
+    object::Object,
+    store::{Inventory, Stored},
+    system::{
+        files::{self, OwnFile},
+        netlink::{Network, NewBridge},
+        nft,
+    },
+};
+
+pub use told::state;
+
+/// What marks the bridge as ours. ip-link(8), alias
+pub const BRIDGE_ALIAS: &str = "nspawn-agent";
+
+/// The address by which guests know the host on their link.
+pub const BRIDGE_ADDRESS: &str = "fe80::1/64";
+
+/// What the host chose for itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assigned {
+    /// The uplink, as it was when the host was made: a lost default route must not move it.
+    pub uplink: String,
+    /// The host's IPv4 address, which is the guests' gateway; it may be away with its link.
+    pub ipv4: Option<IpAddr>,
+}
+
+/// How the host is.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// The sysctls it needs.
+    pub wishes: sysctls::Wishes,
+    /// Their values.
+    pub sysctls: BTreeMap<String, String>,
+    /// Whether sysctls are set that are wished for no more.
+    pub superfluous_sysctls: bool,
+    /// Our files, and how they stand to what they should hold.
+    pub files: Vec<(OwnedFile, OwnFile)>,
+    /// Modules that should be loaded and aren't.
+    pub missing_modules: Vec<String>,
+    /// How the agent's service is, in systemd's words.
+    pub service: String,
+}
+
+/// A file of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnedFile {
+    /// Where.
+    pub path: String,
+    /// What it should hold.
+    pub contents: String,
+}
+
+/// One step of the host.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Write one of our files.
+    WriteFile(OwnedFile),
+    /// Load a module of the kernel.
+    LoadModule(String),
+    /// Set a sysctl, keeping its former value.
+    SetSysctl(String, u64),
+    /// Put back the sysctls that are wished for no more.
+    RestoreSysctls(sysctls::Wishes),
+    /// Make the bridge.
+    MakeBridge(NewBridge),
+    /// Set the bridge up, with this MTU.
+    SetBridge { index: u32, mtu: Option<u32> },
+    /// Give the bridge its address.
+    AddAddress { index: u32, net: IpNet },
+}
+
+/// The uplink in use.
+pub fn uplink(stored: &Stored<Host>) -> &str {
+    match &stored.desired.uplink {
+        Some(name) => name.as_str(),
+        None => &stored.assigned.uplink,
+    }
+}
+
+/// The host's IPv4 address on its uplink, or any other, now or when it was last seen.
+pub fn ipv4(stored: &Stored<Host>, network: &Network) -> Option<IpAddr> {
+    let bridge = network
+        .link(stored.desired.bridge.as_str())
+        .map(|link| link.index);
+    let on_uplink = network
+        .link(uplink(stored))
+        .and_then(|link| facts::host_address(network, link.index, false));
+    on_uplink.or(stored.assigned.ipv4).or_else(|| {
+        network
+            .addresses
+            .iter()
+            .filter(|address| address.global && Some(address.index) != bridge)
+            .map(|address| address.net.addr())
+            .find(|ip| matches!(ip, IpAddr::V4(ip) if !ip.is_loopback()))
+    })
+}
+
+/// Looks at the host itself.
+pub async fn observe(
+    context: &Context,
+    inventory: &Inventory,
+    network: &Network,
+) -> Result<Observed, Failure> {
+    let Some(stored) = &inventory.host else {
+        return Ok(Observed::default());
+    };
+    let wishes = sysctls::wishes(&sysctls::Needs {
+        bridge: stored.desired.bridge.as_str(),
+        uplink: uplink(stored),
+        other_uplinks: inventory
+            .addresses
+            .values()
+            .filter_map(|address| Some(address.desired.uplink.as_ref()?.as_str()))
+            .collect(),
+        nesting: stored.desired.nesting,
+        learned_default: sysctls::learned_default(&context.store, network)?,
+    });
+    let mut compared = Vec::new();
+    for file in plan::files(&stored.desired, &wishes) {
+        let found = files::compare(Path::new(&file.path), &file.contents)?;
+        compared.push((file, found));
+    }
+    Ok(Observed {
+        sysctls: sysctls::read(&wishes)?,
+        superfluous_sysctls: sysctls::superfluous(&context.store, &wishes)?,
+        files: compared,
+        missing_modules: plan::modules(&stored.desired)
+            .iter()
+            .filter(|module| !is_loaded(module))
+            .map(|module| (*module).to_owned())
+            .collect(),
+        service: install::service_state(context).await,
+        wishes,
+    })
+}
+
+/// Whether a module is loaded or built in: both have a folder, unless it has no parameters.
+fn is_loaded(module: &str) -> bool {
+    Path::new("/sys/module").join(module).exists() || install::module_is_unavailable(module)
+}
+
+/// Does one step.
+pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
+    match step {
+        Step::WriteFile(file) => {
+            files::write_own(Path::new(&file.path), &file.contents, 0o644)?;
+            if file.path.starts_with(plan::NETWORKD_FOLDER) {
+                install::reload_networkd(context).await?;
+            } else if file.path == install::UNIT_PATH {
+                install::enable(context).await?;
+            }
+            Ok(())
+        }
+        Step::LoadModule(name) => install::load_module(context, name).await,
+        Step::SetSysctl(key, value) => sysctls::set(&context.store, key, *value),
+        Step::RestoreSysctls(wishes) => sysctls::restore(&context.store, wishes),
+        Step::MakeBridge(bridge) => context.netlink.add_bridge(bridge).await,
+        Step::SetBridge { index, mtu } => context.netlink.set_link(*index, *mtu).await,
+        Step::AddAddress { index, net } => context.netlink.add_address(*index, *net).await,
+    }
+}
+
+impl Object for Host {
+    type Prepared = ();
+
+    const KEPT_WHEN_CREATE_FAILS: bool = false;
+
+    fn key(&self) -> ObjectKey {
+        ObjectKey::Host
+    }
+
+    fn what(&self) -> String {
+        "nspawn_host of this machine".to_owned()
+    }
+
+    async fn prepare(
+        &self,
+        context: &Context,
+        _: Option<&Stored<Self>>,
+        _: &ContainerSecrets,
+    ) -> Result<(), Failure> {
+        admit::check_system(context).await?;
+        packages::ensure_with(context, packages::BASE, self.install_packages).await
+    }
+
+    async fn admit(
+        &self,
+        context: &Context,
+        _: &Inventory,
+        previous: Option<&Stored<Self>>,
+        (): (),
+    ) -> Result<Assigned, Failure> {
+        let assigned = admit::admit(context, self, previous).await?;
+        install::switch()?;
+        pending::arm(context, self, previous)?;
+        Ok(assigned)
+    }
+
+    async fn settle(context: &Context, _: &Stored<Self>) -> Result<(), Failure> {
+        install::start(context).await
+    }
+
+    async fn remove(
+        context: &Context,
+        inventory: &Inventory,
+        stored: &Stored<Self>,
+    ) -> Result<(), Failure> {
+        admit::check_unused(inventory)?;
+        clear(context, stored).await
+    }
+
+    async fn removed(_: &Context, _: &Stored<Self>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// Removes all that was made for the host, and puts back what was changed.
+pub async fn clear(context: &Context, stored: &Stored<Host>) -> Result<(), Failure> {
+    install::stop_service(context).await?;
+    clear_but_service(context, stored).await
+}
+
+/// The same for the resident service itself, which ends by itself afterwards.
+pub async fn clear_but_service(context: &Context, stored: &Stored<Host>) -> Result<(), Failure> {
+    install::remove_service(context).await?;
+    if nft::list(context, &["table", "bridge", crate::filter::TABLE])
+        .await?
+        .is_some()
+    {
+        nft::apply(
+            context,
+            &format!("delete table bridge {}\n", crate::filter::TABLE),
+        )
+        .await?;
+    }
+    let network = Network::dump(&context.netlink).await?;
+    let ours = network
+        .link(stored.desired.bridge.as_str())
+        .filter(|link| link.alias.as_deref() == Some(BRIDGE_ALIAS));
+    if let Some(link) = ours {
+        context.netlink.delete_link(link.index).await?;
+    }
+    sysctls::restore(&context.store, &Vec::new())?;
+    for file in plan::files(&stored.desired, &Vec::new()) {
+        let path = Path::new(&file.path);
+        if files::read(path)?.is_some_and(|contents| files::is_ours(&contents)) {
+            files::remove_file(path)?;
+        }
+    }
+    // A later change may have left the file of a host that had nesting on.
+    files::remove_file(Path::new(plan::MODULES_FILE))?;
+    install::reload_networkd(context).await?;
+    pending::disarm(context)?;
+    files::remove_tree(&context.run_folder.join("network"))?;
+    files::remove_empty_folder(Path::new(plan::NETWORKD_FOLDER))
+}

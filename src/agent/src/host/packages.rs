@@ -1,0 +1,117 @@
+//! Debian packages that the host needs.
+
+use std::path::Path;
+
+use protocol::{Failure, FailureKind, desired::Host};
+
+use crate::{command::Program, context::Context, system::files};
+
+/// What every host needs.
+pub const BASE: &[&str] = &["systemd-container", "nftables"];
+
+/// Installs what is missing of these packages.
+pub async fn ensure(context: &Context, packages: &[&str]) -> Result<(), Failure> {
+    let may_install = context
+        .store
+        .get::<Host>("host")?
+        .is_none_or(|stored| stored.desired.install_packages);
+    ensure_with(context, packages, may_install).await
+}
+
+/// The same, where the host's desired state is not written yet.
+pub async fn ensure_with(
+    context: &Context,
+    packages: &[&str],
+    may_install: bool,
+) -> Result<(), Failure> {
+    let missing = missing(packages)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    if !may_install {
+        return Err(Failure::new(
+            FailureKind::Unsupported,
+            format!("the host lacks the packages {list}, and install_packages is false"),
+        )
+        .help(format!(
+            "Run on the host: apt-get install --no-install-recommends {list}"
+        ))
+        .at("install_packages"));
+    }
+    context.progress(format!("installing {list}"));
+    if install(context, &missing).await.is_err() {
+        // The lists may be older than the archive.
+        apt().args(["update", "-qq"]).run(context).await?;
+        install(context, &missing).await.map_err(|failure| {
+            Failure::new(FailureKind::Command, failure.message).help(format!(
+                "Check the host's APT sources, or run on it: apt-get install --no-install-recommends {list}"
+            ))
+        })?;
+    }
+    context.progress(format!("installed {list}"));
+    Ok(())
+}
+
+fn apt() -> Program {
+    Program::new("apt-get")
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("NEEDRESTART_MODE", "l")
+        .args(["-o", "DPkg::Lock::Timeout=120"])
+}
+
+async fn install(context: &Context, packages: &[&str]) -> Result<(), Failure> {
+    apt()
+        .args(["install", "-y", "-qq", "--no-install-recommends"])
+        .args(packages)
+        .run(context)
+        .await
+        .map(drop)
+}
+
+fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>, Failure> {
+    let status = files::read(Path::new("/var/lib/dpkg/status"))?.ok_or_else(|| {
+        Failure::new(
+            FailureKind::Unsupported,
+            "this host has no dpkg database: it is not a Debian system",
+        )
+        .help("Use Debian 12 or 13, or Ubuntu 24.04 or later.")
+    })?;
+    let installed = installed(&String::from_utf8_lossy(&status));
+    Ok(packages
+        .iter()
+        .copied()
+        .filter(|package| !installed.iter().any(|name| name == package))
+        .collect())
+}
+
+/// The names of the packages that dpkg's status file calls installed.
+fn installed(status: &str) -> Vec<String> {
+    status
+        .split("\n\n")
+        .filter(|paragraph| {
+            paragraph
+                .lines()
+                .any(|line| line.starts_with("Status: ") && line.ends_with(" ok installed"))
+        })
+        .filter_map(|paragraph| {
+            paragraph
+                .lines()
+                .find_map(|line| line.strip_prefix("Package: "))
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_installed_counts() {
+        let status = "Package: nftables\nStatus: install ok installed\n\n\
+                      Package: debootstrap\nStatus: deinstall ok config-files\n\n\
+                      Package: systemd-container\nStatus: hold ok installed\n";
+        assert_eq!(installed(status), ["nftables", "systemd-container"]);
+    }
+}

@@ -1,0 +1,156 @@
+//! What the host itself needs: pure.
+
+use ipnet::IpNet;
+use protocol::desired::Host;
+use sha2::{Digest as _, Sha256};
+
+use super::{BRIDGE_ADDRESS, BRIDGE_ALIAS, OwnedFile, Step, install, sysctls};
+use crate::{
+    reconcile::{Observation, Scope},
+    store::Inventory,
+    system::{
+        files::{HEADER, OwnFile},
+        netlink::NewBridge,
+    },
+};
+
+/// Where networkd looks for files of the administrator.
+pub const NETWORKD_FOLDER: &str = "/etc/systemd/network";
+/// modules-load.d(5)
+pub const MODULES_FILE: &str = "/etc/modules-load.d/nspawn-agent.conf";
+
+const NESTING_MODULES: &[&str] = &["overlay", "br_netfilter", "nf_conntrack", "ip_tables"];
+
+/// The modules that this host should have loaded.
+pub fn modules(host: &Host) -> &'static [&'static str] {
+    if host.nesting { NESTING_MODULES } else { &[] }
+}
+
+/// The files that this host should have.
+pub fn files(host: &Host, wishes: &sysctls::Wishes) -> Vec<OwnedFile> {
+    let mut files = vec![
+        OwnedFile {
+            path: sysctls::FILE.to_owned(),
+            contents: sysctls::file(wishes),
+        },
+        // networkd drops foreign addresses and routes of links that it manages. systemd#25451
+        OwnedFile {
+            path: format!("{NETWORKD_FOLDER}/00-nspawn-agent-{}.network", host.bridge),
+            contents: format!(
+                "{HEADER}[Match]\nName={}\n\n[Link]\nUnmanaged=yes\n",
+                host.bridge
+            ),
+        },
+        OwnedFile {
+            path: install::UNIT_PATH.to_owned(),
+            contents: install::unit(),
+        },
+    ];
+    if host.nesting {
+        files.push(OwnedFile {
+            path: MODULES_FILE.to_owned(),
+            contents: format!("{HEADER}{}\n", NESTING_MODULES.join("\n")),
+        });
+    }
+    files
+}
+
+/// A MAC address of our own for the bridge: the same at each boot, and different on every host.
+pub fn bridge_mac(machine_id: &str, bridge: &str) -> [u8; 6] {
+    let digest = Sha256::digest(format!("nspawn-agent bridge {machine_id} {bridge}"));
+    let [b0, b1, b2, b3, b4, b5, ..]: [u8; 32] = digest.into();
+    [(b0 & 0xfe) | 0x02, b1, b2, b3, b4, b5]
+}
+
+/// What has to be done for the host itself.
+pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec<Step> {
+    let Some(stored) = &inventory.host else {
+        return Vec::new();
+    };
+    let mut steps = Vec::new();
+    // An address on an uplink of its own needs that uplink's sysctls.
+    if scope.has_host() || matches!(scope, Scope::Address(_)) {
+        steps.extend(sysctl_steps(observed));
+    }
+    if !scope.has_host() {
+        return steps;
+    }
+    steps.extend(
+        observed
+            .host
+            .missing_modules
+            .iter()
+            .cloned()
+            .map(Step::LoadModule),
+    );
+    steps.extend(
+        observed
+            .host
+            .files
+            .iter()
+            .filter(|(_, found)| *found != OwnFile::Same)
+            .map(|(file, _)| Step::WriteFile(file.clone())),
+    );
+    steps.extend(bridge_steps(
+        &stored.desired,
+        super::uplink(stored),
+        observed,
+    ));
+    steps
+}
+
+fn sysctl_steps(observed: &Observation) -> Vec<Step> {
+    let host = &observed.host;
+    let mut steps: Vec<_> = host
+        .wishes
+        .iter()
+        .filter(|(key, wanted)| {
+            host.sysctls
+                .get(key)
+                .is_some_and(|value| !wanted.holds(value))
+        })
+        .map(|(key, wanted)| Step::SetSysctl(key.clone(), wanted.value()))
+        .collect();
+    if host.superfluous_sysctls {
+        steps.push(Step::RestoreSysctls(host.wishes.clone()));
+    }
+    steps
+}
+
+fn bridge_steps(host: &Host, uplink: &str, observed: &Observation) -> Vec<Step> {
+    let network = &observed.network;
+    let mtu = network.link(uplink).map(|link| link.mtu);
+    let Some(link) = network.link(host.bridge.as_str()) else {
+        return vec![Step::MakeBridge(NewBridge {
+            name: host.bridge.to_string(),
+            alias: BRIDGE_ALIAS.to_owned(),
+            mac: bridge_mac(&observed.facts.machine_id, host.bridge.as_str()),
+            mtu: mtu.unwrap_or(1500),
+        })];
+    };
+    // Somebody else's bridge of that name is left alone; the drift says so.
+    if link.alias.as_deref() != Some(BRIDGE_ALIAS) {
+        return Vec::new();
+    }
+    let mut steps = Vec::new();
+    let mtu = mtu.filter(|mtu| *mtu != link.mtu);
+    if !link.up || mtu.is_some() {
+        steps.push(Step::SetBridge {
+            index: link.index,
+            mtu,
+        });
+    }
+    if let Ok(net) = BRIDGE_ADDRESS.parse::<IpNet>() {
+        let there = network
+            .addresses
+            .iter()
+            .any(|address| address.index == link.index && address.net == net);
+        if !there {
+            steps.push(Step::AddAddress {
+                index: link.index,
+                net,
+            });
+        }
+    }
+    steps
+}

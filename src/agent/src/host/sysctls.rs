@@ -1,0 +1,292 @@
+//! The sysctls that the host needs, and the values they had before.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use protocol::Failure;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    store::Store,
+    system::{files::HEADER, netlink::Network, sysctl},
+};
+
+/// The file that brings them back at boot, before the agent runs.
+pub const FILE: &str = "/etc/sysctl.d/90-nspawn-agent.conf";
+const FORMER: &str = "former-sysctls.json";
+
+/// What a sysctl should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// This very value.
+    Exactly(u64),
+    /// This value or more; a higher one of the host stays.
+    AtLeast(u64),
+}
+
+impl Wanted {
+    /// Whether a value will do.
+    pub fn holds(self, value: &str) -> bool {
+        match (self, value.parse::<u64>()) {
+            (Self::Exactly(wanted), Ok(value)) => value == wanted,
+            (Self::AtLeast(wanted), Ok(value)) => value >= wanted,
+            (_, Err(_)) => false,
+        }
+    }
+
+    /// The value to set.
+    pub fn value(self) -> u64 {
+        match self {
+            Self::Exactly(value) | Self::AtLeast(value) => value,
+        }
+    }
+}
+
+/// Sysctls by key, in the order in which they are set.
+pub type Wishes = Vec<(String, Wanted)>;
+
+/// What decides which sysctls a host needs.
+#[derive(Debug)]
+pub struct Needs<'a> {
+    /// The bridge.
+    pub bridge: &'a str,
+    /// The uplink of the host.
+    pub uplink: &'a str,
+    /// Uplinks that single addresses name.
+    pub other_uplinks: BTreeSet<&'a str>,
+    /// Whether guests run Kubernetes.
+    pub nesting: bool,
+    /// The interface whose default route the kernel itself learned by router advertisement.
+    pub learned_default: Option<String>,
+}
+
+/// Everything that this host needs.
+pub fn wishes(needs: &Needs<'_>) -> Wishes {
+    let mut wishes = Vec::new();
+    // Before forwarding is on: the kernel drops the default route it learned when it isn't. ip-sysctl.rst, accept_ra
+    if let Some(name) = &needs.learned_default {
+        wishes.push((accept_ra(name), Wanted::Exactly(2)));
+    }
+    wishes.push(exactly("net/ipv4/ip_forward", 1));
+    wishes.push(exactly("net/ipv6/conf/all/forwarding", 1));
+    // Without it a router's unicast probe for a proxied address is forwarded to the guest, whose
+    // answer is void: a hole every 15 to 20 seconds. ip6_forward() of the kernel, lxd#6668
+    wishes.push(exactly("net/ipv6/conf/all/proxy_ndp", 1));
+    wishes.extend(of_uplink(needs.uplink));
+    for name in needs
+        .other_uplinks
+        .iter()
+        .filter(|name| **name != needs.uplink)
+    {
+        wishes.extend(of_uplink(name));
+        // Its answers leave over the default route's interface. ip-sysctl.rst, rp_filter
+        wishes.push((
+            format!("net/ipv4/conf/{name}/rp_filter"),
+            Wanted::Exactly(2),
+        ));
+    }
+    for conf in ["net/ipv4/conf", "net/ipv6/conf"] {
+        wishes.push((
+            format!("{conf}/{}/forwarding", needs.bridge),
+            Wanted::Exactly(1),
+        ));
+    }
+    wishes.extend(density());
+    if needs.nesting {
+        wishes.extend(nesting());
+    }
+    wishes
+}
+
+fn exactly(key: &str, value: u64) -> (String, Wanted) {
+    (key.to_owned(), Wanted::Exactly(value))
+}
+
+fn at_least(key: &str, value: u64) -> (String, Wanted) {
+    (key.to_owned(), Wanted::AtLeast(value))
+}
+
+fn of_uplink(name: &str) -> Wishes {
+    vec![
+        (
+            format!("net/ipv4/conf/{name}/forwarding"),
+            Wanted::Exactly(1),
+        ),
+        (
+            format!("net/ipv6/conf/{name}/forwarding"),
+            Wanted::Exactly(1),
+        ),
+        (
+            format!("net/ipv6/conf/{name}/proxy_ndp"),
+            Wanted::Exactly(1),
+        ),
+        // The default adds up to 0.8 s to each resolution.
+        (
+            format!("net/ipv4/neigh/{name}/proxy_delay"),
+            Wanted::Exactly(0),
+        ),
+        (
+            format!("net/ipv6/neigh/{name}/proxy_delay"),
+            Wanted::Exactly(0),
+        ),
+    ]
+}
+
+/// Past about 100 guests the defaults run out: systemd#17992, nixpkgs#36214, lxd#2252.
+fn density() -> Wishes {
+    vec![
+        at_least("fs/inotify/max_user_instances", 8192),
+        at_least("fs/inotify/max_user_watches", 524_288),
+        at_least("kernel/keys/maxkeys", 20_000),
+        at_least("kernel/keys/maxbytes", 2_000_000),
+        at_least("net/ipv4/neigh/default/gc_thresh3", 16_384),
+        at_least("net/ipv4/neigh/default/gc_thresh2", 8192),
+        at_least("net/ipv4/neigh/default/gc_thresh1", 2048),
+        at_least("net/ipv6/neigh/default/gc_thresh3", 16_384),
+        at_least("net/ipv6/neigh/default/gc_thresh2", 8192),
+        at_least("net/ipv6/neigh/default/gc_thresh1", 2048),
+    ]
+}
+
+/// What kubelet checks for and can't set from a guest.
+fn nesting() -> Wishes {
+    vec![
+        exactly("vm/overcommit_memory", 1),
+        exactly("vm/panic_on_oom", 0),
+        exactly("kernel/panic", 10),
+        exactly("kernel/panic_on_oops", 1),
+        at_least("kernel/keys/root_maxkeys", 1_000_000),
+        at_least("kernel/keys/root_maxbytes", 25_000_000),
+    ]
+}
+
+fn accept_ra(name: &str) -> String {
+    format!("net/ipv6/conf/{name}/accept_ra")
+}
+
+/// The interface whose default route the kernel itself learns by router advertisement. Once the
+/// agent has seen to it, this stays so while the route is away.
+pub fn learned_default(store: &Store, network: &Network) -> Result<Option<String>, Failure> {
+    const RTPROT_RA: u8 = 9;
+    let former = store.get_beside::<Former>(FORMER)?.unwrap_or_default();
+    let kept = former.order.iter().find_map(|key| {
+        key.strip_prefix("net/ipv6/conf/")?
+            .strip_suffix("/accept_ra")
+            .map(str::to_owned)
+    });
+    if kept.is_some() {
+        return Ok(kept);
+    }
+    let Some(name) = network
+        .default_route(true)
+        .filter(|route| route.protocol == RTPROT_RA)
+        .and_then(|route| network.name(route.index))
+    else {
+        return Ok(None);
+    };
+    // 0: a network manager listens to advertisements itself, and the kernel must not.
+    let accepts = sysctl::read(&accept_ra(name))?.is_some_and(|value| value != "0");
+    Ok(accepts.then(|| name.to_owned()))
+}
+
+/// The file for sysctl.d(5).
+pub fn file(wishes: &Wishes) -> String {
+    let mut text = HEADER.to_owned();
+    for (key, wanted) in wishes {
+        // A host's own higher limit must not be lowered at boot; the agent sees to these itself.
+        if let Wanted::Exactly(value) = wanted {
+            // "-": an interface may be missing that early.
+            text.push_str(&format!("-{key} = {value}\n"));
+        }
+    }
+    text
+}
+
+/// What is there: the value of each wish, where the kernel has the setting.
+pub fn read(wishes: &Wishes) -> Result<BTreeMap<String, String>, Failure> {
+    let mut values = BTreeMap::new();
+    for (key, _) in wishes {
+        if let Some(value) = sysctl::read(key)? {
+            values.insert(key.clone(), value);
+        }
+    }
+    Ok(values)
+}
+
+/// The values from before.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Former {
+    values: BTreeMap<String, String>,
+    /// The order in which they were set, to go back the other way round.
+    order: Vec<String>,
+}
+
+/// Sets one, keeping its former value first.
+pub fn set(store: &Store, key: &str, value: u64) -> Result<(), Failure> {
+    let mut former: Former = store.get_beside(FORMER)?.unwrap_or_default();
+    if !former.values.contains_key(key)
+        && let Some(before) = sysctl::read(key)?
+    {
+        former.values.insert(key.to_owned(), before);
+        former.order.push(key.to_owned());
+        store.put_beside(FORMER, &former)?;
+    }
+    sysctl::write(key, &value.to_string())
+}
+
+/// Puts back what is wished for no more.
+pub fn restore(store: &Store, wishes: &Wishes) -> Result<(), Failure> {
+    let Some(mut former) = store.get_beside::<Former>(FORMER)? else {
+        return Ok(());
+    };
+    let stays = |key: &String| wishes.iter().any(|(wished, _)| wished == key);
+    for key in former.order.iter().rev().filter(|key| !stays(key)) {
+        if let Some(value) = former.values.get(key) {
+            sysctl::write(key, value)?;
+        }
+    }
+    former.order.retain(stays);
+    former
+        .values
+        .retain(|key, _| wishes.iter().any(|(wished, _)| wished == key));
+    if former.order.is_empty() {
+        store.remove_beside(FORMER)
+    } else {
+        store.put_beside(FORMER, &former)
+    }
+}
+
+/// Settings that were changed and are wished for no more.
+pub fn superfluous(store: &Store, wishes: &Wishes) -> Result<bool, Failure> {
+    let former = store.get_beside::<Former>(FORMER)?.unwrap_or_default();
+    Ok(former
+        .order
+        .iter()
+        .any(|key| !wishes.iter().any(|(wished, _)| wished == key)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_the_host_that_are_higher_stay() {
+        for (wanted, value, holds) in [
+            (Wanted::AtLeast(10), "9", false),
+            (Wanted::AtLeast(10), "11", true),
+            (Wanted::Exactly(1), "2", false),
+            (Wanted::Exactly(0), "0", true),
+            (Wanted::Exactly(0), "", false),
+        ] {
+            assert_eq!(wanted.holds(value), holds, "{wanted:?} {value}");
+        }
+    }
+
+    #[test]
+    fn the_file_carries_the_header_and_no_limits() {
+        let text = file(&vec![
+            exactly("net/ipv4/ip_forward", 1),
+            at_least("kernel/keys/maxkeys", 5),
+        ]);
+        assert_eq!(text, format!("{HEADER}-net/ipv4/ip_forward = 1\n"));
+    }
+}

@@ -1,0 +1,90 @@
+//! How the host is, told to the provider: state and drift.
+
+use protocol::{Failure, desired::Host, observed::HostState};
+
+use super::{BRIDGE_ALIAS, Step, pending, plan, uplink};
+use crate::{
+    context::Context,
+    filter,
+    reconcile::{Observation, Scope},
+    store::{Inventory, Stored},
+};
+
+/// The host's state, and what deviates.
+pub fn state(
+    context: &Context,
+    stored: &Stored<Host>,
+    inventory: &Inventory,
+    observed: &Observation,
+) -> Result<(HostState, Vec<String>), Failure> {
+    let confirm_within = match pending::read(context)? {
+        Some(pending) => Some(pending.left()?.map_or(0, |left| left.as_secs().max(1))),
+        None => None,
+    };
+    let state = HostState {
+        uplink: uplink(stored).to_owned(),
+        confirm_within,
+    };
+    Ok((state, drift(stored, inventory, observed)))
+}
+
+/// Every deviation is a step that the next reconcile would do.
+fn drift(stored: &Stored<Host>, inventory: &Inventory, observed: &Observation) -> Vec<String> {
+    let mut drift: Vec<String> = plan::plan(inventory, observed, &Scope::Host)
+        .iter()
+        .map(|step| sentence(step, stored, observed))
+        .collect();
+    drift.extend(
+        filter::plan::plan(inventory, observed)
+            .iter()
+            .map(filter::sentence),
+    );
+    let bridge = stored.desired.bridge.as_str();
+    let foreign = observed
+        .network
+        .link(bridge)
+        .is_some_and(|link| link.alias.as_deref() != Some(BRIDGE_ALIAS));
+    if foreign {
+        drift.push(format!(
+            "somebody else's interface {bridge} is in the bridge's place"
+        ));
+    }
+    if observed.network.link(uplink(stored)).is_none() {
+        drift.push(format!("the uplink {} is missing", uplink(stored)));
+    }
+    if observed.host.service != "active" {
+        drift.push(format!(
+            "{} is {}",
+            super::install::UNIT,
+            if observed.host.service.is_empty() {
+                "unknown to systemd"
+            } else {
+                &observed.host.service
+            }
+        ));
+    }
+    drift
+}
+
+fn sentence(step: &Step, stored: &Stored<Host>, observed: &Observation) -> String {
+    let bridge = &stored.desired.bridge;
+    match step {
+        Step::WriteFile(file) => format!("{} is missing or was changed", file.path),
+        Step::LoadModule(name) => format!("the kernel module {name} is not loaded"),
+        Step::SetSysctl(key, value) => format!(
+            "the sysctl {key} is {}, not {value}",
+            observed
+                .host
+                .sysctls
+                .get(key)
+                .map_or("unknown", String::as_str)
+        ),
+        Step::RestoreSysctls(_) => "sysctls that are needed no more are still set".to_owned(),
+        Step::MakeBridge(_) => format!("the bridge {bridge} is missing"),
+        Step::SetBridge { mtu: Some(mtu), .. } => {
+            format!("the MTU of the bridge {bridge} is not the uplink's {mtu}")
+        }
+        Step::SetBridge { mtu: None, .. } => format!("the bridge {bridge} is down"),
+        Step::AddAddress { net, .. } => format!("the address {net} is missing on {bridge}"),
+    }
+}

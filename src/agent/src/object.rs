@@ -1,0 +1,58 @@
+//! What every kind of object brings along: the four moments of a change.
+
+use protocol::{
+    Failure,
+    desired::{ContainerSecrets, ObjectKey},
+};
+
+use crate::{
+    context::Context,
+    store::{Inventory, Kept, Stored},
+};
+
+/// A kind of object. A change runs through `prepare`, `admit`, the reconcile, and `settle`.
+pub trait Object: Kept {
+    /// What the preparation hands on.
+    type Prepared;
+
+    /// Whether a create that failed leaves the object there, tainted, for Terraform to destroy.
+    /// Otherwise its record goes and the failure alone is the answer.
+    const KEPT_WHEN_CREATE_FAILS: bool;
+
+    /// The object's key.
+    fn key(&self) -> ObjectKey;
+
+    /// The object as a person calls it: `the container "web"`.
+    fn what(&self) -> String;
+
+    /// Long work, done without the host's lock: an image is fetched and unpacked here.
+    async fn prepare(
+        &self,
+        context: &Context,
+        previous: Option<&Stored<Self>>,
+        secrets: &ContainerSecrets,
+    ) -> Result<Self::Prepared, Failure>;
+
+    /// Under the lock, before anything is written: refuses what can't be, and chooses what the
+    /// host chooses.
+    async fn admit(
+        &self,
+        context: &Context,
+        inventory: &Inventory,
+        previous: Option<&Stored<Self>>,
+        prepared: Self::Prepared,
+    ) -> Result<Self::Assigned, Failure>;
+
+    /// After the reconcile, without the lock: waits for what takes its time, such as a boot.
+    async fn settle(context: &Context, stored: &Stored<Self>) -> Result<(), Failure>;
+
+    /// Under the lock: refuses, or undoes all that was made. The record is removed afterwards.
+    async fn remove(
+        context: &Context,
+        inventory: &Inventory,
+        stored: &Stored<Self>,
+    ) -> Result<(), Failure>;
+
+    /// Under the lock, after the record is gone: clears what only others' absence allows to clear.
+    async fn removed(context: &Context, stored: &Stored<Self>) -> Result<(), Failure>;
+}

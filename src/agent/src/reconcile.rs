@@ -1,0 +1,209 @@
+//! The one way to make things so: observe, plan, perform, and look again.
+//!
+//! Runs for every change, at boot, after a carrier loss, and after a crash at any step.
+
+use protocol::{
+    Failure, FailureKind,
+    desired::{Address, ObjectKey},
+    name::{ImageName, MachineName},
+    observed::Facts,
+};
+
+use crate::{
+    address, container,
+    context::Context,
+    filter, guest, host, image,
+    store::{Inventory, Stored},
+    system::netlink::Network,
+};
+
+/// What a reconcile looks after.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything.
+    All,
+    /// The host itself.
+    Host,
+    /// One image.
+    Image(ImageName),
+    /// One container and its addresses.
+    Container(MachineName),
+    /// One address, in its canonical form.
+    Address(String),
+}
+
+impl Scope {
+    /// Whether the host itself is looked after.
+    pub fn has_host(&self) -> bool {
+        matches!(self, Self::All | Self::Host)
+    }
+
+    /// Whether this image is looked after.
+    pub fn has_image(&self, name: &ImageName) -> bool {
+        matches!(self, Self::All) || matches!(self, Self::Image(image) if image == name)
+    }
+
+    /// Whether this container's unit and files are looked after.
+    pub fn has_container(&self, name: &MachineName) -> bool {
+        matches!(self, Self::All) || matches!(self, Self::Container(container) if container == name)
+    }
+
+    /// Whether this address is looked after.
+    pub fn has_address(&self, stored: &Stored<Address>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Address(address) => *address == stored.desired.address.canonical(),
+            Self::Container(container) => *container == stored.desired.container,
+            Self::Host | Self::Image(_) => false,
+        }
+    }
+}
+
+impl From<ObjectKey> for Scope {
+    fn from(key: ObjectKey) -> Self {
+        match key {
+            ObjectKey::Host => Self::Host,
+            ObjectKey::Image(name) => Self::Image(name),
+            ObjectKey::Container(name) => Self::Container(name),
+            ObjectKey::Address(address) => Self::Address(address),
+        }
+    }
+}
+
+/// How the host is: everything that planning and a snapshot need.
+#[derive(Debug, Clone)]
+pub struct Observation {
+    /// What the machine is.
+    pub facts: Facts,
+    /// Links, addresses, routes and neighbours.
+    pub network: Network,
+    /// Sysctls, files and the service.
+    pub host: host::Observed,
+    /// The filter table.
+    pub filter: filter::Observed,
+    /// Images.
+    pub images: image::Observed,
+    /// Containers.
+    pub containers: container::Observed,
+    /// The network of running guests, and the files they get.
+    pub guests: guest::network::Observed,
+}
+
+/// One step, as data.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Of the host itself.
+    Host(host::Step),
+    /// Of the filter table.
+    Filter(filter::Step),
+    /// Of an image.
+    Image(image::Step),
+    /// Of a container.
+    Container(container::Step),
+    /// Of an address.
+    Address(address::Step),
+}
+
+/// Looks at the host.
+pub async fn observe(
+    context: &Context,
+    inventory: &Inventory,
+    scope: &Scope,
+) -> Result<Observation, Failure> {
+    let network = Network::dump(&context.netlink).await?;
+    let facts = host::facts::gather(context, &network).await?;
+    let containers = container::observe(context, inventory, scope).await?;
+    Ok(Observation {
+        host: host::observe(context, inventory, &network).await?,
+        filter: filter::observe(context).await?,
+        images: image::observe(context, inventory, scope).await?,
+        guests: guest::network::observe(context, inventory, &containers, scope).await?,
+        containers,
+        facts,
+        network,
+    })
+}
+
+/// What has to be done, in order.
+pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec<Step> {
+    let mut steps = Vec::new();
+    steps.extend(
+        host::plan::plan(inventory, observed, scope)
+            .into_iter()
+            .map(Step::Host),
+    );
+    // A container that starts finds its port allowed already.
+    steps.extend(
+        filter::plan::plan(inventory, observed)
+            .into_iter()
+            .map(Step::Filter),
+    );
+    steps.extend(
+        image::plan(inventory, observed, scope)
+            .into_iter()
+            .map(Step::Image),
+    );
+    steps.extend(
+        address::plan::plan(inventory, observed, scope)
+            .into_iter()
+            .map(Step::Address),
+    );
+    steps.extend(
+        container::plan(inventory, observed, scope)
+            .into_iter()
+            .map(Step::Container),
+    );
+    steps
+}
+
+async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
+    match step {
+        Step::Host(step) => host::perform(context, step).await,
+        Step::Filter(step) => filter::perform(context, step).await,
+        Step::Image(step) => image::perform(context, step).await,
+        Step::Container(step) => container::perform(context, step).await,
+        Step::Address(step) => address::perform(context, step).await,
+    }
+}
+
+/// How often the host is looked at before giving up: starting a guest brings up a port, which
+/// needs steps of its own.
+const ROUNDS: usize = 4;
+
+/// Makes it so. The host's lock is held by the caller. One failed step does not keep the others
+/// from being done; the first failure is the answer.
+pub async fn reconcile(context: &Context, scope: &Scope) -> Result<Vec<Step>, Failure> {
+    let mut done = Vec::new();
+    let mut failed: Option<Failure> = None;
+    let mut left = Vec::new();
+    for _ in 0..ROUNDS {
+        let inventory = context.store.inventory()?;
+        let observed = observe(context, &inventory, scope).await?;
+        let steps = plan(&inventory, &observed, scope);
+        // Nothing new has come up since the last look: doing the same again won't help.
+        if steps.is_empty() || steps == left {
+            left = steps;
+            break;
+        }
+        failed = None;
+        for step in &steps {
+            context.check()?;
+            match perform(context, step).await {
+                Ok(()) => done.push(step.clone()),
+                Err(failure) => {
+                    failed.get_or_insert(failure);
+                }
+            }
+        }
+        left = steps;
+    }
+    match (failed, left.first()) {
+        (Some(failure), Some(_)) => Err(failure),
+        (None, Some(step)) => Err(Failure::new(
+            FailureKind::System,
+            format!("something on this host undoes what was done: {step:?}"),
+        )
+        .help("Look for another program that manages the same interfaces, files or units.")),
+        (_, None) => Ok(done),
+    }
+}

@@ -1,0 +1,205 @@
+//! nspawn-agent.service: restores at boot, heals within a second, rolls back what isn't confirmed.
+
+mod notify;
+mod watch;
+
+use std::{os::unix::process::CommandExt as _, process::Command, time::Duration};
+
+use protocol::{Failure, desired::Host};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, sleep_until},
+};
+
+use self::watch::Watch;
+use crate::{
+    context::Context,
+    failure::Context as _,
+    host,
+    host::pending,
+    lock::HostLock,
+    reconcile::{Scope, reconcile},
+    store::Stored,
+    system::netlink::Netlink,
+};
+
+/// How long one reconcile may take, waiting for the lock included.
+const TIME: Duration = Duration::from_secs(120);
+/// Events come in bursts: a link that comes up, its addresses, its routes. Guests are dark meanwhile.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// Sysctls and files change without an event.
+const PATROL: Duration = Duration::from_secs(30);
+/// The longest pause after failures in a row.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// So many reconciles with something to do, within [`STORM`], mean that somebody else undoes it.
+const STORM_LIMIT: u32 = 20;
+const STORM: Duration = Duration::from_secs(60);
+
+/// Stays, until the service is stopped or the host is ours no more.
+pub async fn run(netlink: Netlink) -> Result<(), Failure> {
+    let context = Context::new(netlink, "nspawn-agent.service", TIME);
+    let deed = || "listen for signals";
+    let mut hangup = signal(SignalKind::hangup()).doing(deed)?;
+    let mut terminate = signal(SignalKind::terminate()).doing(deed)?;
+    let mut watch = Watch::start(&context)?;
+    let mut pace = Pace::default();
+    roll_back_if_due(&context).await?;
+    pace.after(&heal(&context).await);
+    notify::ready()?;
+    loop {
+        if context.store.get::<Host>("host")?.is_none() {
+            return Ok(());
+        }
+        let deadline = rollback_at(&context)?;
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = hangup.recv() => return Err(take_up_new_binary()),
+            () = sleep_until(deadline) => roll_back_if_due(&context).await?,
+            () = watch.changed() => {
+                tokio::time::sleep(DEBOUNCE.max(pace.pause)).await;
+                watch.forget();
+                pace.after(&heal(&context).await);
+            }
+            () = tokio::time::sleep(PATROL.max(pace.pause)) => pace.after(&heal(&context).await),
+        }
+    }
+}
+
+/// How fast it reacts: at once, and ever slower when that doesn't help.
+#[derive(Debug, Default)]
+struct Pace {
+    pause: Duration,
+    began: Option<Instant>,
+    busy: u32,
+}
+
+impl Pace {
+    /// Takes in how a reconcile ended: how many steps it did, or why it failed.
+    fn after(&mut self, result: &Result<usize, Failure>) {
+        let now = Instant::now();
+        match result {
+            Ok(0) => {
+                *self = Self::default();
+                return;
+            }
+            Ok(_) => {
+                if self.began.is_none_or(|began| now - began > STORM) {
+                    self.began = Some(now);
+                    self.busy = 0;
+                    self.pause = Duration::ZERO;
+                }
+                self.busy += 1;
+                if self.busy < STORM_LIMIT {
+                    return;
+                }
+                eprintln!(
+                    "something on this host keeps undoing what nspawn-agent does; look for another program that manages the same interfaces, files or rules"
+                );
+            }
+            Err(failure) => eprintln!("could not bring the host to its desired state: {failure}"),
+        }
+        self.pause = (self.pause * 2).clamp(Duration::from_secs(1), LONGEST_PAUSE);
+        eprintln!("trying again in {} s", self.pause.as_secs());
+    }
+}
+
+/// Brings everything to its desired state; gives how many steps that took.
+async fn heal(context: &Context) -> Result<usize, Failure> {
+    let context = context.within_time(TIME);
+    let _lock = HostLock::take(&context).await?;
+    let steps = reconcile(&context, &Scope::All).await?;
+    for step in &steps {
+        eprintln!("mended: {step:?}");
+    }
+    Ok(steps.len())
+}
+
+/// When an unconfirmed change is undone; far away when there is none.
+fn rollback_at(context: &Context) -> Result<Instant, Failure> {
+    let left = match pending::read(context)? {
+        None => Duration::from_hours(24),
+        Some(pending) => pending.left()?.unwrap_or(Duration::ZERO),
+    };
+    Ok(Instant::now() + left)
+}
+
+async fn roll_back_if_due(context: &Context) -> Result<(), Failure> {
+    let context = context.within_time(TIME);
+    if pending::read(&context)?.is_none() {
+        return Ok(());
+    }
+    let _lock = HostLock::take(&context).await?;
+    // It may have been confirmed while this waited.
+    let Some(pending) = pending::read(&context)? else {
+        return Ok(());
+    };
+    if pending.left()?.is_some() {
+        return Ok(());
+    }
+    match pending.former {
+        Some(former) => {
+            eprintln!("the last change of nspawn_host was not confirmed: going back");
+            go_back(&context, &former).await
+        }
+        None => remove_unconfirmed(&context).await,
+    }
+}
+
+async fn go_back(context: &Context, former: &Stored<Host>) -> Result<(), Failure> {
+    context.store.put(former)?;
+    pending::disarm(context)?;
+    reconcile(context, &Scope::All).await.map(drop)
+}
+
+/// A host that was never confirmed is no host; but what stands on it already is not pulled away.
+async fn remove_unconfirmed(context: &Context) -> Result<(), Failure> {
+    let inventory = context.store.inventory()?;
+    let Some(stored) = &inventory.host else {
+        return pending::disarm(context);
+    };
+    if host::admit::check_unused(&inventory).is_err() {
+        eprintln!("nspawn_host was not confirmed, but containers or addresses stand on it: kept");
+        return pending::disarm(context);
+    }
+    eprintln!("nspawn_host was not confirmed: removing what was made for it");
+    host::clear_but_service(context, stored).await?;
+    context.store.remove::<Host>("host")?;
+    context.store.remove_if_empty()
+}
+
+/// Becomes the binary in force, as the same process: a restart would reach the guests' units.
+fn take_up_new_binary() -> Failure {
+    let error = Command::new(host::install::BINARY).arg("resident").exec();
+    let failed: Result<(), Failure> = Err(error).doing(|| "take up the new agent");
+    failed.err().unwrap_or_else(|| {
+        Failure::new(protocol::FailureKind::System, "the new agent did not start")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::FailureKind;
+
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn it_slows_down_when_that_does_not_help_and_recovers() {
+        let mut pace = Pace::default();
+        let failed = Err(Failure::new(FailureKind::System, "no"));
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            pace.after(&failed);
+            pauses.push(pace.pause.as_secs());
+        }
+        assert_eq!(pauses[..4], [1, 2, 4, 8]);
+        assert_eq!(pauses[11], 300);
+        pace.after(&Ok(0));
+        assert_eq!(pace.pause, Duration::ZERO);
+        for _ in 1..STORM_LIMIT {
+            pace.after(&Ok(1));
+            assert_eq!(pace.pause, Duration::ZERO);
+        }
+        pace.after(&Ok(1));
+        assert_eq!(pace.pause, Duration::from_secs(1));
+    }
+}

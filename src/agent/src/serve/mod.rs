@@ -1,0 +1,249 @@
+//! `nspawn-agent serve`: answers a provider's requests on stdin and stdout.
+//!
+//! Each request is a task of its own; many are under way at once over the one channel.
+
+mod change;
+mod frames;
+pub mod session;
+mod snapshot;
+pub mod upload;
+
+use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
+
+use protocol::{
+    Failure, FailureKind,
+    desired::Desired,
+    frame::MAGIC,
+    message::{Answer, Event, Put, Request},
+};
+use tokio::{
+    io::{AsyncWriteExt as _, stdin, stdout},
+    sync::mpsc,
+    task::{JoinSet, spawn_local},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    frames::Incoming,
+    session::Session,
+    upload::{EventSender, Intake},
+};
+use crate::{context::Context, failure::Context as _, host, lock::HostLock};
+
+/// How long a question that changes nothing may take.
+const QUESTION_TIME: Duration = Duration::from_secs(60);
+
+/// How long a change may go on after its provider is gone, until its next safe point.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// A request under way.
+struct UnderWay {
+    cancel: CancellationToken,
+    intake: Intake,
+}
+
+/// One connection.
+struct Connection {
+    context: Context,
+    session: Option<Session>,
+    /// When this connection began, on the clock that a pending change is dated by.
+    began: Duration,
+    events: EventSender,
+    under_way: Rc<RefCell<HashMap<u32, UnderWay>>>,
+    tasks: JoinSet<()>,
+}
+
+/// Serves one provider until it closes stdin.
+pub async fn run(context: Context) -> Result<(), Failure> {
+    let mut output = stdout();
+    output
+        .write_all(MAGIC)
+        .await
+        .doing(|| "greet the provider")?;
+    output.flush().await.doing(|| "greet the provider")?;
+    let (events, mut queue) = mpsc::unbounded_channel::<(u32, Event)>();
+    let writer = spawn_local(async move {
+        while let Some((id, event)) = queue.recv().await {
+            if frames::write(&mut output, id, &event).await.is_err() {
+                // The provider is gone; what is under way hears of it by the end of stdin.
+                return;
+            }
+        }
+    });
+    let mut connection = Connection {
+        context,
+        session: None,
+        began: host::pending::clock(),
+        events,
+        under_way: Rc::default(),
+        tasks: JoinSet::new(),
+    };
+    let result = connection.listen().await;
+    connection.end().await;
+    // The queue is closed by now; what is still in it goes out.
+    drop(writer.await);
+    result
+}
+
+impl Connection {
+    async fn listen(&mut self) -> Result<(), Failure> {
+        let mut input = stdin();
+        while let Some(incoming) = frames::read(&mut input).await? {
+            match incoming {
+                Incoming::Data(id, piece) => {
+                    if let Some(request) = self.under_way.borrow_mut().get_mut(&id) {
+                        request.intake.put(piece);
+                    }
+                }
+                Incoming::Request(id, Err(failure)) => self.done(id, Err(failure)),
+                Incoming::Request(id, Ok(request)) => self.begin(id, *request),
+            }
+            while self.tasks.try_join_next().is_some() {}
+        }
+        Ok(())
+    }
+
+    fn done(&self, id: u32, result: Result<Answer, Failure>) {
+        // Nobody is left to hear it when the writer is gone.
+        drop(self.events.send((id, Event::Done(result))));
+    }
+
+    fn begin(&mut self, id: u32, request: Request) {
+        match request {
+            Request::Hello {
+                version,
+                session,
+                holder,
+            } => {
+                let answer = self.hello(version, &session, holder);
+                self.done(id, answer);
+            }
+            Request::Cancel { id: other } => {
+                if let Some(request) = self.under_way.borrow().get(&other) {
+                    request.cancel.cancel();
+                }
+                self.done(id, Ok(Answer::Noted));
+            }
+            _ if self.session.is_none() => self.done(
+                id,
+                Err(Failure::new(
+                    FailureKind::Protocol,
+                    "the first request of a connection has to be hello",
+                )),
+            ),
+            request => self.spawn(id, request),
+        }
+    }
+
+    fn hello(
+        &mut self,
+        version: u32,
+        session: &protocol::name::SessionId,
+        holder: String,
+    ) -> Result<Answer, Failure> {
+        if version != protocol::VERSION {
+            return Err(Failure::new(
+                FailureKind::Protocol,
+                format!(
+                    "the provider speaks version {version} and this agent version {}",
+                    protocol::VERSION
+                ),
+            ));
+        }
+        self.session = Some(Session::open(&self.context.run_folder, session)?);
+        self.context.session = Some(session.clone());
+        self.context.holder = holder;
+        Ok(Answer::Welcome {
+            version: protocol::VERSION,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            machine_id: host::facts::machine_id()?,
+        })
+    }
+
+    fn spawn(&mut self, id: u32, request: Request) {
+        let cancel = CancellationToken::new();
+        let (upload, intake) = upload::upload(id, self.events.clone());
+        let (progress, mut lines) = mpsc::unbounded_channel();
+        let time = match &request {
+            Request::Put(put) => Duration::from_secs(put.deadline),
+            Request::Remove { deadline, .. } => Duration::from_secs(*deadline),
+            _ => QUESTION_TIME,
+        };
+        let mut context = self.context.for_request(time, cancel.clone(), progress);
+        context.upload = Some(upload);
+        let began = self.began;
+        let events = self.events.clone();
+        let under_way = Rc::clone(&self.under_way);
+        under_way
+            .borrow_mut()
+            .insert(id, UnderWay { cancel, intake });
+        self.tasks.spawn_local(async move {
+            let forward = async {
+                while let Some(line) = lines.recv().await {
+                    drop(events.send((id, Event::Progress(line))));
+                }
+            };
+            // The lines end when the request's context, which holds their sender, is dropped.
+            let (result, ()) = tokio::join!(answer(context, request, began), forward);
+            under_way.borrow_mut().remove(&id);
+            drop(events.send((id, Event::Done(result))));
+        });
+    }
+
+    /// Brings what is under way to its next safe point, and leaves nothing on a host that isn't ours.
+    async fn end(mut self) {
+        for request in self.under_way.borrow().values() {
+            request.cancel.cancel();
+        }
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(GRACE, all).await.is_err() {
+            self.tasks.abort_all();
+        }
+        let Some(session) = self.session.take() else {
+            return;
+        };
+        let result = session
+            .close()
+            .and_then(|()| host::install::leave_if_unused(&self.context));
+        if let Err(failure) = result {
+            eprintln!("nspawn-agent: {failure}");
+        }
+    }
+}
+
+async fn answer(context: Context, request: Request, began: Duration) -> Result<Answer, Failure> {
+    match request {
+        Request::Snapshot => snapshot::snapshot(&context)
+            .await
+            .map(|snapshot| Answer::Snapshot(Box::new(snapshot))),
+        Request::Put(put) => {
+            let Put {
+                desired,
+                token,
+                intent,
+                secrets,
+                ..
+            } = *put;
+            let asked = change::Asked {
+                token,
+                intent,
+                secrets,
+            };
+            match desired {
+                Desired::Host(host) => change::put(&context, host, asked).await,
+                Desired::Image(image) => change::put(&context, image, asked).await,
+                Desired::Container(container) => change::put(&context, *container, asked).await,
+                Desired::Address(address) => change::put(&context, address, asked).await,
+            }
+        }
+        Request::Remove { key, token, .. } => change::remove(&context, key, &token).await,
+        Request::Claim { objects } => change::claim(&context, &objects).await,
+        Request::TakeOver { key, token } => change::take_over(&context, &key, token).await,
+        Request::Confirm { token } => {
+            let _lock = HostLock::take(&context).await?;
+            host::pending::confirm(&context, &token, began)?;
+            Ok(Answer::Noted)
+        }
+        Request::Hello { .. } | Request::Cancel { .. } => Ok(Answer::Noted),
+    }
+}

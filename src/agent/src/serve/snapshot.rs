@@ -1,0 +1,111 @@
+//! The whole host in one reply, and one object as the answer to its change. Reading heals nothing.
+
+use protocol::{
+    Failure, FailureKind,
+    desired::ObjectKey,
+    observed::{Object, Observed, Snapshot},
+};
+
+use crate::{
+    address, container,
+    context::Context,
+    host, image,
+    reconcile::{Observation, Scope, observe},
+    store::{Inventory, Kept, Stored},
+};
+
+/// The whole host.
+pub async fn snapshot(context: &Context) -> Result<Snapshot, Failure> {
+    let inventory = context.store.inventory()?;
+    let observed = context
+        .within(observe(context, &inventory, &Scope::All))
+        .await?;
+    let host = match &inventory.host {
+        Some(stored) => {
+            let (state, drift) = host::state(context, stored, &inventory, &observed)?;
+            Some(told(stored, state, drift))
+        }
+        None => None,
+    };
+    Ok(Snapshot {
+        host,
+        images: inventory
+            .images
+            .iter()
+            .map(|(name, stored)| {
+                let (state, drift) = image::state(stored, &observed);
+                (name.clone(), told(stored, state, drift))
+            })
+            .collect(),
+        containers: inventory
+            .containers
+            .iter()
+            .map(|(name, stored)| {
+                let (state, drift) = container::state(stored, &observed);
+                (name.clone(), told(stored, state, drift))
+            })
+            .collect(),
+        addresses: inventory
+            .addresses
+            .iter()
+            .map(|(name, stored)| {
+                let (state, drift) = address::state(stored, &inventory, &observed);
+                (name.clone(), told(stored, state, drift))
+            })
+            .collect(),
+        foreign_machines: container::foreign(&inventory, &observed.containers),
+        facts: observed.facts,
+    })
+}
+
+fn told<D: Kept, S>(stored: &Stored<D>, state: S, drift: Vec<String>) -> Observed<D, S> {
+    Observed {
+        desired: stored.desired.clone(),
+        owner: stored.owner.clone(),
+        state,
+        drift,
+    }
+}
+
+/// One object, as it is now.
+pub async fn object(context: &Context, key: &ObjectKey) -> Result<Object, Failure> {
+    let inventory = context.store.inventory()?;
+    let scope = Scope::from(key.clone());
+    let observed = observe(context, &inventory, &scope).await?;
+    of(context, key, &inventory, observed)?.ok_or_else(|| {
+        Failure::new(
+            FailureKind::NotFound,
+            "the object was removed while it was being changed",
+        )
+    })
+}
+
+fn of(
+    context: &Context,
+    key: &ObjectKey,
+    inventory: &Inventory,
+    observed: Observation,
+) -> Result<Option<Object>, Failure> {
+    Ok(match key {
+        ObjectKey::Host => match &inventory.host {
+            Some(stored) => {
+                let (state, drift) = host::state(context, stored, inventory, &observed)?;
+                let told = told(stored, state, drift);
+                Some(Object::Host(Box::new(observed.facts), told))
+            }
+            None => None,
+        },
+        ObjectKey::Image(name) => inventory.images.get(name).map(|stored| {
+            let (state, drift) = image::state(stored, &observed);
+            Object::Image(told(stored, state, drift))
+        }),
+        ObjectKey::Container(name) => inventory.containers.get(name).map(|stored| {
+            let (state, drift) = container::state(stored, &observed);
+            Object::Container(Box::new(told(stored, state, drift)))
+        }),
+        ObjectKey::Address(name) => inventory.addresses.get(name).map(|stored| {
+            let (state, drift) = address::state(stored, inventory, &observed);
+            Object::Address(told(stored, state, drift))
+        }),
+    })
+}

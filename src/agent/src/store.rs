@@ -1,0 +1,244 @@
+//! The desired state that the host holds: one small file an object under /etc/nspawn-agent.
+//!
+//! A file is replaced as a whole (temporary file, fsync, rename, fsync of the folder), so that a
+//! crash leaves the old or the new one, never half of either.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use protocol::{
+    Failure, FailureKind,
+    desired::{Address, Container, Host, Image},
+    name::{ImageName, MachineName, SessionId},
+    observed::Owner,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{failure::Context as _, system::files};
+
+/// Where the desired state lives.
+pub const FOLDER: &str = "/etc/nspawn-agent";
+
+/// One object, as it is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(bound(
+    serialize = "D: Serialize, D::Assigned: Serialize",
+    deserialize = "D: DeserializeOwned, D::Assigned: DeserializeOwned"
+))]
+pub struct Stored<D: Kept> {
+    /// Whose it is.
+    pub owner: Owner,
+    /// The provider process that made it: while it is unclaimed, and that process is gone,
+    /// another create may adopt it.
+    pub session: SessionId,
+    /// As it should be.
+    pub desired: D,
+    /// What the host chose for it.
+    pub assigned: D::Assigned,
+}
+
+/// A kind of object that the store keeps.
+pub trait Kept: Clone + PartialEq + Serialize + DeserializeOwned {
+    /// What the host chooses for such an object and keeps beside it.
+    type Assigned: Clone + PartialEq + Serialize + DeserializeOwned;
+    /// The folder of this kind; the host is a single file.
+    const FOLDER: &'static str;
+    /// The object's name within its kind.
+    fn name(&self) -> String;
+}
+
+impl Kept for Host {
+    type Assigned = crate::host::Assigned;
+    const FOLDER: &'static str = "";
+    fn name(&self) -> String {
+        "host".to_owned()
+    }
+}
+
+impl Kept for Image {
+    type Assigned = crate::image::Assigned;
+    const FOLDER: &'static str = "images";
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+impl Kept for Container {
+    type Assigned = crate::container::Assigned;
+    const FOLDER: &'static str = "containers";
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+impl Kept for Address {
+    type Assigned = crate::address::Assigned;
+    const FOLDER: &'static str = "addresses";
+    fn name(&self) -> String {
+        self.address.canonical()
+    }
+}
+
+/// Every object of this host, read once.
+#[derive(Debug, Clone, Default)]
+pub struct Inventory {
+    /// The host itself.
+    pub host: Option<Stored<Host>>,
+    /// Images by name.
+    pub images: BTreeMap<ImageName, Stored<Image>>,
+    /// Containers by name.
+    pub containers: BTreeMap<MachineName, Stored<Container>>,
+    /// Addresses by canonical form.
+    pub addresses: BTreeMap<String, Stored<Address>>,
+}
+
+impl Inventory {
+    /// The addresses of one container, in order.
+    pub fn addresses_of(&self, container: &MachineName) -> impl Iterator<Item = &Stored<Address>> {
+        let container = container.clone();
+        self.addresses
+            .values()
+            .filter(move |stored| stored.desired.container == container)
+    }
+}
+
+/// The folder of desired files.
+#[derive(Debug, Clone)]
+pub struct Store {
+    folder: PathBuf,
+}
+
+impl Store {
+    /// A store in this folder; it is made with the first object.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: folder.into(),
+        }
+    }
+
+    /// The folder, for files beside the objects.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Every object of this host.
+    pub fn inventory(&self) -> Result<Inventory, Failure> {
+        let keyed = |error: protocol::name::InvalidName| {
+            Failure::new(FailureKind::System, format!("a desired file: {error}"))
+        };
+        Ok(Inventory {
+            host: self.get::<Host>("host")?,
+            images: self
+                .all::<Image>()?
+                .into_iter()
+                .map(|(name, stored)| Ok((name.parse().map_err(keyed)?, stored)))
+                .collect::<Result<_, Failure>>()?,
+            containers: self
+                .all::<Container>()?
+                .into_iter()
+                .map(|(name, stored)| Ok((name.parse().map_err(keyed)?, stored)))
+                .collect::<Result<_, Failure>>()?,
+            addresses: self.all::<Address>()?,
+        })
+    }
+
+    /// One object by its name.
+    pub fn get<D: Kept>(&self, name: &str) -> Result<Option<Stored<D>>, Failure> {
+        read(&self.path::<D>(name))
+    }
+
+    /// All objects of a kind, by name.
+    pub fn all<D: Kept>(&self) -> Result<BTreeMap<String, Stored<D>>, Failure> {
+        let folder = self.folder.join(D::FOLDER);
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(error) => return Err(error).doing(|| format!("list {}", folder.display())),
+        };
+        let mut all = BTreeMap::new();
+        for entry in entries {
+            let path = entry.doing(|| format!("list {}", folder.display()))?.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+                && let Some(stored) = read::<Stored<D>>(&path)?
+            {
+                all.insert(stored.desired.name(), stored);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Writes one object.
+    pub fn put<D: Kept>(&self, stored: &Stored<D>) -> Result<(), Failure> {
+        self.put_file(&self.path::<D>(&stored.desired.name()), stored)
+    }
+
+    /// Removes one object; nothing happens when it isn't there.
+    pub fn remove<D: Kept>(&self, name: &str) -> Result<(), Failure> {
+        files::remove_file(&self.path::<D>(name))
+    }
+
+    /// Reads a file beside the objects, such as former sysctls.
+    pub fn get_beside<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Failure> {
+        read(&self.folder.join(name))
+    }
+
+    /// Writes a file beside the objects.
+    pub fn put_beside<T: Serialize>(&self, name: &str, value: &T) -> Result<(), Failure> {
+        self.put_file(&self.folder.join(name), value)
+    }
+
+    /// Removes a file beside the objects.
+    pub fn remove_beside(&self, name: &str) -> Result<(), Failure> {
+        files::remove_file(&self.folder.join(name))
+    }
+
+    /// Removes the folder when no object is left in it.
+    pub fn remove_if_empty(&self) -> Result<(), Failure> {
+        for folder in ["images", "containers", "addresses", "secrets", ""] {
+            files::remove_empty_folder(&self.folder.join(folder))?;
+        }
+        Ok(())
+    }
+
+    fn path<D: Kept>(&self, name: &str) -> PathBuf {
+        // Only a prefix's name holds a slash; no valid name holds "_" and "/" in the same place.
+        self.folder
+            .join(D::FOLDER)
+            .join(format!("{}.json", name.replace('/', "_")))
+    }
+
+    fn put_file<T: Serialize>(&self, path: &Path, value: &T) -> Result<(), Failure> {
+        let folder = path.parent().unwrap_or(&self.folder);
+        files::create_folder(&self.folder, 0o700)?;
+        files::create_folder(folder, 0o700)?;
+        let mut text = serde_json::to_vec_pretty(value).map_err(|error| {
+            Failure::new(
+                FailureKind::System,
+                format!("encode {}: {error}", path.display()),
+            )
+        })?;
+        text.push(b'\n');
+        files::replace(path, &text, 0o600)
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Failure> {
+    let Some(text) = files::read(path)? else {
+        return Ok(None);
+    };
+    serde_json::from_slice(&text).map(Some).map_err(|error| {
+        Failure::new(
+            FailureKind::System,
+            format!("{} is not what nspawn-agent wrote: {error}", path.display()),
+        )
+        .help("Restore the file from a backup, or remove it and import or create the object anew.")
+    })
+}
+
+#[cfg(test)]
+mod tests;

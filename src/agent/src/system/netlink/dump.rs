@@ -1,0 +1,282 @@
+//! One dump a table.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures_util::{Stream, TryStreamExt as _};
+use ipnet::IpNet;
+use netlink_packet_route::{
+    AddressFamily,
+    address::{AddressAttribute, AddressMessage, AddressScope},
+    link::{InfoBridgePort, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop},
+    neighbour::{
+        NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+    },
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
+};
+use protocol::Failure;
+use rtnetlink::RouteMessageBuilder;
+
+use super::{
+    Netlink, PortFlags,
+    model::{Address, ForwardingEntry, Link, Neighbour, Network, Proxy, Route},
+};
+use crate::failure::Context as _;
+
+/// A dump that the kernel had to break off is asked for again so many times.
+const TRIES: usize = 3;
+
+impl Network {
+    /// Reads every table once.
+    pub async fn dump(netlink: &Netlink) -> Result<Self, Failure> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match Self::dump_once(netlink).await {
+                Err(_) if tries < TRIES => {}
+                result => return result,
+            }
+        }
+    }
+
+    async fn dump_once(netlink: &Netlink) -> Result<Self, Failure> {
+        let handle = &netlink.handle;
+        let links = all("links", handle.link().get().execute()).await?;
+        let addresses = all("addresses", handle.address().get().execute()).await?;
+        let mut routes = all(
+            "routes",
+            handle
+                .route()
+                .get(RouteMessageBuilder::<Ipv4Addr>::new().build())
+                .execute(),
+        )
+        .await?;
+        routes.extend(
+            all(
+                "routes",
+                handle
+                    .route()
+                    .get(RouteMessageBuilder::<Ipv6Addr>::new().build())
+                    .execute(),
+            )
+            .await?,
+        );
+        let neighbours = all("neighbours", handle.neighbours().get().execute()).await?;
+        let proxies = all(
+            "neighbour proxies",
+            handle.neighbours().get().proxies().execute(),
+        )
+        .await?;
+        let forwarding = all(
+            "forwarding entries",
+            handle
+                .neighbours()
+                .get()
+                .set_address_family(AddressFamily::Bridge)
+                .execute(),
+        )
+        .await?;
+        Ok(Self {
+            links: links.iter().map(link).collect(),
+            addresses: addresses.iter().filter_map(address).collect(),
+            routes: routes.iter().filter_map(route).collect(),
+            proxies: proxies.iter().filter_map(proxy).collect(),
+            neighbours: neighbours.iter().filter_map(neighbour).collect(),
+            forwarding: forwarding.iter().filter_map(forwarding_entry).collect(),
+        })
+    }
+}
+
+async fn all<T>(
+    what: &str,
+    stream: impl Stream<Item = Result<T, rtnetlink::Error>>,
+) -> Result<Vec<T>, Failure> {
+    stream
+        .try_collect()
+        .await
+        .doing(|| format!("list the host's {what}"))
+}
+
+fn link(message: &LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        up: message.header.flags.contains(LinkFlags::Up),
+        ..Link::default()
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Address(mac) => link.mac.clone_from(mac),
+            LinkAttribute::Controller(index) => link.bridge = Some(*index),
+            LinkAttribute::PropList(properties) => {
+                link.alternative_names = properties
+                    .iter()
+                    .filter_map(|property| match property {
+                        Prop::AltIfName(name) => Some(name.clone()),
+                        _ => None,
+                    })
+                    .collect();
+            }
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                        LinkInfo::PortData(InfoPortData::BridgePort(flags)) => {
+                            link.port = Some(port_flags(flags));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    link
+}
+
+fn port_flags(infos: &[InfoBridgePort]) -> PortFlags {
+    let mut flags = PortFlags::default();
+    for info in infos {
+        match info {
+            InfoBridgePort::Isolated(on) => flags.isolated = *on,
+            InfoBridgePort::Learning(on) => flags.learning = *on,
+            InfoBridgePort::UnicastFlood(on) => flags.unicast_flood = *on,
+            InfoBridgePort::MulticastFlood(on) => flags.multicast_flood = *on,
+            InfoBridgePort::BroadcastFlood(on) => flags.broadcast_flood = *on,
+            InfoBridgePort::NeighSupress(on) => flags.neighbour_suppress = *on,
+            _ => {}
+        }
+    }
+    flags
+}
+
+fn address(message: &AddressMessage) -> Option<Address> {
+    // On a point-to-point link ADDRESS is the other end; LOCAL is ours.
+    let find = |local: bool| {
+        message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                AddressAttribute::Local(ip) if local => Some(*ip),
+                AddressAttribute::Address(ip) if !local => Some(*ip),
+                _ => None,
+            })
+    };
+    let ip = find(true).or_else(|| find(false))?;
+    Some(Address {
+        index: message.header.index,
+        net: IpNet::new(ip, message.header.prefix_len).ok()?,
+        global: message.header.scope == AddressScope::Universe,
+    })
+}
+
+fn route(message: &RouteMessage) -> Option<Route> {
+    let table = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Table(table) => Some(*table),
+            _ => None,
+        });
+    if table.unwrap_or(u32::from(message.header.table)) != u32::from(RouteHeader::RT_TABLE_MAIN)
+        || message.header.kind != RouteType::Unicast
+    {
+        return None;
+    }
+    let mut destination = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
+    let (mut index, mut gateway, mut metric) = (None, None, 0);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = ip(address)?,
+            RouteAttribute::Gateway(address) => gateway = ip(address),
+            RouteAttribute::Oif(number) => index = Some(*number),
+            RouteAttribute::Priority(number) => metric = *number,
+            RouteAttribute::MultiPath(hops) => {
+                index = hops.first().map(|hop| hop.interface_index);
+            }
+            _ => {}
+        }
+    }
+    Some(Route {
+        destination: IpNet::new(destination, message.header.destination_prefix_length).ok()?,
+        index: index?,
+        gateway,
+        protocol: message.header.protocol.into(),
+        metric,
+    })
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some(IpAddr::V4(*ip)),
+        RouteAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    }
+}
+
+fn destination(message: &NeighbourMessage) -> Option<IpAddr> {
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+            _ => None,
+        })
+}
+
+fn mac(message: &NeighbourMessage) -> Option<Vec<u8>> {
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            NeighbourAttribute::LinkLayerAddress(mac) => Some(mac.clone()),
+            _ => None,
+        })
+}
+
+fn proxy(message: &NeighbourMessage) -> Option<Proxy> {
+    // A kernel that doesn't filter the dump sends real neighbours along.
+    if !message.header.flags.contains(NeighbourFlags::Proxy) {
+        return None;
+    }
+    let protocol = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            NeighbourAttribute::Protocol(protocol) => Some(u8::from(*protocol)),
+            _ => None,
+        });
+    Some(Proxy {
+        index: message.header.ifindex,
+        address: destination(message)?,
+        protocol: protocol.unwrap_or(0),
+    })
+}
+
+fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
+    if message.header.flags.contains(NeighbourFlags::Proxy) {
+        return None;
+    }
+    Some(Neighbour {
+        index: message.header.ifindex,
+        address: destination(message)?,
+        mac: mac(message)?,
+    })
+}
+
+fn forwarding_entry(message: &NeighbourMessage) -> Option<ForwardingEntry> {
+    if message.header.family != AddressFamily::Bridge {
+        return None;
+    }
+    Some(ForwardingEntry {
+        index: message.header.ifindex,
+        mac: mac(message)?,
+        fixed: message.header.state == NeighbourState::Noarp,
+    })
+}

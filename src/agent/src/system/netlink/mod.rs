@@ -1,0 +1,46 @@
+//! The kernel's network over rtnetlink: one dump a table to observe, one request a change.
+
+mod announce;
+mod change;
+mod dump;
+mod model;
+
+use protocol::Failure;
+use rtnetlink::Handle;
+use tokio::task::{AbortHandle, spawn_local};
+
+use std::rc::Rc;
+
+use crate::failure::Context as _;
+
+pub use announce::announce;
+pub use change::{NewBridge, PortFlags};
+pub use model::{Link, Network, PROTOCOL, mac_text};
+
+/// A connection to the kernel's network of one network namespace. Cheap to clone.
+#[derive(Clone)]
+pub struct Netlink {
+    handle: Handle,
+    _connection: Rc<Connection>,
+}
+
+#[derive(Debug)]
+struct Connection(AbortHandle);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Netlink {
+    /// Connects to the network namespace of the calling thread.
+    pub fn open() -> Result<Self, Failure> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().doing(|| "open a netlink socket")?;
+        Ok(Self {
+            handle,
+            _connection: Rc::new(Connection(spawn_local(connection).abort_handle())),
+        })
+    }
+}
