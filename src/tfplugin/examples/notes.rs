@@ -13,8 +13,8 @@ use std::sync::{Arc, OnceLock};
 use serde::{Deserialize, Serialize};
 use tfplugin::schema::validators::{between, not_empty, one_of};
 use tfplugin::{
-    Attr, Context, Create, DataSource, Diagnostics, Failed, Parsed, Plan, Provider, Resource, Secret,
-    Server, State, Timeouts, Update, path,
+    Attr, Context, Create, DataSource, Diagnostics, Failed, Parsed, Plan, Provider, Resource,
+    Secret, Server, State, Timeouts, Update, path,
 };
 
 tfplugin::model! {
@@ -84,6 +84,20 @@ tfplugin::model! {
         password_length: Attr<i64> => computed().unknown_on_update(),
         /// What deviates.
         drift: Attr<Vec<String>> => computed().planned_empty(),
+    }
+
+    /// A shelf, as a resource; a note takes it whole: `shelf = notes_shelf.x`.
+    pub struct ShelfThing {
+        /// Its address.
+        address: Attr<String> => required(),
+        /// Its port.
+        port: Attr<i64> => optional().default(22),
+        /// Its user.
+        user: Attr<String> => optional().default("root"),
+        /// Its key.
+        key: Attr<String> => optional(),
+        /// What else the note has no use for.
+        id: Attr<String> => computed(),
     }
 
     /// Reads a note.
@@ -173,7 +187,10 @@ impl NoteResource {
                 context.cancelled().await;
                 note.id = file.display().to_string().into();
                 let state = State::new(note, private);
-                return Err(Failed::with_partial(state, Diagnostics::error("Interrupted", "Half done.")));
+                return Err(Failed::with_partial(
+                    state,
+                    Diagnostics::error("Interrupted", "Half done."),
+                ));
             }
             "break" => note.keep = true.into(),
             _ => {}
@@ -185,7 +202,12 @@ impl NoteResource {
         note.password_length = config
             .password_wo
             .map(|password| i64::try_from(password.expose().len()).unwrap_or_default());
-        for label in note.labels.known_mut().into_iter().flat_map(BTreeMap::values_mut) {
+        for label in note
+            .labels
+            .known_mut()
+            .into_iter()
+            .flat_map(BTreeMap::values_mut)
+        {
             stamp(label);
         }
         for page in note.pages.known_mut().into_iter().flatten() {
@@ -223,14 +245,21 @@ impl Resource for NoteResource {
             panic!("asked to panic");
         }
         if plan.has_changes() && !plan.is_create() {
-            context.warn(format!("{:?} is rewritten", plan.planned.name.known()), "It takes a while.");
+            context.warn(
+                format!("{:?} is rewritten", plan.planned.name.known()),
+                "It takes a while.",
+            );
         }
         Ok(())
     }
 
     async fn plan_destroy(&self, prior: &State<Self>, _: &Context) -> Result<(), Diagnostics> {
         if prior.model.keep.known_or(false) {
-            return Err(Diagnostics::error_at(path!("keep"), "Kept", "Set keep to false first."));
+            return Err(Diagnostics::error_at(
+                path!("keep"),
+                "Kept",
+                "Set keep to false first.",
+            ));
         }
         Ok(())
     }
@@ -240,7 +269,8 @@ impl Resource for NoteResource {
         request: Create<Self>,
         context: &Context,
     ) -> Result<State<Self>, Failed<Self>> {
-        self.write(request.planned, request.config, request.private, context).await
+        self.write(request.planned, request.config, request.private, context)
+            .await
     }
 
     async fn read(
@@ -275,7 +305,8 @@ impl Resource for NoteResource {
     ) -> Result<State<Self>, Failed<Self>> {
         let mut planned = request.planned;
         planned.revision = request.prior.revision;
-        self.write(planned, request.config, request.private, context).await
+        self.write(planned, request.config, request.private, context)
+            .await
     }
 
     async fn delete(&self, state: State<Self>, _context: &Context) -> Result<(), Failed<Self>> {
@@ -292,7 +323,13 @@ impl Resource for NoteResource {
         if id == "panic" {
             panic!("asked to panic");
         }
-        Ok(State::new(Note { name: id.into(), ..Note::default() }, Private::default()))
+        Ok(State::new(
+            Note {
+                name: id.into(),
+                ..Note::default()
+            },
+            Private::default(),
+        ))
     }
 
     fn upgrade(
@@ -300,13 +337,57 @@ impl Resource for NoteResource {
         from: i64,
         mut state: serde_json::Value,
     ) -> Result<serde_json::Value, Diagnostics> {
-        if from == 1 && let Some(fields) = state.as_object_mut() {
+        if from == 1
+            && let Some(fields) = state.as_object_mut()
+        {
             // Version 1 called the text "body".
             let body = fields.remove("body").unwrap_or_default();
             assert!(body != "panic", "asked to panic");
             fields.insert("text".into(), body);
         }
         Ok(state)
+    }
+}
+
+struct ShelfResource;
+
+impl Resource for ShelfResource {
+    type Model = ShelfThing;
+    type Private = ();
+    const NAME: &'static str = "notes_shelf";
+
+    async fn create(
+        &self,
+        request: Create<Self>,
+        _context: &Context,
+    ) -> Result<State<Self>, Failed<Self>> {
+        Ok(State::new(
+            ShelfThing {
+                id: "shelf".into(),
+                ..request.planned
+            },
+            (),
+        ))
+    }
+
+    async fn read(
+        &self,
+        state: State<Self>,
+        _context: &Context,
+    ) -> Result<Option<State<Self>>, Diagnostics> {
+        Ok(Some(state))
+    }
+
+    async fn update(
+        &self,
+        request: Update<Self>,
+        _context: &Context,
+    ) -> Result<State<Self>, Failed<Self>> {
+        Ok(State::new(request.planned, ()))
+    }
+
+    async fn delete(&self, _state: State<Self>, _context: &Context) -> Result<(), Failed<Self>> {
+        Ok(())
     }
 }
 
@@ -333,9 +414,14 @@ impl DataSource for NoteReader {
 
 fn main() -> ExitCode {
     let folder = Folder::default();
-    let server = Server::new("registry.terraform.io/example/notes", "1.2.3", Notes(folder.clone()))
-        .resource(NoteResource(folder.clone()))
-        .data_source(NoteReader(folder));
+    let server = Server::new(
+        "registry.terraform.io/example/notes",
+        "1.2.3",
+        Notes(folder.clone()),
+    )
+    .resource(NoteResource(folder.clone()))
+    .resource(ShelfResource)
+    .data_source(NoteReader(folder));
     if std::env::args().nth(1).as_deref() == Some("docs") {
         for (path, page) in server.documentation(|path| Some(format!("# {path}"))) {
             println!("==> {path}\n{page}");

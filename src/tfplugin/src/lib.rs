@@ -28,6 +28,12 @@ pub use tokio_util::sync::CancellationToken;
 pub use value::Value;
 pub use value::path::{Path, Step, key};
 
+/// Values on the wire; public for tests that speak the protocol.
+#[doc(hidden)]
+pub mod wire {
+    pub use crate::value::dynamic::{decode, encode};
+}
+
 /// The generated messages and services; public for tests that speak the protocol.
 #[doc(hidden)]
 #[allow(missing_docs, clippy::pedantic, reason = "generated code")]

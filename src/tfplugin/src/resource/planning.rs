@@ -76,7 +76,9 @@ fn plan_attribute(attribute: &Attribute, prior: &Value, config: &Value, mode: Mo
         return Value::Null;
     }
     if let Some(value) = &attribute.always_planned {
-        return value.clone();
+        // Null after an import: nothing deviates, and that alone is no change.
+        let unset = mode == Mode::Keep && *prior == Value::Null;
+        return if unset { Value::Null } else { value.clone() };
     }
     match config {
         Value::Unknown => Value::Unknown,

@@ -19,9 +19,10 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::server::Connected;
 
 use super::handshake::{self, HandshakeError};
+use super::log;
+use super::parent::Parent;
 use super::plugin::Plugin;
 use super::tls::{self, TlsError};
-use super::{log, parent};
 use crate::proto::plugin::grpc_broker_server::GrpcBrokerServer;
 use crate::proto::plugin::grpc_controller_server::GrpcControllerServer;
 use crate::proto::plugin::grpc_stdio_server::GrpcStdioServer;
@@ -58,18 +59,23 @@ pub enum ServeError {
 /// Serves until Terraform says Shutdown or is gone.
 pub fn run(address: &str, registry: Registry) -> Result<(), ServeError> {
     let certificate = handshake::client_certificate(address, |name| std::env::var(name).ok())?;
+    let parent = Parent::now();
     log::start();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(ServeError::Start)?;
-    let result = runtime.block_on(serve(&certificate, Arc::new(registry)));
+    let result = runtime.block_on(serve(&certificate, parent, Arc::new(registry)));
     // An operation stuck in a blocking call mustn't keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
 
-async fn serve(client_certificate: &str, registry: Arc<Registry>) -> Result<(), ServeError> {
+async fn serve(
+    client_certificate: &str,
+    parent: Parent,
+    registry: Arc<Registry>,
+) -> Result<(), ServeError> {
     // Ctrl-C in a terminal reaches the whole process group; StopProvider is what counts. The handler
     // stays for the life of the process.
     let _interrupts = signal(SignalKind::interrupt()).map_err(ServeError::Start)?;
@@ -108,7 +114,7 @@ async fn serve(client_certificate: &str, registry: Arc<Registry>) -> Result<(), 
 
     tokio::select! {
         () = end.cancelled() => {}
-        () = parent::gone() => tracing::warn!("Terraform is gone: ending"),
+        () = parent.gone() => tracing::warn!("Terraform is gone: ending"),
         _ = terminate.recv() => tracing::warn!("asked to terminate: ending"),
     }
     if !end.is_cancelled() {
