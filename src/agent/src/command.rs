@@ -127,6 +127,15 @@ async fn collect(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     collected
 }
 
+/// Does slow work on the disk beside the one thread that answers requests.
+pub async fn off_thread<I: Send + 'static, O: Send + 'static>(
+    input: I,
+    work: impl FnOnce(I) -> Result<O, Failure> + Send + 'static,
+) -> Result<O, Failure> {
+    let done = tokio::task::spawn_blocking(move || work(input)).await;
+    done.map_err(std::io::Error::other).doing(|| "work beside the agent's thread")?
+}
+
 /// The end of a program's output, as text for a person.
 pub fn tail(output: &[u8]) -> String {
     let start = output.len().saturating_sub(TAIL);

@@ -30,6 +30,7 @@ pub use self::{
 };
 use crate::{
     address,
+    command::off_thread,
     context::Context,
     failure::Context as _,
     filter, guest,
@@ -102,6 +103,13 @@ fn write_guest_files(stored: &Stored<Container>) -> Result<(), Failure> {
     written.doing(|| format!("write the files of the guest {name}"))
 }
 
+fn give_host_keys(stored: &Stored<Container>, scratch: &Path) -> Result<(), Failure> {
+    let (container, base) = (&stored.desired, stored.assigned.uid_base);
+    let root = guest::root::GuestRoot::open(&Paths::of(&container.name).machine(), base);
+    let made = root.and_then(|root| guest::host_keys::ensure(&root, &container.hostname, scratch));
+    made.doing(|| format!("make SSH host keys for the guest {}", container.name))
+}
+
 /// Brings up what a container needs before its start; run by its own unit.
 pub async fn prepare_start(context: &Context, name: &MachineName) -> Result<(), Failure> {
     let stored = known(context, name)?;
@@ -112,6 +120,7 @@ pub async fn prepare_start(context: &Context, name: &MachineName) -> Result<(), 
     let paths = Paths::of(name);
     if let Some(folder) = paths.started().parent() {
         files::create_folder(folder, 0o700)?;
+        give_host_keys(&stored, folder)?;
     }
     let settings = plan::start_settings(&stored.desired);
     files::replace(&paths.started(), settings.as_bytes(), 0o600)
@@ -201,7 +210,7 @@ impl Object for Container {
         let systemd = Systemd::of_host(context).await?;
         run::end(&systemd, container).await?;
         let paths = Paths::of(&container.name);
-        storage::remove(container)?;
+        off_thread(container.clone(), |container| storage::remove(&container)).await?;
         for file in [paths.autostart(), paths.drop_in(), paths.settings(), paths.started()] {
             files::remove_file(&file)?;
         }
@@ -214,7 +223,7 @@ impl Object for Container {
     }
 
     async fn removed(context: &Context, _stored: &Stored<Self>) -> Result<(), Failure> {
-        image::tree::collect(&context.store.inventory()?)
+        off_thread(context.store.inventory()?, |inventory| image::tree::collect(&inventory)).await
     }
 }
 

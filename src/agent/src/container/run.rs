@@ -149,7 +149,10 @@ async fn too_slow(
         let _ = write!(message, "; its own service manager is {inside}");
     }
     let failure = Failure::new(FailureKind::Timeout, message)
-        .help("It is left running. Raise wait_for.timeout, or look inside: machinectl shell NAME")
+        .help(format!(
+            "It is left running. Raise wait_for.timeout, or look inside on the host: machinectl shell {}",
+            container.name
+        ))
         .at("wait_for");
     with_journal(context, container, failure).await
 }

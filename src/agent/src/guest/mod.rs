@@ -5,6 +5,7 @@
 pub mod accounts;
 pub mod bus;
 pub mod files;
+pub mod host_keys;
 pub mod network;
 pub mod root;
 

@@ -137,7 +137,10 @@ impl GuestRoot {
         let folder = reopen(&handle, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut names = Vec::new();
         for entry in fs::Dir::read_from(folder)? {
-            names.push(entry?.file_name().to_string_lossy().into_owned());
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name != "." && name != ".." {
+                names.push(name);
+            }
         }
         Ok(names)
     }

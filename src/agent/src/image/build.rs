@@ -7,11 +7,10 @@ use protocol::{
     desired::{Debootstrap, Image, ImageSource, Tarball},
 };
 use sha2::{Digest as _, Sha256};
-use tokio::task::spawn_blocking;
 
 use super::{Assigned, fetch, identity, tree::Incoming, unpack};
 use crate::{
-    command::Program, context::Context, failure::Context as _, guest::root::GuestRoot, host::packages,
+    command::{Program, off_thread}, context::Context, failure::Context as _, guest::root::GuestRoot, host::packages,
     system::files,
 };
 
@@ -62,12 +61,10 @@ pub async fn build(context: &Context, image: &Image) -> Result<(Incoming, Assign
     let clearing = || format!("clear the identity of the image {}", image.name);
     identity::clear(&tree).doing(clearing)?;
     let os = identity::os(&tree).doing(clearing)?;
-    let measured = root.clone();
-    let size_bytes = spawn_blocking(move || super::tree::clean_and_measure(&measured))
-        .await
-        .map_err(std::io::Error::other)
-        .flatten()
-        .doing(|| format!("measure {}", root.display()))?;
+    let size_bytes = off_thread(root, |root| {
+        super::tree::clean_and_measure(&root).doing(|| format!("measure {}", root.display()))
+    })
+    .await?;
     context.progress(format!("image {}: {os}, {} MB unpacked", image.name, size_bytes / 1_000_000));
     Ok((incoming, Assigned { digest, os, size_bytes }))
 }

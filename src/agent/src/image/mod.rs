@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use self::tree::Incoming;
 use crate::{
+    command::off_thread,
     context::Context,
     object::Object,
     reconcile::{Observation, Scope},
@@ -129,7 +130,7 @@ impl Object for Image {
 
     async fn settle(context: &Context, _stored: &Stored<Self>) -> Result<(), Failure> {
         let _lock = crate::lock::HostLock::take(context).await?;
-        tree::collect(&context.store.inventory()?)
+        collect(context).await
     }
 
     async fn remove(
@@ -142,8 +143,12 @@ impl Object for Image {
     }
 
     async fn removed(context: &Context, _stored: &Stored<Self>) -> Result<(), Failure> {
-        tree::collect(&context.store.inventory()?)
+        collect(context).await
     }
+}
+
+async fn collect(context: &Context) -> Result<(), Failure> {
+    off_thread(context.store.inventory()?, |inventory| tree::collect(&inventory)).await
 }
 
 /// What is known of this image's tree without building it: from before, or from another image

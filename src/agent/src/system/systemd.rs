@@ -6,15 +6,12 @@ use std::{collections::HashMap, time::Duration};
 
 use futures_util::StreamExt;
 use protocol::{Failure, FailureKind};
-use zbus::{Connection, OwnedObjectPath, zvariant::Value};
+use zbus::{Connection, OwnedObjectPath};
 
 use crate::{context::Context, failure::Context as _};
 
 /// How the units of containers begin; the container follows.
 pub const INSTANCE_OF: &str = "systemd-nspawn@";
-
-/// What systemd uses for "no limit".
-pub const INFINITY: u64 = u64::MAX;
 
 /// One entry of ListUnitsByPatterns.
 type ListedUnit = (
@@ -44,8 +41,6 @@ trait Manager {
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
     fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<ListedUnit>>;
-    fn set_unit_properties(&self, name: &str, runtime: bool, properties: &[(&str, Value<'_>)])
-    -> zbus::Result<()>;
     #[zbus(property(emits_changed_signal = "false"))]
     fn version(&self) -> zbus::Result<String>;
     #[zbus(property(emits_changed_signal = "false"))]
@@ -291,13 +286,6 @@ impl Systemd {
             Err(error) if !is_unknown(&error) => Err(error).doing(|| format!("reset {unit}")),
             _ => Ok(()),
         }
-    }
-
-    /// Sets limits of a running unit, until it is next loaded from its files.
-    pub async fn set_limits(&self, unit: &str, limits: &[(&str, u64)]) -> Result<(), Failure> {
-        let properties: Vec<_> = limits.iter().map(|(name, value)| (*name, Value::from(*value))).collect();
-        let set = self.manager().await?.set_unit_properties(unit, true, &properties).await;
-        set.doing(|| format!("set the limits of {unit}"))
     }
 
     /// The names of the machines that run.
