@@ -95,6 +95,7 @@ impl Recipe {
             .status()
             .context("run sh")?;
         if !status.success() {
+            remove_unfinished();
             let text = fs::read_to_string(&log).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
             let tail = lines[lines.len().saturating_sub(15)..].join("\n");
@@ -115,16 +116,14 @@ impl Recipe {
     }
 }
 
-/// What this process is making; a signal removes it.
+/// What this process is making; a signal or a failure removes it.
 static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
 
 /// Removes what this process has begun to make and will not finish.
 pub(crate) fn remove_unfinished() {
-    if let Some(path) = UNFINISHED
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take()
-    {
+    // Held to the end, so that neither of two threads that come here leaves before all is gone.
+    let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(path) = unfinished.take() {
         // The next process that makes the same removes it, if this can't.
         let _ = fs::remove_dir_all(path);
     }

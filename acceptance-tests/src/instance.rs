@@ -4,7 +4,10 @@ use std::{
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, Once, PoisonError},
+    sync::{
+        Arc, Mutex, Once, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -125,6 +128,9 @@ impl Instance {
     ///
     /// It goes on when a part fails, and tells all that failed.
     pub fn remove(&self) -> Result<()> {
+        static REMOVING: Mutex<()> = Mutex::new(());
+        // A signal and a failing test may both want it; the second finds nothing to do.
+        let _one = REMOVING.lock().unwrap_or_else(PoisonError::into_inner);
         let mut failures = Vec::new();
         let mut note =
             |result: Result<()>| failures.extend(result.err().map(|error| format!("{error:#}")));
@@ -301,6 +307,9 @@ fn kill_children() {
     }
 }
 
+/// Tells that a signal has come.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
 /// The labs of this process.
 static OURS: Mutex<Vec<Arc<Instance>>> = Mutex::new(Vec::new());
 
@@ -322,7 +331,15 @@ pub fn clean_up_at_signals() -> Result<()> {
     failed.map_or(Ok(()), |error| Err(error).context("watch for signals"))
 }
 
+/// Waits for the end of the process when a signal has come: what fails meanwhile fails for that reason.
+pub fn wait_if_ending() {
+    while ENDING.load(Ordering::Relaxed) {
+        std::thread::park();
+    }
+}
+
 fn clean_up() {
+    ENDING.store(true, Ordering::Relaxed);
     kill_children();
     cache::remove_unfinished();
     for instance in OURS.lock().unwrap_or_else(PoisonError::into_inner).iter() {

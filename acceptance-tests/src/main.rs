@@ -5,7 +5,7 @@ use std::{os::unix::process::CommandExt, path::PathBuf, process::ExitCode, time:
 use acceptance_tests::{
     Flavour, HostOptions, Hosts, Lab, User,
     images::{Guest, root},
-    instance::{Instance, clean_up_at_signals},
+    instance::{Instance, clean_up_at_signals, wait_if_ending},
     namespace::Namespace,
     requirements,
 };
@@ -74,6 +74,7 @@ fn main() -> ExitCode {
     match act(Arguments::parse().action) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            wait_if_ending();
             eprintln!("lab: {error:#}");
             ExitCode::FAILURE
         }
