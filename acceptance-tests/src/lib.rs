@@ -15,7 +15,7 @@ pub mod namespace;
 mod network;
 pub mod probe;
 pub mod proxy;
-pub mod requirements;
+mod requirements;
 pub mod servers;
 pub mod snapshot;
 pub mod terraform;

@@ -7,7 +7,6 @@ use acceptance_tests::{
     images::{Guest, root},
     instance::{Instance, clean_up_at_signals, wait_if_ending},
     namespace::Namespace,
-    requirements,
 };
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
@@ -66,8 +65,6 @@ enum Action {
     },
     /// Makes all images that aren't there yet, and prints the guests' tarballs with their sha256.
     Images,
-    /// Installs the Debian packages that the lab needs.
-    Setup,
 }
 
 fn main() -> ExitCode {
@@ -124,7 +121,6 @@ fn act(action: Action) -> Result<()> {
             }
             Ok(())
         }
-        Action::Setup => requirements::install(),
     }
 }
 

@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-
-use crate::command::command;
+use anyhow::{Result, bail};
 
 /// Each program and the Debian package that has it.
 const PROGRAMS: [(&str, &str); 12] = [
@@ -22,8 +20,7 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("zstd", "zstd"),
 ];
 
-/// Returns the Debian packages that are missing.
-pub fn missing_packages() -> Vec<&'static str> {
+fn missing_packages() -> Vec<&'static str> {
     let mut missing: Vec<&str> = PROGRAMS
         .iter()
         .filter(|(program, _)| !is_installed(program))
@@ -41,34 +38,9 @@ pub fn check() -> Result<()> {
     let missing = missing_packages();
     if !missing.is_empty() {
         bail!(
-            "packages are missing: run `apt-get install {}` or `lab setup`",
+            "packages are missing: run `apt-get install {}`",
             missing.join(" ")
         );
-    }
-    Ok(())
-}
-
-/// Installs what is missing with apt, and says so.
-pub fn install() -> Result<()> {
-    let missing = missing_packages();
-    if missing.is_empty() {
-        println!("All packages that the lab needs are installed.");
-        return Ok(());
-    }
-    println!("Installing {}", missing.join(" "));
-    for words in [
-        &["update", "-q"][..],
-        &["install", "-q", "-y", "--no-install-recommends"],
-    ] {
-        let packages: &[&str] = if words[0] == "install" { &missing } else { &[] };
-        let status = command("apt-get", words)
-            .args(packages)
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .status()
-            .context("run apt-get; the lab needs Debian or a system made from it")?;
-        if !status.success() {
-            bail!("`apt-get {}` failed ({status})", words[0]);
-        }
     }
     Ok(())
 }

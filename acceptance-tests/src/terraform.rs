@@ -20,7 +20,7 @@ use crate::{
 /// How long a run may take.
 const DEADLINE: Duration = Duration::from_mins(5);
 
-/// A working directory with its own state.
+/// A working directory with its own state; the program is `NSPAWN_TERRAFORM`, or `terraform`.
 #[derive(Debug)]
 pub struct Terraform {
     folder: TempDir,
@@ -159,7 +159,8 @@ impl Terraform {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut terraform = self.namespace.command("terraform");
+        let program = std::env::var("NSPAWN_TERRAFORM").unwrap_or_else(|_| "terraform".to_owned());
+        let mut terraform = self.namespace.command(&program);
         terraform
             .arg(format!("-chdir={}", self.folder().display()))
             .args(without_color(arguments))
