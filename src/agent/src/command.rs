@@ -133,7 +133,8 @@ pub async fn off_thread<I: Send + 'static, O: Send + 'static>(
     work: impl FnOnce(I) -> Result<O, Failure> + Send + 'static,
 ) -> Result<O, Failure> {
     let done = tokio::task::spawn_blocking(move || work(input)).await;
-    done.map_err(std::io::Error::other).doing(|| "work beside the agent's thread")?
+    done.map_err(std::io::Error::other)
+        .doing(|| "work beside the agent's thread")?
 }
 
 /// The end of a program's output, as text for a person.

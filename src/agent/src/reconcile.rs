@@ -166,13 +166,24 @@ async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
     }
 }
 
+/// What was wrong before a step.
+fn sentence(step: &Step, inventory: &Inventory, observed: &Observation) -> String {
+    match step {
+        Step::Host(step) => host::sentence(step, inventory, observed),
+        Step::Filter(step) => filter::sentence(step),
+        Step::Address(step) => address::sentence(step, observed),
+        Step::Image(step) => format!("an image: {step:?}"),
+        Step::Container(step) => format!("a container: {step:?}"),
+    }
+}
+
 /// How often the host is looked at before giving up: starting a guest brings up a port, which
 /// needs steps of its own.
 const ROUNDS: usize = 4;
 
 /// Makes it so. The host's lock is held by the caller. One failed step does not keep the others
-/// from being done; the first failure is the answer.
-pub async fn reconcile(context: &Context, scope: &Scope) -> Result<Vec<Step>, Failure> {
+/// from being done; the first failure is the answer. Gives what was wrong, a sentence each.
+pub async fn reconcile(context: &Context, scope: &Scope) -> Result<Vec<String>, Failure> {
     let mut done = Vec::new();
     let mut failed: Option<Failure> = None;
     let mut left = Vec::new();
@@ -189,7 +200,7 @@ pub async fn reconcile(context: &Context, scope: &Scope) -> Result<Vec<Step>, Fa
         for step in &steps {
             context.check()?;
             match perform(context, step).await {
-                Ok(()) => done.push(step.clone()),
+                Ok(()) => done.push(sentence(step, &inventory, &observed)),
                 Err(failure) => {
                     failed.get_or_insert(failure);
                 }

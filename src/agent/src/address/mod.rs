@@ -96,7 +96,8 @@ pub fn state(
     (state, drift)
 }
 
-fn sentence(step: &Step, observed: &Observation) -> String {
+/// What was wrong before a step.
+pub fn sentence(step: &Step, observed: &Observation) -> String {
     let name = |index: u32| {
         observed
             .network

@@ -70,6 +70,15 @@ pub enum Step {
     },
     /// Remove the table.
     Remove,
+    /// Make a guest's link a port of the bridge again, which was made anew.
+    JoinBridge {
+        /// The link's number.
+        index: u32,
+        /// Its name.
+        name: String,
+        /// The bridge's number.
+        bridge: u32,
+    },
     /// Set the flags of a port.
     SetPort {
         /// Its number.
@@ -156,6 +165,9 @@ pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
             files::remove_file(&loaded_path(context))?;
             nft::apply(context, &format!("delete table bridge {TABLE}\n")).await
         }
+        Step::JoinBridge { index, bridge, .. } => {
+            context.netlink.join_bridge(*index, *bridge).await
+        }
         Step::SetPort { index, flags, .. } => context.netlink.set_port(*index, *flags).await,
         Step::AddForwarding { index, mac, .. } => context.netlink.add_forwarding(*index, mac).await,
     }
@@ -221,6 +233,7 @@ pub fn sentence(step: &Step) -> String {
         Step::Remove => {
             format!("the nftables table bridge {TABLE} is there, though isolation is off")
         }
+        Step::JoinBridge { name, .. } => format!("{name} is not a port of the bridge"),
         Step::SetPort { name, .. } => format!("the bridge port {name} has other flags"),
         Step::AddForwarding { name, mac, .. } => {
             format!(

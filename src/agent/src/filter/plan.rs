@@ -59,7 +59,18 @@ pub fn plan(inventory: &Inventory, observed: &Observation) -> Vec<Step> {
         return steps;
     };
     for name in inventory.containers.keys() {
-        if let Some(link) = port::find(&observed.network, host.desired.bridge.as_str(), name) {
+        let bridge = host.desired.bridge.as_str();
+        if let (Some(link), Some(bridge)) = (
+            port::find_stray(&observed.network, name),
+            observed.network.link(bridge),
+        ) {
+            steps.push(Step::JoinBridge {
+                index: link.index,
+                name: link.name.clone(),
+                bridge: bridge.index,
+            });
+        }
+        if let Some(link) = port::find(&observed.network, bridge, name) {
             let mac = mac_address(id, name.as_str());
             steps.extend(port_steps(&observed.network, link, mac, isolation));
         }

@@ -44,14 +44,20 @@ pub fn name(container: &MachineName) -> String {
 /// The port of a container on this bridge, when it is there.
 pub fn find<'a>(network: &'a Network, bridge: &str, container: &MachineName) -> Option<&'a Link> {
     let bridge = network.link(bridge)?.index;
+    of(network, container).find(|link| link.bridge == Some(bridge))
+}
+
+/// The link of a container that lost its bridge.
+pub fn find_stray<'a>(network: &'a Network, container: &MachineName) -> Option<&'a Link> {
+    of(network, container)
+        .find(|link| link.bridge.is_none() && link.kind.as_deref() == Some("veth"))
+}
+
+fn of<'a>(network: &'a Network, container: &MachineName) -> impl Iterator<Item = &'a Link> {
     let (short, full) = (name(container), full_name(container));
-    network
-        .links
-        .iter()
-        .filter(|link| link.bridge == Some(bridge))
-        .find(|link| {
-            link.name == short || link.name == full || link.alternative_names.contains(&full)
-        })
+    network.links.iter().filter(move |link| {
+        link.name == short || link.name == full || link.alternative_names.contains(&full)
+    })
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-pub use told::state;
+pub use told::{sentence, state};
 
 /// What marks the bridge as ours. ip-link(8), alias
 pub const BRIDGE_ALIAS: &str = "nspawn-agent";

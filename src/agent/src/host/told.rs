@@ -32,7 +32,7 @@ pub fn state(
 fn drift(stored: &Stored<Host>, inventory: &Inventory, observed: &Observation) -> Vec<String> {
     let mut drift: Vec<String> = plan::plan(inventory, observed, &Scope::Host)
         .iter()
-        .map(|step| sentence(step, stored, observed))
+        .map(|step| sentence(step, inventory, observed))
         .collect();
     drift.extend(
         filter::plan::plan(inventory, observed)
@@ -66,8 +66,12 @@ fn drift(stored: &Stored<Host>, inventory: &Inventory, observed: &Observation) -
     drift
 }
 
-fn sentence(step: &Step, stored: &Stored<Host>, observed: &Observation) -> String {
-    let bridge = &stored.desired.bridge;
+/// What was wrong before a step.
+pub fn sentence(step: &Step, inventory: &Inventory, observed: &Observation) -> String {
+    let bridge = inventory
+        .host
+        .as_ref()
+        .map_or("", |stored| stored.desired.bridge.as_str());
     match step {
         Step::WriteFile(file) => format!("{} is missing or was changed", file.path),
         Step::LoadModule(name) => format!("the kernel module {name} is not loaded"),

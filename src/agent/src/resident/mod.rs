@@ -108,8 +108,8 @@ async fn heal(context: &Context) -> Result<usize, Failure> {
     let context = context.within_time(TIME);
     let _lock = HostLock::take(&context).await?;
     let steps = reconcile(&context, &Scope::All).await?;
-    for step in &steps {
-        eprintln!("mended: {step:?}");
+    for sentence in &steps {
+        eprintln!("mended: {sentence}");
     }
     Ok(steps.len())
 }

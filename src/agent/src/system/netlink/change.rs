@@ -126,6 +126,13 @@ impl Netlink {
         result.doing(|| format!("set the interface number {index} up"))
     }
 
+    /// Makes an interface a port of a bridge.
+    pub async fn join_bridge(&self, index: u32, bridge: u32) -> Result<(), Failure> {
+        let message = LinkUnspec::new_with_index(index).controller(bridge).build();
+        let result = self.handle.link().set(message).execute().await;
+        result.doing(|| format!("make the interface number {index} a port of the bridge"))
+    }
+
     /// Sets a port's flags.
     pub async fn set_port(&self, index: u32, flags: PortFlags) -> Result<(), Failure> {
         let message = LinkBridgePort::new(index)
