@@ -55,6 +55,7 @@ pub async fn settle(context: &Context, stored: &Stored<Container>) -> Result<(),
         Run::Leave if container.running => systemd.current_job(&unit).await?,
         Run::Leave => return Ok(()),
     };
+    let is_new = job.is_some();
     let begun = Instant::now();
     let until = context.deadline.min(begun + container.wait_for.timeout.duration());
     let wait = async {
@@ -71,7 +72,9 @@ pub async fn settle(context: &Context, stored: &Stored<Container>) -> Result<(),
         result = wait => result?,
         () = context.cancel.cancelled() => return context.check(),
     }
-    context.progress(format!("{}: up after {:.1?}", container.name, begun.elapsed()));
+    if is_new {
+        context.progress(format!("{}: up after {:.1?}", container.name, begun.elapsed()));
+    }
     Ok(())
 }
 

@@ -36,8 +36,24 @@ fn digest(content: &[u8], image: &Image, plain: &str) -> String {
     format!("sha256:{}", fetch::hexadecimal(&hash.finalize()))
 }
 
-/// Builds the tree of an image in a folder beside the others.
+/// Builds the tree of an image in a folder beside the others. What was made goes when it fails.
 pub async fn build(context: &Context, image: &Image) -> Result<(Incoming, Assigned), Failure> {
+    build_once(context, image).await.map_err(explain_full_disk)
+}
+
+/// Programs say it in their own words.
+fn explain_full_disk(failure: Failure) -> Failure {
+    if failure.kind != FailureKind::DiskFull && !failure.message.contains("No space left on device") {
+        return failure;
+    }
+    Failure::new(
+        FailureKind::DiskFull,
+        "the host's disk is full: the image was not unpacked, and nothing of it was left",
+    )
+    .help("Make room below /var/lib/nspawn-agent on the host, or remove images that nothing needs.")
+}
+
+async fn build_once(context: &Context, image: &Image) -> Result<(Incoming, Assigned), Failure> {
     let incoming = Incoming::new()?;
     let root = incoming.root();
     match &image.source {
@@ -53,7 +69,7 @@ pub async fn build(context: &Context, image: &Image) -> Result<(Incoming, Assign
         )
         .help("The tarball must hold usr, etc and so on at its top, not within a folder."));
     }
-    customize(context, image, &root).await?;
+    customize(context, image, &incoming).await?;
     let digest = match digest_known(image) {
         Some(digest) => digest,
         None => digest(&installed(image, &root)?, image, ""),
@@ -95,11 +111,7 @@ async fn debootstrap(context: &Context, recipe: &Debootstrap, root: &Path) -> Re
     program.run(context).await.map(drop).map_err(|failure| {
         let log = fs::read(root.join("debootstrap/debootstrap.log")).unwrap_or_default();
         let last = crate::command::tail(&log);
-        let kind = match last.contains("No space left on device") {
-            true => FailureKind::DiskFull,
-            false => failure.kind,
-        };
-        Failure::new(kind, format!("{}\n{last}", failure.message))
+        Failure::new(failure.kind, format!("{}\n{last}", failure.message))
             .help("Check suite, mirror and package names, and that the host reaches the mirror.")
             .at("debootstrap")
     })
@@ -113,26 +125,23 @@ fn installed(image: &Image, root: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 /// Runs the image's commands inside it, with the host's network and resolver.
-async fn customize(context: &Context, image: &Image, root: &Path) -> Result<(), Failure> {
+async fn customize(context: &Context, image: &Image, incoming: &Incoming) -> Result<(), Failure> {
     for (index, line) in image.customize.iter().flatten().enumerate() {
         context.progress(format!("image {}: customize {}", image.name, index + 1));
-        let machine = format!("nspawn-image-{}", std::process::id());
         let run = Program::new("systemd-nspawn")
             .args(["--quiet", "--settings=no", "--register=no", "--as-pid2", "--console=pipe"])
             .args(["--resolv-conf=bind-host", "--timezone=off", "--link-journal=no"])
             .args(["--setenv=DEBIAN_FRONTEND=noninteractive"])
-            .arg(format!("--machine={machine}"))
+            .arg(format!("--machine=image-{}", incoming.number()))
             .arg("--directory")
-            .arg(root)
+            .arg(incoming.root())
             .args(["/bin/sh", "-c", line])
             .run(context)
             .await;
         run.map_err(|failure| {
-            Failure::new(
-                failure.kind,
-                format!("command {} of customize failed in the image {}: {}", index + 1, image.name, failure.message),
-            )
-            .at("customize")
+            let complaint = failure.message.split_once(" failed: ").map_or(failure.message.as_str(), |(_, tail)| tail);
+            let message = format!("{line:?} of customize failed in the image {}: {complaint}", image.name);
+            Failure::new(failure.kind, message).at("customize")
         })?;
     }
     Ok(())
@@ -153,6 +162,17 @@ mod tests {
             }),
             customize: customize.map(|lines| lines.iter().map(|line| (*line).to_owned()).collect()),
             timeouts: None,
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_called_that() {
+        for (kind, text, found) in [
+            (FailureKind::Command, "tar failed: ./x: Cannot write: No space left on device", FailureKind::DiskFull),
+            (FailureKind::DiskFull, "could not write x", FailureKind::DiskFull),
+            (FailureKind::Digest, "x has another sum", FailureKind::Digest),
+        ] {
+            assert_eq!(explain_full_disk(Failure::new(kind, text)).kind, found);
         }
     }
 

@@ -60,6 +60,12 @@ impl Incoming {
         self.folder.join("root")
     }
 
+    /// Tells it from others that are made at the same time: "PROCESS-NUMBER".
+    pub fn number(&self) -> String {
+        let name = self.folder.file_name().unwrap_or_default().to_string_lossy();
+        name.trim_start_matches(INCOMING).to_owned()
+    }
+
     /// Where its tarball may lie meanwhile.
     pub fn tarball(&self) -> PathBuf {
         self.folder.join("tarball")

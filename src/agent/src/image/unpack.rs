@@ -3,7 +3,7 @@
 
 use std::{fs::File, io::Read as _, path::Path};
 
-use protocol::{Failure, FailureKind};
+use protocol::Failure;
 
 use crate::{command::Program, context::Context, failure::Context as _, host::packages};
 
@@ -64,18 +64,7 @@ pub async fn unpack(context: &Context, tarball: &Path, into: &Path) -> Result<()
         .args(["--delay-directory-restore", "--warning=no-timestamp"])
         .run(context)
         .await;
-    run.map(drop).map_err(explain)
-}
-
-fn explain(failure: Failure) -> Failure {
-    if failure.message.contains("No space left on device") {
-        return Failure::new(
-            FailureKind::DiskFull,
-            "the host's disk is full: the image was not unpacked, and nothing of it was left",
-        )
-        .help("Make room below /var/lib/nspawn-agent, or remove images that nothing needs.");
-    }
-    failure
+    run.map(drop)
 }
 
 #[cfg(test)]
@@ -93,11 +82,5 @@ mod tests {
         ] {
             assert_eq!(Packing::of(start), packing);
         }
-    }
-
-    #[test]
-    fn a_full_disk_is_called_that() {
-        let failure = Failure::new(FailureKind::Command, "tar failed: ./x: Cannot write: No space left on device");
-        assert_eq!(explain(failure).kind, FailureKind::DiskFull);
     }
 }

@@ -65,15 +65,6 @@ trait Unit {
 }
 
 #[zbus::proxy(
-    interface = "org.freedesktop.systemd1.Service",
-    default_service = "org.freedesktop.systemd1"
-)]
-trait Service {
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn result(&self) -> zbus::Result<String>;
-}
-
-#[zbus::proxy(
     interface = "org.freedesktop.machine1.Manager",
     default_service = "org.freedesktop.machine1",
     default_path = "/org/freedesktop/machine1"
@@ -211,14 +202,6 @@ impl Systemd {
             active: proxy.active_state().await.doing(deed)?,
             sub: proxy.sub_state().await.doing(deed)?,
         })
-    }
-
-    /// Why a service stopped: "success", "exit-code", "signal", …
-    pub async fn service_result(&self, unit: &str) -> Result<String, Failure> {
-        let deed = || format!("look at {unit}");
-        let path = self.manager().await?.load_unit(unit).await.doing(deed)?;
-        let build = async { ServiceProxy::builder(&self.connection).path(path).build().await?.result().await };
-        build.await.doing(deed)
     }
 
     /// The loaded units whose names match a pattern.
