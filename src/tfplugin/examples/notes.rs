@@ -141,6 +141,11 @@ impl Folder {
     }
 }
 
+/// The bug that the tests look for.
+fn panic_if(asked: bool) {
+    assert!(!asked, "asked to panic");
+}
+
 fn failed(what: &str, error: &std::io::Error) -> Diagnostics {
     Diagnostics::error(format!("{what} failed"), error.to_string())
 }
@@ -151,9 +156,7 @@ impl Provider for Notes {
     type Config = Settings;
 
     async fn configure(&self, config: Settings, _context: &Context) -> Result<(), Diagnostics> {
-        if config.folder.as_deref() == Some("panic") {
-            panic!("asked to panic");
-        }
+        panic_if(config.folder.as_deref() == Some("panic"));
         if let (Some(folder), Some(suffix)) = (config.folder.as_deref(), config.suffix.as_deref()) {
             let _ = self.0.0.set((folder.into(), suffix.to_owned()));
         }
@@ -179,8 +182,8 @@ impl NoteResource {
     ) -> Result<State<Self>, Failed<Self>> {
         let file = self.0.file(note.name.require(path!("name"))?)?;
         let text = note.text.known_or(String::new());
+        panic_if(text == "panic");
         match text.as_str() {
-            "panic" => panic!("asked to panic"),
             "fail" => return Err(Diagnostics::error("Asked to fail", "The text says so.").into()),
             "slow" => {
                 tracing::info!(note = %file.display(), "waiting to be cancelled");
@@ -231,19 +234,14 @@ impl Resource for NoteResource {
     const VERSION: i64 = 2;
 
     fn validate(&self, config: &Note, diagnostics: &mut Diagnostics) {
-        match config.name.as_deref() {
-            Some("panic-validate") => panic!("asked to panic"),
-            Some("forbidden") => {
-                diagnostics.add_error_at(path!("shelf", "port"), "Forbidden name", "Take another.");
-            }
-            _ => {}
+        panic_if(config.name.as_deref() == Some("panic-validate"));
+        if config.name.as_deref() == Some("forbidden") {
+            diagnostics.add_error_at(path!("shelf", "port"), "Forbidden name", "Take another.");
         }
     }
 
     async fn plan(&self, plan: &mut Plan<Self>, context: &Context) -> Result<(), Diagnostics> {
-        if plan.planned.name.as_deref() == Some("panic-plan") {
-            panic!("asked to panic");
-        }
+        panic_if(plan.planned.name.as_deref() == Some("panic-plan"));
         if plan.has_changes() && !plan.is_create() {
             context.warn(
                 format!("{:?} is rewritten", plan.planned.name.known()),
@@ -279,9 +277,7 @@ impl Resource for NoteResource {
         _context: &Context,
     ) -> Result<Option<State<Self>>, Diagnostics> {
         let name = state.model.name.require(path!("name"))?;
-        if name == "panic-read" {
-            panic!("asked to panic");
-        }
+        panic_if(name == "panic-read");
         let file = self.0.file(name)?;
         match std::fs::read_to_string(&file) {
             Ok(text) => {
@@ -311,18 +307,15 @@ impl Resource for NoteResource {
 
     async fn delete(&self, state: State<Self>, _context: &Context) -> Result<(), Failed<Self>> {
         let name = state.model.name.require(path!("name"))?;
-        match name.as_str() {
-            "panic-delete" => panic!("asked to panic"),
-            "fail-delete" => return Err(Diagnostics::error("Asked to fail", "Still there.").into()),
-            _ => {}
+        panic_if(name == "panic-delete");
+        if name == "fail-delete" {
+            return Err(Diagnostics::error("Asked to fail", "Still there.").into());
         }
         std::fs::remove_file(self.0.file(name)?).map_err(|error| failed("Deleting", &error).into())
     }
 
     async fn import(&self, id: &str, _context: &Context) -> Result<State<Self>, Diagnostics> {
-        if id == "panic" {
-            panic!("asked to panic");
-        }
+        panic_if(id == "panic");
         Ok(State::new(
             Note {
                 name: id.into(),
@@ -342,7 +335,7 @@ impl Resource for NoteResource {
         {
             // Version 1 called the text "body".
             let body = fields.remove("body").unwrap_or_default();
-            assert!(body != "panic", "asked to panic");
+            panic_if(body == "panic");
             fields.insert("text".into(), body);
         }
         Ok(state)
@@ -403,9 +396,7 @@ impl DataSource for NoteReader {
         _context: &Context,
     ) -> Result<NoteSource, Diagnostics> {
         let name = config.name.require(path!("name"))?;
-        if name == "panic" {
-            panic!("asked to panic");
-        }
+        panic_if(name == "panic");
         let text = std::fs::read_to_string(self.0.file(name)?);
         config.text = text.map_err(|error| failed("Reading", &error))?.into();
         Ok(config)

@@ -212,3 +212,34 @@ impl fmt::Display for Diagnostics {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{key, path};
+
+    #[test]
+    fn the_attribute_is_named_once() {
+        let named = Diagnostic::error_at(path!("wait_for", "port"), "Bad", "Take another.");
+        assert_eq!(
+            named.to_string(),
+            "Bad: Attribute wait_for.port: Take another."
+        );
+        let already = Diagnostic::error_at(path!("port"), "Bad", "port is too big.");
+        assert_eq!(already.to_string(), "Bad: port is too big.");
+    }
+
+    #[test]
+    fn paths_read_like_terraforms() {
+        let path = path!("hosts", 0, "labels", key("a b"));
+        assert_eq!(path.to_string(), "hosts[0].labels[\"a b\"]");
+    }
+
+    #[test]
+    fn warnings_alone_are_no_failure() {
+        let mut diagnostics = Diagnostics::warning("w", "w");
+        assert_eq!(diagnostics.clone().into_result(), Ok(()));
+        diagnostics.extend(Diagnostics::error("e", "e"));
+        assert!(diagnostics.into_result().is_err());
+    }
+}

@@ -1,4 +1,5 @@
 //! Starting, being let in, and ending.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The example provider under real Terraform.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;
 
@@ -21,8 +22,8 @@ impl Workspace {
         let binary = path("plugins").join("terraform-provider-notes");
         std::os::unix::fs::symlink(provider_binary(), binary).unwrap();
         let settings = format!(
-            "provider_installation {{\n dev_overrides {{\n \"example/notes\" = {:?}\n }}\n direct {{}}\n}}\n",
-            path("plugins")
+            "provider_installation {{\n dev_overrides {{\n \"example/notes\" = \"{}\"\n }}\n direct {{}}\n}}\n",
+            path("plugins").display()
         );
         std::fs::write(path("terraform.rc"), settings).unwrap();
         let workspace = Self(folder);
@@ -34,7 +35,8 @@ impl Workspace {
         let notes = self.0.path().join("notes");
         let text = format!(
             "terraform {{\n required_providers {{\n notes = {{ source = \"example/notes\" }}\n }}\n}}\n\
-             provider \"notes\" {{\n folder = {notes:?}\n}}\n{resources}"
+             provider \"notes\" {{\n folder = \"{}\"\n}}\n{resources}",
+            notes.display()
         );
         std::fs::write(self.0.path().join("main.tf"), text).unwrap();
     }

@@ -100,3 +100,109 @@ fn to_packed(value: &Value) -> Packed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn values() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            Just(Value::Unknown),
+            any::<bool>().prop_map(Value::Bool),
+            any::<i64>().prop_map(Value::Integer),
+            any::<f64>()
+                .prop_filter("no NaN", |number| !number.is_nan())
+                .prop_map(Value::number),
+            ".*".prop_map(Value::String),
+        ];
+        leaf.prop_recursive(4, 64, 8, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..8).prop_map(Value::List),
+                prop::collection::btree_map(".*", inner, 0..8).prop_map(Value::Object),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(value in values()) {
+            prop_assert_eq!(decode(&encode(&value)).unwrap(), value);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
+            let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn json_says_the_same(value in values()) {
+            prop_assume!(value.is_wholly_known());
+            prop_assume!(!has_infinity(&value));
+            prop_assert_eq!(crate::value::json::from_json(to_json(&value)), value);
+        }
+    }
+
+    fn has_infinity(value: &Value) -> bool {
+        match value {
+            Value::Float(number) => !number.is_finite(),
+            Value::List(items) => items.iter().any(has_infinity),
+            Value::Object(fields) => fields.values().any(has_infinity),
+            _ => false,
+        }
+    }
+
+    fn to_json(value: &Value) -> serde_json::Value {
+        match value {
+            Value::Null | Value::Unknown => serde_json::Value::Null,
+            Value::Bool(truth) => (*truth).into(),
+            Value::Integer(number) => (*number).into(),
+            Value::Float(number) => (*number).into(),
+            Value::String(text) => text.as_str().into(),
+            Value::List(items) => items.iter().map(to_json).collect(),
+            Value::Object(fields) => fields
+                .iter()
+                .map(|(name, value)| (name.clone(), to_json(value)))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn both_kinds_of_unknown_are_read() {
+        assert_eq!(decode(&[0xd4, 0, 0]).unwrap(), Value::Unknown);
+        assert_eq!(
+            decode(&[0xc7, 3, 12, 0x81, 1, 0xc2]).unwrap(),
+            Value::Unknown
+        );
+        assert!(decode(&[0xd4, 5, 0]).is_err());
+    }
+
+    #[test]
+    fn unknown_is_written_as_terraform_writes_it() {
+        assert_eq!(encode(&Value::Unknown), [0xd4, 0, 0]);
+    }
+
+    #[test]
+    fn whole_floats_are_integers() {
+        assert_eq!(
+            decode(&encode(&Value::Float(22.0))).unwrap(),
+            Value::Integer(22)
+        );
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for bytes in [
+            &[0x81_u8][..],
+            &[0x01, 0x02],
+            &[0xc4, 1, 0],
+            &[0x81, 1, 1],
+            &[0xa1, 0xff],
+        ] {
+            assert!(decode(bytes).is_err(), "{bytes:x?}");
+        }
+        assert!(decode(&vec![0x91; 100_000]).is_err());
+    }
+}

@@ -301,6 +301,7 @@ pub fn object(fields: &[(&str, Value)]) -> Value {
     )
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "messages have optional fields")]
 pub fn packed(value: &Value) -> Option<DynamicValue> {
     Some(tfplugin::wire::encode(value))
 }
