@@ -121,7 +121,8 @@ pub fn root(flavour: Flavour) -> Result<PathBuf> {
     };
     let mut arguments = vec![suite.to_owned(), packages.to_owned()];
     if flavour == Flavour::Bookworm {
-        arguments.push("http://deb.debian.org/debian".to_owned());
+        let debian = std::env::var("NSPAWN_LAB_MIRROR");
+        arguments.push(debian.unwrap_or_else(|_| "http://deb.debian.org/debian".to_owned()));
     } else {
         let (url, keyring) = mirror_for_debootstrap()?;
         arguments.extend([url, keyring]);
