@@ -15,6 +15,7 @@ pub mod namespace;
 mod network;
 pub mod probe;
 pub mod proxy;
+pub mod quickstart;
 mod requirements;
 pub mod servers;
 pub mod snapshot;

@@ -7,6 +7,7 @@ use acceptance_tests::{
     images::{Guest, root},
     instance::{Instance, clean_up_at_signals, wait_if_ending},
     namespace::Namespace,
+    quickstart,
 };
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
@@ -63,6 +64,8 @@ enum Action {
         /// Which lab.
         lab: Option<String>,
     },
+    /// Shows the main job: applies `examples/quickstart` in a lab of its own, and destroys it.
+    Quickstart,
     /// Makes all images that aren't there yet, and prints the guests' tarballs with their sha256.
     Images,
 }
@@ -110,6 +113,7 @@ fn act(action: Action) -> Result<()> {
             Err(scp.exec()).context("start scp")
         }
         Action::Down { lab } => down(lab.as_deref()),
+        Action::Quickstart => quickstart::show(),
         Action::Images => {
             clean_up_at_signals()?;
             for flavour in [Flavour::Trixie, Flavour::Bookworm, Flavour::Bare] {

@@ -50,6 +50,11 @@ impl Terraform {
         Ok(terraform)
     }
 
+    /// Returns the program: `NSPAWN_TERRAFORM`, or `terraform`.
+    pub fn program() -> String {
+        std::env::var("NSPAWN_TERRAFORM").unwrap_or_else(|_| "terraform".to_owned())
+    }
+
     /// Returns the working directory.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -159,7 +164,7 @@ impl Terraform {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let program = std::env::var("NSPAWN_TERRAFORM").unwrap_or_else(|_| "terraform".to_owned());
+        let program = Self::program();
         let mut terraform = self.namespace.command(&program);
         terraform
             .arg(format!("-chdir={}", self.folder().display()))
