@@ -37,6 +37,27 @@ impl Object {
         diagnostics
     }
 
+    /// The errors of write-only attributes under a Terraform that knows none and would store them.
+    pub(crate) fn refuse_write_only(&self, value: &Value, path: &Path) -> Diagnostics {
+        let mut diagnostics = Diagnostics::new();
+        for attribute in &self.attributes {
+            let field = value.field(&attribute.name);
+            let path = path.then(attribute.name.as_str());
+            if attribute.write_only && *field != Value::Null {
+                let detail = format!(
+                    "{path} is write-only, which needs Terraform 1.11 or OpenTofu 1.11: this version \
+                     would store it in the state."
+                );
+                diagnostics.add_error_at(path, "Write-only attributes not supported", detail);
+                continue;
+            }
+            for (object, value, path) in attribute.nested_values(field, &path) {
+                diagnostics.extend(object.refuse_write_only(value, &path));
+            }
+        }
+        diagnostics
+    }
+
     /// Mistakes in the declaration itself, for the developer.
     pub(crate) fn mistakes(&self, owner: &str) -> Vec<String> {
         let mut mistakes = Vec::new();

@@ -25,9 +25,21 @@ impl Service {
     ) -> Result<Diagnostics, Diagnostics> {
         let resource = self.resource(&request.type_name)?;
         let config = read(request.config.as_ref())?;
+        let write_only = request
+            .client_capabilities
+            .unwrap_or_default()
+            .write_only_attributes_allowed;
         let operation = format!("Validating {}", request.type_name);
-        self.guard(&operation, async move { resource.validate(config) })
-            .await
+        self.guard(&operation, async move {
+            let mut diagnostics = Diagnostics::new();
+            if !write_only {
+                let object = &resource.schema().object;
+                diagnostics.extend(object.refuse_write_only(&config, &Path::root()));
+            }
+            diagnostics.extend(resource.validate(config));
+            diagnostics
+        })
+        .await
     }
 
     pub(super) async fn upgrade_resource(

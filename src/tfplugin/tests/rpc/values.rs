@@ -127,10 +127,19 @@ async fn bad_values_are_told_all_at_once_with_their_place() {
         "content is deprecated: Use text instead."
     );
 
+    let config = note(&[("name", "n".into()), ("password_wo", "geheim".into())]);
+    let diagnostics = validate(&mut client, tfplugin::wire::encode(&config)).await;
+    let errors = crate::support::errors(&diagnostics);
+    assert!(
+        errors.contains("password_wo is write-only, which needs Terraform 1.11"),
+        "{errors}"
+    );
+    assert!(!errors.contains("geheim"));
+
     let forbidden = tfplugin::wire::encode(&note(&[("name", "forbidden".into())]));
     let diagnostics = validate(&mut client, forbidden).await;
     assert_eq!(
-        support::errors(&diagnostics),
+        crate::support::errors(&diagnostics),
         "Forbidden name: Attribute shelf.port: Take another."
     );
 }
