@@ -181,7 +181,13 @@ async fn reload(context: &Context) -> Result<(), Failure> {
 pub async fn stop_service(context: &Context) -> Result<(), Failure> {
     let systemd = Systemd::of_host(context).await?;
     if systemd.unit_state(UNIT).await?.is_up() {
-        systemd.stop(UNIT).await?.end(time_left(context)).await?;
+        let end = systemd.stop(UNIT).await?.end(time_left(context)).await?;
+        if end != JobEnd::Done {
+            return Err(Failure::new(
+                FailureKind::System,
+                format!("{UNIT} did not stop ({end:?})"),
+            ));
+        }
     }
     systemd.reset_failed(UNIT).await
 }

@@ -43,8 +43,10 @@ pub async fn run(netlink: Netlink) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate()).doing(deed)?;
     let mut watch = Watch::start(&context)?;
     let mut pace = Pace::default();
+    let lock = HostLock::take(&context.within_time(TIME)).await?;
     roll_back_if_due(&context).await?;
     pace.after(&heal(&context).await);
+    drop(lock);
     notify::ready()?;
     loop {
         if context.store.get::<Host>("host")?.is_none() {
@@ -54,13 +56,23 @@ pub async fn run(netlink: Netlink) -> Result<(), Failure> {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = hangup.recv() => return Err(take_up_new_binary()),
-            () = sleep_until(deadline) => roll_back_if_due(&context).await?,
-            () = watch.changed() => {
-                tokio::time::sleep(DEBOUNCE.max(pace.pause)).await;
-                watch.forget();
+            () = sleep_until(deadline) => {}
+            () = watch.changed() => tokio::time::sleep(DEBOUNCE.max(pace.pause)).await,
+            () = tokio::time::sleep(pace.until_next_look()) => {}
+        }
+        watch.forget();
+        // Whoever stops the service may hold the lock: that wait must not outlast the stop.
+        let waiting = context.within_time(TIME);
+        let lock = tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            lock = HostLock::take(&waiting) => lock,
+        };
+        match lock {
+            Ok(_lock) => {
+                roll_back_if_due(&context).await?;
                 pace.after(&heal(&context).await);
             }
-            () = tokio::time::sleep(PATROL.max(pace.pause)) => pace.after(&heal(&context).await),
+            Err(failure) => pace.after(&Err(failure)),
         }
     }
 }
@@ -74,6 +86,15 @@ struct Pace {
 }
 
 impl Pace {
+    /// When to look again without an event: soon after a failure, now and then otherwise.
+    fn until_next_look(&self) -> Duration {
+        if self.pause.is_zero() {
+            PATROL
+        } else {
+            self.pause
+        }
+    }
+
     /// Takes in how a reconcile ended: how many steps it did, or why it failed.
     fn after(&mut self, result: &Result<usize, Failure>) {
         let now = Instant::now();
@@ -103,10 +124,12 @@ impl Pace {
     }
 }
 
-/// Brings everything to its desired state; gives how many steps that took.
+/// Brings everything to its desired state, under the lock; gives how many steps that took.
 async fn heal(context: &Context) -> Result<usize, Failure> {
     let context = context.within_time(TIME);
-    let _lock = HostLock::take(&context).await?;
+    if context.store.get::<Host>("host")?.is_none() {
+        return Ok(0);
+    }
     let steps = reconcile(&context, &Scope::All).await?;
     for sentence in &steps {
         eprintln!("mended: {sentence}");
@@ -125,11 +148,6 @@ fn rollback_at(context: &Context) -> Result<Instant, Failure> {
 
 async fn roll_back_if_due(context: &Context) -> Result<(), Failure> {
     let context = context.within_time(TIME);
-    if pending::read(&context)?.is_none() {
-        return Ok(());
-    }
-    let _lock = HostLock::take(&context).await?;
-    // It may have been confirmed while this waited.
     let Some(pending) = pending::read(&context)? else {
         return Ok(());
     };
