@@ -4,7 +4,7 @@
 //!
 //! A provider declares the attributes of its resources with [`model!`], implements [`Resource`] (and
 //! [`DataSource`]) for them and [`Provider`] for itself, and hands all to a [`Server`].
-//! `examples/notes.rs` is a complete one, which the tests run under real Terraform.
+//! `examples/notes/` is a complete one, which the tests run under real Terraform.
 //!
 //! ```no_run
 //! use std::process::ExitCode;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use crate::resource::erased::{AnyResource, decode};
+use crate::resource::erased::AnyResource;
+use crate::resource::stored::decode;
 use crate::schema::{Attribute, AttributeType, Object, Presence, Schema};
 use crate::{Context, DataSource, Diagnostics, Model, Path, Provider, Value};
 

@@ -4,17 +4,11 @@ use futures_util::future::BoxFuture;
 use serde_json::Value as Json;
 
 use super::planning::{self, broken_promises, carry_over, without_unknown};
+use super::stored::{Stored, decode, decode_optional, load, read_private, write_private};
 use super::{Create, Failed, Plan, Resource, State, Update};
-use crate::schema::{AttributeType, Issue, Schema};
+use crate::schema::{AttributeType, Schema};
 use crate::value::json::from_json;
 use crate::{Context, Diagnostics, Model, Path, Value};
-
-/// A value of the state with the provider's own part.
-#[derive(Clone, Debug, Default)]
-pub struct Stored {
-    pub value: Value,
-    pub private: Vec<u8>,
-}
 
 /// What a plan comes to.
 pub struct Planned {
@@ -351,52 +345,4 @@ impl<R: Resource> AnyResource for Erased<R> {
         decode::<R::Model>(&value)?;
         Ok(self.schema.object.without_write_only(value))
     }
-}
-
-fn load<R: Resource>(stored: &Stored) -> Result<State<R>, Diagnostics> {
-    Ok(State {
-        model: decode(&stored.value)?,
-        private: read_private::<R>(&stored.private)?,
-    })
-}
-
-/// Reads a model; what it can't hold at all becomes an error that names the attribute.
-pub fn decode<M: Model>(value: &Value) -> Result<M, Diagnostics> {
-    M::decode(value, &Path::root()).map_err(|issue| match issue {
-        Issue::Invalid(errors) => errors,
-        Issue::Unknown => {
-            Diagnostics::error("Value not known yet", "The object is unknown as a whole.")
-        }
-    })
-}
-
-fn decode_optional<M: Model>(value: &Value) -> Result<Option<M>, Diagnostics> {
-    if *value == Value::Null {
-        Ok(None)
-    } else {
-        decode(value).map(Some)
-    }
-}
-
-fn read_private<R: Resource>(bytes: &[u8]) -> Result<R::Private, Diagnostics> {
-    if bytes.is_empty() {
-        return Ok(R::Private::default());
-    }
-    serde_json::from_slice(bytes).map_err(|error| {
-        let detail = format!(
-            "The private part of the state of {} can't be read: {error}.",
-            R::NAME
-        );
-        Diagnostics::error("Unreadable private state", detail)
-    })
-}
-
-fn write_private<R: Resource>(private: &R::Private) -> Result<Vec<u8>, Diagnostics> {
-    serde_json::to_vec(private).map_err(|error| {
-        let detail = format!(
-            "The private part of the state of {} can't be written: {error}.",
-            R::NAME
-        );
-        Diagnostics::error("Unwritable private state", detail)
-    })
 }

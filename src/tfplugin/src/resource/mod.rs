@@ -2,6 +2,7 @@
 
 pub(crate) mod erased;
 pub(crate) mod planning;
+pub(crate) mod stored;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

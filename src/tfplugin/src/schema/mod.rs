@@ -4,6 +4,7 @@ mod attribute;
 mod check;
 mod conform;
 mod model;
+mod text;
 mod timeouts;
 mod types;
 pub mod validators;
@@ -13,8 +14,9 @@ pub use attribute::{Attribute, Declaration, Presence};
 pub use model::{Field, Model};
 #[doc(hidden)]
 pub use model::{Reader, documentation, text_of};
+pub use text::{Parsed, Secret};
 pub use timeouts::Timeouts;
-pub use types::{AttributeType, Issue, Parsed, Secret, Type};
+pub use types::{AttributeType, Issue, Type};
 
 /// An object's attributes.
 #[derive(Clone, Debug, Default)]

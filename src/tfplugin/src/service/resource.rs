@@ -1,7 +1,8 @@
 //! The RPCs of managed resources. Whatever goes wrong, the answer carries the state that was there.
 
 use super::{Service, read, with_warnings};
-use crate::resource::erased::{ApplyInput, Planned, Stored};
+use crate::resource::erased::{ApplyInput, Planned};
+use crate::resource::stored::Stored;
 use crate::value::dynamic;
 use crate::{Diagnostics, Path, Value, proto};
 
