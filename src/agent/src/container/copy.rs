@@ -35,9 +35,16 @@ pub fn copy_tree(tree: &Path, to: &Path, uid_base: u32) -> Result<(), Failure> {
             true => FailureKind::DiskFull,
             false => FailureKind::Command,
         };
-        return Err(Failure::new(kind, format!("could not {}: {complaint}", deed())));
+        return Err(Failure::new(
+            kind,
+            format!("could not {}: {complaint}", deed()),
+        ));
     }
-    if uid_base == 0 { Ok(()) } else { shift(to, uid_base).doing(deed) }
+    if uid_base == 0 {
+        Ok(())
+    } else {
+        shift(to, uid_base).doing(deed)
+    }
 }
 
 /// Adds `base` to the owners of a tree. A file with several names is shifted once.
@@ -86,7 +93,12 @@ fn get_capability(path: &Path) -> Option<Vec<u8>> {
 fn set_capability(path: &Path, capability: &[u8]) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let flags = rustix::fs::XattrFlags::empty();
-    Ok(rustix::fs::lsetxattr(path.as_c_str(), CAPABILITY, capability, flags)?)
+    Ok(rustix::fs::lsetxattr(
+        path.as_c_str(),
+        CAPABILITY,
+        capability,
+        flags,
+    )?)
 }
 
 #[cfg(test)]
@@ -115,13 +127,23 @@ mod tests {
         let copy = folder.path().join("copy");
         copy_tree(&tree, &copy, 600_000).unwrap();
         let found = fs::metadata(copy.join("again")).unwrap();
-        assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (600_007, 600_008, 0o4755));
-        assert_eq!(fs::symlink_metadata(copy.join("link")).unwrap().uid(), 600_000);
+        assert_eq!(
+            (found.uid(), found.gid(), found.mode() & 0o7777),
+            (600_007, 600_008, 0o4755)
+        );
+        assert_eq!(
+            fs::symlink_metadata(copy.join("link")).unwrap().uid(),
+            600_000
+        );
         assert_eq!(fs::metadata(&copy).unwrap().uid(), 600_000);
         let shifted = get_capability(&copy.join("file")).unwrap();
         assert_eq!(shifted[..4], 0x0300_0001_u32.to_le_bytes());
         assert_eq!(shifted[20..], 600_000_u32.to_le_bytes());
-        assert_eq!(fs::metadata(&file).unwrap().uid(), 7, "the image stays as it is");
+        assert_eq!(
+            fs::metadata(&file).unwrap().uid(),
+            7,
+            "the image stays as it is"
+        );
     }
 
     #[test]

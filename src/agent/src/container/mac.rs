@@ -21,12 +21,6 @@ pub fn mac_address(machine_id: [u8; 16], name: &str) -> [u8; 6] {
     [(b0 & 0xfe) | 0x02, b1, b2, b3, b4, b5]
 }
 
-/// A MAC address as the kernel and people write it.
-pub fn mac_text(mac: [u8; 6]) -> String {
-    let [a, b, c, d, e, f] = mac;
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
-}
-
 /// Reads machine-id(5)'s text.
 pub fn parse_machine_id(text: &str) -> Option<[u8; 16]> {
     let text = text.trim_end();
@@ -46,12 +40,16 @@ mod tests {
         assert_eq!(mac[0] & 0x03, 0x02);
         assert_ne!(mac, mac_address(id, "web2"));
         assert_ne!(mac, mac_address([0; 16], "web"));
-        assert_eq!(mac_text([2, 0, 0xab, 0, 0, 1]), "02:00:ab:00:00:01");
     }
 
     #[test]
     fn what_is_no_machine_id() {
-        for text in ["", "uninitialized", "+123456789abcdef0123456789abcdef", "00"] {
+        for text in [
+            "",
+            "uninitialized",
+            "+123456789abcdef0123456789abcdef",
+            "00",
+        ] {
             assert_eq!(parse_machine_id(text), None, "{text}");
         }
     }

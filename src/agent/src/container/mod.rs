@@ -69,7 +69,10 @@ pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
             let paths = Paths::of(name);
             files::create_folder(&paths.drop_ins(), 0o755)?;
             files::write_own(&paths.drop_in(), text, 0o644)?;
-            Systemd::of_host(context).await?.refresh_unit(&paths.unit()).await
+            Systemd::of_host(context)
+                .await?
+                .refresh_unit(&paths.unit())
+                .await
         }
         Step::SetAutostart(name, starts) => set_autostart(&Paths::of(name), *starts),
         Step::WriteGuestFiles(name) => match context.store.get::<Container>(name.as_str())? {
@@ -134,12 +137,17 @@ pub async fn release_stopped(context: &Context, name: &MachineName) -> Result<()
 }
 
 fn known(context: &Context, name: &MachineName) -> Result<Stored<Container>, Failure> {
-    context.store.get::<Container>(name.as_str())?.ok_or_else(|| {
-        Failure::new(
-            FailureKind::NotFound,
-            format!("nspawn-agent knows no container {name}: its file in /etc/nspawn-agent is gone"),
-        )
-    })
+    context
+        .store
+        .get::<Container>(name.as_str())?
+        .ok_or_else(|| {
+            Failure::new(
+                FailureKind::NotFound,
+                format!(
+                    "nspawn-agent knows no container {name}: its file in /etc/nspawn-agent is gone"
+                ),
+            )
+        })
 }
 
 /// Names in use that aren't ours.
@@ -202,7 +210,10 @@ impl Object for Container {
         if container.delete_protection {
             return Err(Failure::new(
                 FailureKind::InUse,
-                format!("the container {} is protected from deletion", container.name),
+                format!(
+                    "the container {} is protected from deletion",
+                    container.name
+                ),
             )
             .help("Set delete_protection = false and apply, then destroy it.")
             .at("delete_protection"));
@@ -211,11 +222,19 @@ impl Object for Container {
         run::end(&systemd, container).await?;
         let paths = Paths::of(&container.name);
         off_thread(container.clone(), |container| storage::remove(&container)).await?;
-        for file in [paths.autostart(), paths.drop_in(), paths.settings(), paths.started()] {
+        for file in [
+            paths.autostart(),
+            paths.drop_in(),
+            paths.settings(),
+            paths.started(),
+        ] {
             files::remove_file(&file)?;
         }
         files::remove_empty_folder(&paths.drop_ins())?;
-        for shared in ["/etc/systemd/system/machines.target.wants", "/etc/systemd/nspawn"] {
+        for shared in [
+            "/etc/systemd/system/machines.target.wants",
+            "/etc/systemd/nspawn",
+        ] {
             files::remove_empty_folder(Path::new(shared))?;
         }
         secret::forget(&container.name)?;
@@ -223,7 +242,10 @@ impl Object for Container {
     }
 
     async fn removed(context: &Context, _stored: &Stored<Self>) -> Result<(), Failure> {
-        off_thread(context.store.inventory()?, |inventory| image::tree::collect(&inventory)).await
+        off_thread(context.store.inventory()?, |inventory| {
+            image::tree::collect(&inventory)
+        })
+        .await
     }
 }
 
@@ -234,30 +256,48 @@ async fn assign(
 ) -> Result<Assigned, Failure> {
     let name = &container.name;
     let image = inventory.images.get(&container.image).ok_or_else(|| {
-        Failure::new(FailureKind::NotFound, format!("there is no image {} on this host", container.image))
-            .help("Create an nspawn_image of that name first: image = nspawn_image.example.name")
-            .at("image")
+        Failure::new(
+            FailureKind::NotFound,
+            format!("there is no image {} on this host", container.image),
+        )
+        .help("Create an nspawn_image of that name first: image = nspawn_image.example.name")
+        .at("image")
     })?;
     let observed = observe(context, inventory, &Scope::Container(name.clone())).await?;
-    if observed.foreign.iter().any(|foreign| foreign == name.as_str()) {
+    if observed
+        .foreign
+        .iter()
+        .any(|foreign| foreign == name.as_str())
+    {
         return Err(Failure::new(
             FailureKind::Conflict,
             format!("there is a machine {name} on this host that nspawn-agent didn't make"),
         )
-        .help("Choose another name, or remove that machine: machinectl remove, /etc/systemd/nspawn.")
+        .help(
+            "Choose another name, or remove that machine: machinectl remove, /etc/systemd/nspawn.",
+        )
         .at("name"));
     }
-    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    let kernel = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
     if container.storage == Storage::Overlay && !at_least(&kernel, (5, 19)) {
         return Err(Failure::new(
             FailureKind::Unsupported,
-            format!("the host's kernel {kernel} can't share images by overlays; that needs Linux 5.19"),
+            format!(
+                "the host's kernel {kernel} can't share images by overlays; that needs Linux 5.19"
+            ),
         )
         .help("Set storage = \"copy\", or install a newer kernel on the host.")
         .at("storage"));
     }
     Ok(Assigned {
-        uid_base: if container.private_users { uid_base(inventory)? } else { 0 },
+        uid_base: if container.private_users {
+            uid_base(inventory)?
+        } else {
+            0
+        },
         image_digest: image.assigned.digest.clone(),
     })
 }
@@ -266,17 +306,24 @@ fn uid_base(inventory: &Inventory) -> Result<u32, Failure> {
     let mut in_use: Vec<Range<u32>> = inventory
         .containers
         .values()
-        .map(|stored| stored.assigned.uid_base..stored.assigned.uid_base.saturating_add(user_ids::COUNT))
+        .map(|stored| {
+            stored.assigned.uid_base..stored.assigned.uid_base.saturating_add(user_ids::COUNT)
+        })
         .filter(|range| range.start > 0)
         .collect();
     for file in ["/etc/subuid", "/etc/subgid"] {
         let text = files::read(Path::new(file))?.unwrap_or_default();
-        in_use.extend(user_ids::parse_subordinate_ids(&String::from_utf8_lossy(&text)));
+        in_use.extend(user_ids::parse_subordinate_ids(&String::from_utf8_lossy(
+            &text,
+        )));
     }
     in_use.extend(ranges_of_others()?);
     user_ids::allocate(&in_use).ok_or_else(|| {
-        Failure::new(FailureKind::Unsupported, "every range of user ids for containers is in use")
-            .help("Remove containers, or ranges in /etc/subuid that nobody needs.")
+        Failure::new(
+            FailureKind::Unsupported,
+            "every range of user ids for containers is in use",
+        )
+        .help("Remove containers, or ranges in /etc/subuid that nobody needs.")
     })
 }
 
@@ -295,9 +342,12 @@ fn ranges_of_others() -> Result<Vec<Range<u32>>, Failure> {
             if found.is_dir() && found.uid() > 0 {
                 let base = found.uid() & !(user_ids::COUNT - 1);
                 ranges.push(base..base.saturating_add(user_ids::COUNT));
-            } else if found.is_file() && entry.path().extension().is_some_and(|end| end == "nspawn") {
+            } else if found.is_file() && entry.path().extension().is_some_and(|end| end == "nspawn")
+            {
                 let text = files::read(&entry.path())?.unwrap_or_default();
-                ranges.extend(user_ids::parse_private_users(&String::from_utf8_lossy(&text)));
+                ranges.extend(user_ids::parse_private_users(&String::from_utf8_lossy(
+                    &text,
+                )));
             }
         }
     }

@@ -10,7 +10,10 @@ use std::{
 
 use rustix::{
     io::Errno,
-    mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags},
+    mount::{
+        self, FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+        OpenTreeFlags, UnmountFlags,
+    },
 };
 
 use super::user_ids::COUNT;
@@ -31,7 +34,8 @@ pub fn idmapped(folder: &Path, base: Option<u32>) -> io::Result<OwnedFd> {
     let namespace = base.map(user_namespace).transpose()?;
     if let Some(namespace) = &namespace {
         attributes.set |= libc::MOUNT_ATTR_IDMAP;
-        attributes.user_namespace = u64::try_from(namespace.as_raw_fd()).map_err(io::Error::other)?;
+        attributes.user_namespace =
+            u64::try_from(namespace.as_raw_fd()).map_err(io::Error::other)?;
     }
     set_attributes(&tree, &attributes)?;
     Ok(tree)
@@ -40,7 +44,13 @@ pub fn idmapped(folder: &Path, base: Option<u32>) -> io::Result<OwnedFd> {
 /// Puts a detached mount in place and keeps it private: with a shared one, a second mount on the
 /// same folder would show up on the image itself, too (measured).
 pub fn attach(mount: &OwnedFd, at: &Path) -> io::Result<()> {
-    mount::move_mount(mount, "", rustix::fs::CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    mount::move_mount(
+        mount,
+        "",
+        rustix::fs::CWD,
+        at,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?;
     Ok(mount::mount_change(at, MountPropagationFlags::PRIVATE)?)
 }
 
@@ -85,7 +95,11 @@ pub fn is_mounted(at: &Path) -> bool {
         rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
         rustix::fs::StatxFlags::TYPE,
     )
-    .is_ok_and(|found| found.stx_attributes.contains(rustix::fs::StatxAttributes::MOUNT_ROOT))
+    .is_ok_and(|found| {
+        found
+            .stx_attributes
+            .contains(rustix::fs::StatxAttributes::MOUNT_ROOT)
+    })
 }
 
 /// struct mount_attr of linux/mount.h
@@ -111,14 +125,21 @@ fn set_attributes(mount: &OwnedFd, attributes: &MountAttributes) -> io::Result<(
             size_of::<MountAttributes>(),
         )
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// A user namespace in which the ids 0 to 65535 are the host's from `base` on.
 fn user_namespace(base: u32) -> io::Result<OwnedFd> {
     // The child lives until the writing end is closed.
     let (hold, release) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    #[allow(unsafe_code, reason = "clone(2) with a namespace flag has no safe wrapper")]
+    #[allow(
+        unsafe_code,
+        reason = "clone(2) with a namespace flag has no safe wrapper"
+    )]
     // SAFETY: without CLONE_VM the child has its own copy of everything; it makes system calls
     // only, which is all that is allowed after a fork of a process that may have threads.
     let child = unsafe {
@@ -137,14 +158,18 @@ fn user_namespace(base: u32) -> io::Result<OwnedFd> {
     }
     let namespace = map_ids(child, base);
     drop(release);
-    let child = i32::try_from(child).ok().and_then(rustix::process::Pid::from_raw);
+    let child = i32::try_from(child)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
     rustix::process::waitpid(child, rustix::process::WaitOptions::empty())?;
     namespace
 }
 
 fn map_ids(child: libc::c_long, base: u32) -> io::Result<OwnedFd> {
     for map in ["uid_map", "gid_map"] {
-        let mut file = File::options().write(true).open(format!("/proc/{child}/{map}"))?;
+        let mut file = File::options()
+            .write(true)
+            .open(format!("/proc/{child}/{map}"))?;
         file.write_all(format!("0 {base} {COUNT}").as_bytes())?;
     }
     Ok(File::open(format!("/proc/{child}/ns/user"))?.into())
@@ -170,7 +195,8 @@ mod tests {
             let passed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 #[allow(unsafe_code, reason = "rustix marks unshare as unsafe")]
                 // SAFETY: only this process is moved, and it shares no descriptors by threads.
-                unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
+                unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
+                    .unwrap();
                 let shared = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
                 mount::mount_change("/", shared).unwrap();
                 test();
@@ -178,13 +204,20 @@ mod tests {
             .is_ok();
             #[allow(unsafe_code, reason = "_exit(2) runs none of the parent's handlers")]
             // SAFETY: ends this process.
-            unsafe { libc::_exit(i32::from(!passed)) }
+            unsafe {
+                libc::_exit(i32::from(!passed))
+            }
         }
         let child = rustix::process::Pid::from_raw(child).unwrap();
-        let (_, status) = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty())
-            .unwrap()
-            .unwrap();
-        assert_eq!(status.exit_status(), Some(0), "the test in the child failed, see above");
+        let (_, status) =
+            rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty())
+                .unwrap()
+                .unwrap();
+        assert_eq!(
+            status.exit_status(),
+            Some(0),
+            "the test in the child failed, see above"
+        );
     }
 
     fn folder(parent: &Path, name: &str) -> std::path::PathBuf {
@@ -213,7 +246,10 @@ mod tests {
             fs::write(merged.join("file"), "guest").unwrap();
             assert_eq!(fs::read_to_string(tree.join("file")).unwrap(), "image");
             assert_eq!(fs::metadata(upper.join("file")).unwrap().uid(), BASE + 7);
-            assert!(fs::write(lower.join("file"), "x").is_err(), "the lower layer is read-only");
+            assert!(
+                fs::write(lower.join("file"), "x").is_err(),
+                "the lower layer is read-only"
+            );
 
             // A mount on the lower one doesn't spread to the image that others share.
             attach(&bind(&upper).unwrap(), &lower).unwrap();

@@ -24,6 +24,7 @@ use crate::{
     store::{Inventory, Stored},
     system::{
         files::{self, OwnFile},
+        netlink::mac_text,
         systemd::{INSTANCE_OF, Systemd, UnitState},
     },
 };
@@ -90,11 +91,16 @@ pub async fn observe(
     if context.session.is_some() {
         ask_guests(&mut machines, scope).await;
     }
-    Ok(Observed { machines, foreign: foreign_names(&systemd, inventory).await? })
+    Ok(Observed {
+        machines,
+        foreign: foreign_names(&systemd, inventory).await?,
+    })
 }
 
 async fn ask_guests(machines: &mut BTreeMap<MachineName, Machine>, scope: &Scope) {
-    let asked = machines.iter_mut().filter(|(name, _)| scope.has_container(name));
+    let asked = machines
+        .iter_mut()
+        .filter(|(name, _)| scope.has_container(name));
     join_all(asked.map(|(_, machine)| async {
         if let Some(leader) = machine.leader {
             machine.system_state = guest::bus::system_state(leader).await;
@@ -117,9 +123,16 @@ fn look_at(
         }
         None => OwnFile::Same,
     };
-    let unit = units.get(&paths.unit()).cloned().unwrap_or_else(UnitState::not_loaded);
+    let unit = units
+        .get(&paths.unit())
+        .cloned()
+        .unwrap_or_else(UnitState::not_loaded);
     let is_mounted = mount::is_mounted(&paths.machine());
-    let guest_files = if is_mounted { guest_files(stored)? } else { Vec::new() };
+    let guest_files = if is_mounted {
+        guest_files(stored)?
+    } else {
+        Vec::new()
+    };
     Ok(Machine {
         has_folder: paths.machine().is_dir(),
         settings,
@@ -143,11 +156,16 @@ fn guest_files(stored: &Stored<Container>) -> Result<Vec<String>, Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).doing(|| format!("open {}", root.display())),
     };
-    Ok(match guest::files::changes(&root, &stored.desired, hash.as_deref()) {
-        Ok(changes) => changes.iter().map(|change| change.path.to_owned()).collect(),
-        // What the guest put in a file's place is for a person to see.
-        Err(error) => vec![error.to_string()],
-    })
+    Ok(
+        match guest::files::changes(&root, &stored.desired, hash.as_deref()) {
+            Ok(changes) => changes
+                .iter()
+                .map(|change| change.path.to_owned())
+                .collect(),
+            // What the guest put in a file's place is for a person to see.
+            Err(error) => vec![error.to_string()],
+        },
+    )
 }
 
 /// Names in /var/lib/machines, /etc/systemd/nspawn or machined's list that aren't ours.
@@ -169,7 +187,11 @@ fn entries(folder: &str, suffix: &str) -> Result<Vec<String>, Failure> {
     };
     let mut names = Vec::new();
     for entry in entries {
-        let name = entry.doing(deed)?.file_name().to_string_lossy().into_owned();
+        let name = entry
+            .doing(deed)?
+            .file_name()
+            .to_string_lossy()
+            .into_owned();
         // Hidden ones are systemd's own lock files and downloads.
         if !name.starts_with('.') {
             names.push(name.strip_suffix(suffix).unwrap_or(&name).to_owned());
@@ -179,17 +201,25 @@ fn entries(folder: &str, suffix: &str) -> Result<Vec<String>, Failure> {
 }
 
 /// How a container is, and what deviates: a sentence each.
-pub fn state(stored: &Stored<Container>, observation: &Observation) -> (ContainerState, Vec<String>) {
+pub fn state(
+    stored: &Stored<Container>,
+    observation: &Observation,
+) -> (ContainerState, Vec<String>) {
     let machine = observation.containers.machines.get(&stored.desired.name);
     let machine_id = mac::parse_machine_id(&observation.facts.machine_id).unwrap_or_default();
     let mac = mac::mac_address(machine_id, stored.desired.name.as_str());
     let state = ContainerState {
         status: machine.map_or(Status::Stopped, status),
         image_digest: stored.assigned.image_digest.clone(),
-        mac_address: mac::mac_text(mac),
+        mac_address: mac_text(&mac),
         uid_base: stored.assigned.uid_base,
     };
-    (state, machine.map(|machine| drift(&stored.desired, machine)).unwrap_or_default())
+    (
+        state,
+        machine
+            .map(|machine| drift(&stored.desired, machine))
+            .unwrap_or_default(),
+    )
 }
 
 fn status(machine: &Machine) -> Status {
@@ -204,18 +234,27 @@ fn status(machine: &Machine) -> Status {
 fn drift(container: &Container, machine: &Machine) -> Vec<String> {
     let paths = Paths::of(&container.name);
     let mut drift = Vec::new();
-    for (path, file) in [(paths.settings(), machine.settings), (paths.drop_in(), machine.drop_in)] {
+    for (path, file) in [
+        (paths.settings(), machine.settings),
+        (paths.drop_in(), machine.drop_in),
+    ] {
         let path = path.display();
         match file {
             OwnFile::Same => {}
             OwnFile::Differs => drift.push(format!("the file {path} was changed")),
             OwnFile::Missing => drift.push(format!("the file {path} is missing")),
-            OwnFile::Foreign => drift.push(format!("the file {path} was replaced by somebody else's")),
+            OwnFile::Foreign => {
+                drift.push(format!("the file {path} was replaced by somebody else's"))
+            }
         }
     }
     let name = &container.name;
     if machine.autostart != container.autostart {
-        let deviates = if container.autostart { "does not start" } else { "starts" };
+        let deviates = if container.autostart {
+            "does not start"
+        } else {
+            "starts"
+        };
         drift.push(format!("the container {name} {deviates} with the host"));
     }
     if !machine.has_tree {
@@ -225,14 +264,20 @@ fn drift(container: &Container, machine: &Machine) -> Vec<String> {
         (true, false) => drift.push(format!("{} is {}", paths.unit(), machine.unit.active)),
         (false, true) => drift.push(format!("{} is running", paths.unit())),
         (true, true) if !machine.is_mounted => {
-            drift.push(format!("the mount at {} is missing", paths.machine().display()));
+            drift.push(format!(
+                "the mount at {} is missing",
+                paths.machine().display()
+            ));
         }
         _ => {}
     }
-    let inside = machine.guest_files.iter().map(|file| match file.strip_prefix('/') {
-        Some(_) => format!("in the guest: {file}"),
-        None => format!("the file /{file} in the guest was changed"),
-    });
+    let inside = machine
+        .guest_files
+        .iter()
+        .map(|file| match file.strip_prefix('/') {
+            Some(_) => format!("in the guest: {file}"),
+            None => format!("the file /{file} in the guest was changed"),
+        });
     drift.extend(inside);
     drift
 }
@@ -248,7 +293,10 @@ mod tests {
             settings: OwnFile::Same,
             drop_in: OwnFile::Same,
             autostart: true,
-            unit: UnitState { active: "active".to_owned(), sub: "running".to_owned() },
+            unit: UnitState {
+                active: "active".to_owned(),
+                sub: "running".to_owned(),
+            },
             is_mounted: true,
             leader: Some(1),
             system_state: None,
@@ -266,7 +314,10 @@ mod tests {
             drop_in: OwnFile::Missing,
             autostart: false,
             is_mounted: false,
-            guest_files: vec!["etc/hostname".to_owned(), "/etc/hosts of the guest: it is a FIFO".to_owned()],
+            guest_files: vec![
+                "etc/hostname".to_owned(),
+                "/etc/hosts of the guest: it is a FIFO".to_owned(),
+            ],
             has_tree: false,
             ..machine()
         };
@@ -282,15 +333,25 @@ mod tests {
                 "in the guest: /etc/hosts of the guest: it is a FIFO",
             ]
         );
-        let down = Machine { unit: UnitState::not_loaded(), is_mounted: false, ..machine() };
-        assert_eq!(drift(&desired, &down), ["systemd-nspawn@web.service is inactive"]);
+        let down = Machine {
+            unit: UnitState::not_loaded(),
+            is_mounted: false,
+            ..machine()
+        };
+        assert_eq!(
+            drift(&desired, &down),
+            ["systemd-nspawn@web.service is inactive"]
+        );
     }
 
     #[test]
     fn statuses() {
         let of = |active: &str, system: Option<&str>| {
             status(&Machine {
-                unit: UnitState { active: active.to_owned(), sub: String::new() },
+                unit: UnitState {
+                    active: active.to_owned(),
+                    sub: String::new(),
+                },
                 system_state: system.map(str::to_owned),
                 ..machine()
             })

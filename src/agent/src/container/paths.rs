@@ -18,7 +18,9 @@ pub struct Paths {
 impl Paths {
     /// Of this container.
     pub fn of(name: &MachineName) -> Self {
-        Self { name: name.to_string() }
+        Self {
+            name: name.to_string(),
+        }
     }
 
     /// Its root, as systemd-nspawn finds it.
@@ -28,7 +30,9 @@ impl Paths {
 
     /// All of its storage.
     pub fn storage(&self) -> PathBuf {
-        PathBuf::from(STATE_FOLDER).join("containers").join(&self.name)
+        PathBuf::from(STATE_FOLDER)
+            .join("containers")
+            .join(&self.name)
     }
 
     /// The overlay's lower layer: the image, idmapped.
@@ -83,7 +87,9 @@ impl Paths {
 
     /// The hash of its root password.
     pub fn secret(&self) -> PathBuf {
-        PathBuf::from(crate::store::FOLDER).join("secrets").join(&self.name)
+        PathBuf::from(crate::store::FOLDER)
+            .join("secrets")
+            .join(&self.name)
     }
 
     /// What systemd-nspawn leaves behind when it is killed, and then refuses to start over.

@@ -45,8 +45,13 @@ pub enum Run {
 
 /// What has to be done, in order.
 pub fn plan(inventory: &Inventory, observed: &Observed, scope: &Scope) -> Vec<Step> {
-    let Some(host) = &inventory.host else { return Vec::new() };
-    let containers = inventory.containers.iter().filter(|(name, _)| scope.has_container(name));
+    let Some(host) = &inventory.host else {
+        return Vec::new();
+    };
+    let containers = inventory
+        .containers
+        .iter()
+        .filter(|(name, _)| scope.has_container(name));
     let planned = containers.filter_map(|(name, stored)| {
         let machine = observed.machines.get(name)?;
         Some(plan_one(stored, &host.desired, machine, scope))
@@ -54,7 +59,12 @@ pub fn plan(inventory: &Inventory, observed: &Observed, scope: &Scope) -> Vec<St
     planned.flatten().collect()
 }
 
-fn plan_one(stored: &Stored<Container>, host: &Host, machine: &Machine, scope: &Scope) -> Vec<Step> {
+fn plan_one(
+    stored: &Stored<Container>,
+    host: &Host,
+    machine: &Machine,
+    scope: &Scope,
+) -> Vec<Step> {
     let container = &stored.desired;
     let name = || container.name.clone();
     // A restore leaves foreign files and the guest's inside alone: both are said in drift, and
@@ -98,7 +108,11 @@ pub fn run(container: &Container, unit: &UnitState, started_with: Option<&str>) 
 
 /// The settings that take effect at a start only, as text to compare.
 pub fn start_settings(container: &Container) -> String {
-    let settings = (&container.hostname, container.ephemeral, &container.nspawn_config);
+    let settings = (
+        &container.hostname,
+        container.ephemeral,
+        &container.nspawn_config,
+    );
     serde_json::to_string(&settings).unwrap_or_default()
 }
 
@@ -110,11 +124,17 @@ mod tests {
     use crate::container::tests::{container, host, stored};
 
     fn up() -> UnitState {
-        UnitState { active: "active".to_owned(), sub: "running".to_owned() }
+        UnitState {
+            active: "active".to_owned(),
+            sub: "running".to_owned(),
+        }
     }
 
     fn down() -> UnitState {
-        UnitState { active: "inactive".to_owned(), sub: "dead".to_owned() }
+        UnitState {
+            active: "inactive".to_owned(),
+            sub: "dead".to_owned(),
+        }
     }
 
     fn good() -> Machine {
@@ -169,9 +189,18 @@ mod tests {
             machine.autostart = false;
             machine.unit = down();
         };
-        assert_eq!(steps(missing, &own), ["folder", "settings", "drop-in", "enable"]);
-        assert_eq!(steps(missing, &Scope::All), ["folder", "settings", "drop-in", "enable"]);
-        assert_eq!(steps(missing, &Scope::Container("db".parse().unwrap())), [""; 0]);
+        assert_eq!(
+            steps(missing, &own),
+            ["folder", "settings", "drop-in", "enable"]
+        );
+        assert_eq!(
+            steps(missing, &Scope::All),
+            ["folder", "settings", "drop-in", "enable"]
+        );
+        assert_eq!(
+            steps(missing, &Scope::Container("db".parse().unwrap())),
+            [""; 0]
+        );
         assert_eq!(steps(missing, &Scope::Host), [""; 0]);
     }
 
@@ -195,11 +224,27 @@ mod tests {
     fn runs() {
         let desired = container("web");
         let settings = start_settings(&desired);
-        let failed = UnitState { active: "failed".to_owned(), sub: "failed".to_owned() };
-        let stopped = Container { running: false, ..desired.clone() };
-        let renamed = Container { hostname: "www".parse().unwrap(), ..desired.clone() };
-        let ephemeral = Container { ephemeral: true, ..desired.clone() };
-        let live = Container { cpus: Some(1.0), autostart: false, ..desired.clone() };
+        let failed = UnitState {
+            active: "failed".to_owned(),
+            sub: "failed".to_owned(),
+        };
+        let stopped = Container {
+            running: false,
+            ..desired.clone()
+        };
+        let renamed = Container {
+            hostname: "www".parse().unwrap(),
+            ..desired.clone()
+        };
+        let ephemeral = Container {
+            ephemeral: true,
+            ..desired.clone()
+        };
+        let live = Container {
+            cpus: Some(1.0),
+            autostart: false,
+            ..desired.clone()
+        };
         for (container, unit, started, run_action) in [
             (&desired, &down(), None, Run::Start),
             (&desired, &failed, Some(settings.as_str()), Run::Start),
@@ -212,7 +257,11 @@ mod tests {
             (&stopped, &down(), None, Run::Leave),
             (&stopped, &failed, None, Run::Leave),
         ] {
-            assert_eq!(run(container, unit, started), run_action, "{container:?} {unit:?}");
+            assert_eq!(
+                run(container, unit, started),
+                run_action,
+                "{container:?} {unit:?}"
+            );
         }
     }
 }

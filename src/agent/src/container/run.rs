@@ -49,7 +49,10 @@ pub async fn settle(context: &Context, stored: &Stored<Container>) -> Result<(),
             Some(systemd.start(&unit).await?)
         }
         Run::Restart => {
-            context.progress(format!("{}: restarting for its new settings", container.name));
+            context.progress(format!(
+                "{}: restarting for its new settings",
+                container.name
+            ));
             Some(systemd.restart(&unit).await?)
         }
         Run::Leave if container.running => systemd.current_job(&unit).await?,
@@ -57,7 +60,9 @@ pub async fn settle(context: &Context, stored: &Stored<Container>) -> Result<(),
     };
     let is_new = job.is_some();
     let begun = Instant::now();
-    let until = context.deadline.min(begun + container.wait_for.timeout.duration());
+    let until = context
+        .deadline
+        .min(begun + container.wait_for.timeout.duration());
     let wait = async {
         if let Some(job) = job {
             let left = until.saturating_duration_since(Instant::now());
@@ -73,7 +78,11 @@ pub async fn settle(context: &Context, stored: &Stored<Container>) -> Result<(),
         () = context.cancel.cancelled() => return context.check(),
     }
     if is_new {
-        context.progress(format!("{}: up after {:.1?}", container.name, begun.elapsed()));
+        context.progress(format!(
+            "{}: up after {:.1?}",
+            container.name,
+            begun.elapsed()
+        ));
     }
     Ok(())
 }
@@ -88,7 +97,12 @@ async fn booted(
         JobEnd::Done => Ok(()),
         JobEnd::Other(result) => {
             let message = format!("the container {} did not start: {result}", container.name);
-            Err(with_journal(context, container, Failure::new(FailureKind::Command, message)).await)
+            Err(with_journal(
+                context,
+                container,
+                Failure::new(FailureKind::Command, message),
+            )
+            .await)
         }
         JobEnd::TimedOut => Err(too_slow(context, systemd, container, "to boot").await),
     }
@@ -113,8 +127,16 @@ async fn listening(
         }
         let state = systemd.unit_state(&unit).await?;
         if !state.is_up() {
-            let message = format!("the container {} stopped while TCP port {port} was waited for", container.name);
-            return Err(with_journal(context, container, Failure::new(FailureKind::Command, message)).await);
+            let message = format!(
+                "the container {} stopped while TCP port {port} was waited for",
+                container.name
+            );
+            return Err(with_journal(
+                context,
+                container,
+                Failure::new(FailureKind::Command, message),
+            )
+            .await);
         }
         if Instant::now() >= until {
             let what = format!("to listen on TCP port {port}");
@@ -142,7 +164,10 @@ async fn too_slow(
     what: &str,
 ) -> Failure {
     let span = &container.wait_for.timeout;
-    let mut message = format!("the container {} took longer than {span} {what}", container.name);
+    let mut message = format!(
+        "the container {} took longer than {span} {what}",
+        container.name
+    );
     if let Ok(state) = systemd.unit_state(&Paths::of(&container.name).unit()).await {
         let _ = write!(message, "; its unit is {} ({})", state.active, state.sub);
     }
@@ -164,7 +189,16 @@ async fn with_journal(context: &Context, container: &Container, mut failure: Fai
     let unit = Paths::of(&container.name).unit();
     // The time for the change may be up; the reason for it is worth a moment more.
     let journal = Program::new("journalctl")
-        .args(["--unit", &unit, "--lines", "15", "--output", "cat", "--no-pager", "--quiet"])
+        .args([
+            "--unit",
+            &unit,
+            "--lines",
+            "15",
+            "--output",
+            "cat",
+            "--no-pager",
+            "--quiet",
+        ])
         .run_unbounded();
     let within = context.within_time(CLEAR_UP);
     if let Ok(Ok(lines)) = timeout(within.deadline - Instant::now(), journal).await {

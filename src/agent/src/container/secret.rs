@@ -11,8 +11,11 @@ use crate::{store, system::files};
 pub fn hash(password: &Secret) -> Result<String, Failure> {
     let hash = ShaCrypt::default().hash_password(password.expose().as_bytes());
     hash.map(|hash| hash.as_str().to_owned()).map_err(|error| {
-        Failure::new(FailureKind::Invalid, format!("could not hash the root password: {error}"))
-            .at("root_password_wo")
+        Failure::new(
+            FailureKind::Invalid,
+            format!("could not hash the root password: {error}"),
+        )
+        .at("root_password_wo")
     })
 }
 
@@ -47,7 +50,10 @@ mod tests {
         let (one, other) = (hash(&password).unwrap(), hash(&password).unwrap());
         assert_ne!(one, other);
         for hash in [one, other] {
-            assert!(hash.starts_with("$6$") && !hash.contains([':', '\n']), "{hash}");
+            assert!(
+                hash.starts_with("$6$") && !hash.contains([':', '\n']),
+                "{hash}"
+            );
             assert!(hash.len() > 90, "{hash}");
         }
     }

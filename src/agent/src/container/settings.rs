@@ -19,12 +19,36 @@ const OWNED: &[(&str, &str, &str)] = &[
     ("Exec", "Hostname", "use the attribute hostname"),
     ("Exec", "NotifyReady", "use wait_for.boot"),
     ("Exec", "PrivateUsers", "use the attribute private_users"),
-    ("Files", "PrivateUsersOwnership", "use the attribute private_users"),
-    ("Network", "Private", "guests stand on the host's bridge; use nspawn_public_address"),
-    ("Network", "VirtualEthernet", "guests stand on the host's bridge; use nspawn_public_address"),
-    ("Network", "Bridge", "use the attribute bridge of nspawn_host"),
-    ("Network", "Zone", "guests stand on the host's bridge; use nspawn_public_address"),
-    ("Network", "Port", "guests have addresses of their own; use nspawn_public_address"),
+    (
+        "Files",
+        "PrivateUsersOwnership",
+        "use the attribute private_users",
+    ),
+    (
+        "Network",
+        "Private",
+        "guests stand on the host's bridge; use nspawn_public_address",
+    ),
+    (
+        "Network",
+        "VirtualEthernet",
+        "guests stand on the host's bridge; use nspawn_public_address",
+    ),
+    (
+        "Network",
+        "Bridge",
+        "use the attribute bridge of nspawn_host",
+    ),
+    (
+        "Network",
+        "Zone",
+        "guests stand on the host's bridge; use nspawn_public_address",
+    ),
+    (
+        "Network",
+        "Port",
+        "guests have addresses of their own; use nspawn_public_address",
+    ),
 ];
 
 type Sections = BTreeMap<&'static str, Vec<(String, String)>>;
@@ -32,9 +56,8 @@ type Sections = BTreeMap<&'static str, Vec<(String, String)>>;
 /// Refuses raw settings that are none, or that the agent owns.
 pub fn check(container: &Container) -> Result<(), Failure> {
     for (section, keys) in container.nspawn_config.iter().flatten() {
-        let refuse = |text: String| {
-            Err(Failure::new(FailureKind::Invalid, text).at("nspawn_config"))
-        };
+        let refuse =
+            |text: String| Err(Failure::new(FailureKind::Invalid, text).at("nspawn_config"));
         if section_name(section).is_none() {
             return refuse(format!(
                 "nspawn_config has a section {section:?}; systemd.nspawn(5) has Exec, Files and Network"
@@ -42,10 +65,17 @@ pub fn check(container: &Container) -> Result<(), Failure> {
         }
         for (key, values) in keys {
             if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-                return refuse(format!("nspawn_config has a key {key:?} in {section}, which is none"));
+                return refuse(format!(
+                    "nspawn_config has a key {key:?} in {section}, which is none"
+                ));
             }
-            if values.iter().any(|value| value.contains(['\n', '\r', '\0']) || value.ends_with('\\')) {
-                return refuse(format!("the value of {section}.{key} in nspawn_config must be one line"));
+            if values
+                .iter()
+                .any(|value| value.contains(['\n', '\r', '\0']) || value.ends_with('\\'))
+            {
+                return refuse(format!(
+                    "the value of {section}.{key} in nspawn_config must be one line"
+                ));
             }
             if let Some(instead) = instead_of(container, section, key) {
                 return refuse(format!(
@@ -61,19 +91,26 @@ fn instead_of(container: &Container, section: &str, key: &str) -> Option<&'stati
     if (section, key) == ("Exec", "ResolvConf") && container.dns_servers.is_some() {
         return Some("it is off because dns_servers is set");
     }
-    let owned = OWNED.iter().find(|owned| (owned.0, owned.1) == (section, key));
+    let owned = OWNED
+        .iter()
+        .find(|owned| (owned.0, owned.1) == (section, key));
     owned.map(|owned| owned.2)
 }
 
 fn section_name(section: &str) -> Option<&'static str> {
-    ["Exec", "Files", "Network"].into_iter().find(|known| *known == section)
+    ["Exec", "Files", "Network"]
+        .into_iter()
+        .find(|known| *known == section)
 }
 
 /// The whole file.
 pub fn render(container: &Container, assigned: &Assigned, bridge: &InterfaceName) -> String {
     let mut sections = Sections::new();
     let mut add = |section, key: &str, value: String| {
-        sections.entry(section).or_default().push((key.to_owned(), value));
+        sections
+            .entry(section)
+            .or_default()
+            .push((key.to_owned(), value));
     };
     let users = match assigned.uid_base {
         0 => "no".to_owned(),
@@ -90,10 +127,19 @@ pub fn render(container: &Container, assigned: &Assigned, bridge: &InterfaceName
         add("Exec", "LinkJournal", "no".to_owned());
     }
     add("Files", "PrivateUsersOwnership", "off".to_owned());
+    // systemd-nspawn 252 would make the folders above the next mount the host's root's, where the
+    // guest may write nothing: its PID 1 then fails. A file system of the guest's own has no such parents.
+    add(
+        "Files",
+        "TemporaryFileSystem",
+        "/run/systemd:mode=0755,size=64M,nr_inodes=64k".to_owned(),
+    );
     add("Files", "BindReadOnly", network_files(&container.name));
     add("Network", "Bridge", bridge.to_string());
     for (section, keys) in container.nspawn_config.iter().flatten() {
-        let Some(section) = section_name(section) else { continue };
+        let Some(section) = section_name(section) else {
+            continue;
+        };
         for (key, values) in keys {
             for value in values {
                 add(section, key, value.clone());
@@ -115,7 +161,10 @@ fn text(sections: &Sections) -> String {
 }
 
 fn has(container: &Container, section: &str, key: &str) -> bool {
-    let keys = container.nspawn_config.as_ref().and_then(|config| config.get(section));
+    let keys = container
+        .nspawn_config
+        .as_ref()
+        .and_then(|config| config.get(section));
     keys.is_some_and(|keys| keys.contains_key(key))
 }
 
@@ -143,7 +192,10 @@ mod tests {
     }
 
     fn rendered(container: &Container, uid_base: u32) -> String {
-        let assigned = Assigned { uid_base, image_digest: String::new() };
+        let assigned = Assigned {
+            uid_base,
+            image_digest: String::new(),
+        };
         render(container, &assigned, &"br0".parse().unwrap())
     }
 
@@ -164,6 +216,7 @@ Environment=B=2
 
 [Files]
 PrivateUsersOwnership=off
+TemporaryFileSystem=/run/systemd:mode=0755,size=64M,nr_inodes=64k
 BindReadOnly=/run/nspawn-agent/network/web:/run/systemd/network
 
 [Network]
@@ -177,7 +230,11 @@ Bridge=br0
         let mut desired = config("Exec", "LinkJournal", &["try-guest"]);
         desired.wait_for.boot = false;
         let text = rendered(&desired, 0);
-        for line in ["PrivateUsers=no\n", "NotifyReady=no\n", "LinkJournal=try-guest\n"] {
+        for line in [
+            "PrivateUsers=no\n",
+            "NotifyReady=no\n",
+            "LinkJournal=try-guest\n",
+        ] {
             assert!(text.contains(line), "{text}");
         }
         assert!(!text.contains("LinkJournal=no"), "{text}");

@@ -24,7 +24,11 @@ pub fn bring_up(stored: &Stored<Container>) -> Result<(), Failure> {
     if !tree.is_dir() {
         return Err(Failure::new(
             FailureKind::NotFound,
-            format!("the tree of the image of {} is gone: {}", container.name, tree.display()),
+            format!(
+                "the tree of the image of {} is gone: {}",
+                container.name,
+                tree.display()
+            ),
         )
         .help("Replace the nspawn_image, or run terraform apply to have it unpacked again."));
     }
@@ -51,7 +55,13 @@ pub fn take_down(container: &Container) -> Result<(), Failure> {
 }
 
 fn overlay(paths: &Paths, tree: &Path, assigned: &Assigned) -> Result<(), Failure> {
-    let deed = || format!("lay an overlay on {} for {}", tree.display(), paths.machine().display());
+    let deed = || {
+        format!(
+            "lay an overlay on {} for {}",
+            tree.display(),
+            paths.machine().display()
+        )
+    };
     let (lower, upper, work) = (paths.lower(), paths.upper(), paths.work());
     files::create_folder(&lower, 0o755)?;
     for folder in [&upper, &work] {
@@ -61,12 +71,16 @@ fn overlay(paths: &Paths, tree: &Path, assigned: &Assigned) -> Result<(), Failur
     let base = Some(assigned.uid_base).filter(|base| *base != 0);
     let idmapped = mount::idmapped(tree, base).map_err(|error| not_supported(&error, deed()))?;
     mount::attach(&idmapped, &lower).doing(deed)?;
-    let overlay = mount::overlay(&lower, &upper, &work).map_err(|error| not_supported(&error, deed()))?;
+    let overlay =
+        mount::overlay(&lower, &upper, &work).map_err(|error| not_supported(&error, deed()))?;
     mount::attach(&overlay, &paths.machine()).doing(deed)
 }
 
 fn not_supported(error: &io::Error, deed: String) -> Failure {
-    let failure = Failure::new(FailureKind::Unsupported, format!("could not {deed}: {error}"));
+    let failure = Failure::new(
+        FailureKind::Unsupported,
+        format!("could not {deed}: {error}"),
+    );
     match error.raw_os_error() {
         Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP | libc::EPERM) => failure
             .help("This needs Linux 5.19 and a file system with idmapped mounts: set storage = \"copy\".")

@@ -41,7 +41,13 @@ pub fn container(name: &str) -> Container {
 
 /// The container as it is kept.
 pub fn stored(desired: Container) -> Stored<Container> {
-    keep(desired, Assigned { uid_base: 524_288, image_digest: format!("sha256:{}", "0".repeat(64)) })
+    keep(
+        desired,
+        Assigned {
+            uid_base: 524_288,
+            image_digest: format!("sha256:{}", "0".repeat(64)),
+        },
+    )
 }
 
 /// A host as it is kept.
@@ -60,7 +66,10 @@ pub fn host() -> Stored<Host> {
 
 fn keep<D: Kept>(desired: D, assigned: D::Assigned) -> Stored<D> {
     Stored {
-        owner: Owner { token: "a".repeat(32).parse().unwrap(), claimed: false },
+        owner: Owner {
+            token: "a".repeat(32).parse().unwrap(),
+            claimed: false,
+        },
         session: "b".repeat(32).parse().unwrap(),
         desired,
         assigned,

@@ -30,7 +30,10 @@ TimeoutStartSec=infinity
     if let Some(cpus) = container.cpus {
         let _ = writeln!(text, "CPUQuota={}%", percent(cpus));
     }
-    let sizes = [("MemoryMax", &container.memory), ("MemorySwapMax", &container.memory_swap)];
+    let sizes = [
+        ("MemoryMax", &container.memory),
+        ("MemorySwapMax", &container.memory_swap),
+    ];
     for (key, size) in sizes {
         if let Some(size) = size {
             let _ = writeln!(text, "{key}={}", size.bytes());
@@ -83,7 +86,13 @@ TimeoutStartSec=infinity
 
     #[test]
     fn percents() {
-        for (cpus, text) in [(1.0, "100"), (0.25, "25"), (0.125, "12.5"), (2.0, "200"), (0.00001, "0.01")] {
+        for (cpus, text) in [
+            (1.0, "100"),
+            (0.25, "25"),
+            (0.125, "12.5"),
+            (2.0, "200"),
+            (0.00001, "0.01"),
+        ] {
             assert_eq!(percent(cpus), text);
         }
     }

@@ -41,7 +41,12 @@ pub fn parse_subordinate_ids(text: &str) -> Vec<Range<u32>> {
 pub fn parse_private_users(text: &str) -> Option<Range<u32>> {
     let value = text
         .lines()
-        .filter_map(|line| line.trim().strip_prefix("PrivateUsers")?.trim_start().strip_prefix('='))
+        .filter_map(|line| {
+            line.trim()
+                .strip_prefix("PrivateUsers")?
+                .trim_start()
+                .strip_prefix('=')
+        })
         .next_back()?
         .trim();
     let (start, count) = value.split_once(':').unwrap_or((value, "65536"));
@@ -84,7 +89,10 @@ mod tests {
             [100_000..165_536, 5..u32::MAX]
         );
         for (text, range) in [
-            ("[Exec]\nPrivateUsers=524288:65536\n", Some(524_288..589_824)),
+            (
+                "[Exec]\nPrivateUsers=524288:65536\n",
+                Some(524_288..589_824),
+            ),
             ("[Exec]\n PrivateUsers = 524288\n", Some(524_288..589_824)),
             ("[Exec]\nPrivateUsers=pick\n", None),
             ("[Exec]\nPrivateUsersOwnership=off\n", None),

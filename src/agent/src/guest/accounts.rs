@@ -27,7 +27,9 @@ pub fn with_root_password(shadow: &str, hash: &str, days: u64) -> String {
 
 /// Root's password hash in a shadow file.
 pub fn root_password(shadow: &str) -> Option<&str> {
-    shadow.lines().find_map(|line| line.strip_prefix("root:")?.split(':').next())
+    shadow
+        .lines()
+        .find_map(|line| line.strip_prefix("root:")?.split(':').next())
 }
 
 /// The hosts file with the guest's own name in it, as Debian's installer writes it, so that
@@ -44,7 +46,10 @@ pub fn with_own_name(hosts: &str, hostname: &str) -> String {
         .filter(|line| line.split_whitespace().next() != Some("127.0.1.1"))
         .collect();
     if lines.is_empty() {
-        lines = vec!["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"];
+        lines = vec![
+            "127.0.0.1\tlocalhost",
+            "::1\tlocalhost ip6-localhost ip6-loopback",
+        ];
     }
     lines.push(&own);
     lines.join("\n") + "\n"
@@ -63,7 +68,10 @@ mod tests {
                 "root:$6$x:20000:0:99999:7:::\nbin:*:19000:0:99999:7:::\n",
             ),
             ("", "root:$6$x:20000:0:99999:7:::\n"),
-            ("rooty:*:1::::::\n", "root:$6$x:20000:0:99999:7:::\nrooty:*:1::::::\n"),
+            (
+                "rooty:*:1::::::\n",
+                "root:$6$x:20000:0:99999:7:::\nrooty:*:1::::::\n",
+            ),
             ("a:b\nroot:!", "a:b\nroot:$6$x\n"),
             ("root", "root:$6$x:20000:0:99999:7:::\nroot\n"),
         ] {

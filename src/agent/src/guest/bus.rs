@@ -51,8 +51,14 @@ pub async fn system_state(leader: u32) -> Option<String> {
 pub async fn reload_network(context: &Context, leader: u32) -> Result<(), Failure> {
     let deed = || "reload a guest's systemd-networkd";
     let ask = async {
-        let Ok(bus) = connect(leader).await else { return Ok(()) };
-        let reloaded = NetworkManagerProxy::new(&bus).await.doing(deed)?.reload().await;
+        let Ok(bus) = connect(leader).await else {
+            return Ok(());
+        };
+        let reloaded = NetworkManagerProxy::new(&bus)
+            .await
+            .doing(deed)?
+            .reload()
+            .await;
         match reloaded {
             Err(error) if has_no_networkd(&error) => Ok(()),
             other => other.doing(deed),
@@ -62,7 +68,10 @@ pub async fn reload_network(context: &Context, leader: u32) -> Result<(), Failur
         timeout(PATIENCE, ask).await.unwrap_or_else(|_| {
             Err(Failure::new(
                 FailureKind::Timeout,
-                format!("could not {}: it did not answer within {PATIENCE:?}", deed()),
+                format!(
+                    "could not {}: it did not answer within {PATIENCE:?}",
+                    deed()
+                ),
             ))
         })
     };
@@ -125,7 +134,10 @@ fn socket_address(bus: RawFd) -> io::Result<libc::sockaddr_un> {
     Ok(address)
 }
 
-#[allow(unsafe_code, reason = "fork(2), because setns(2) takes only a process with one thread")]
+#[allow(
+    unsafe_code,
+    reason = "fork(2), because setns(2) takes only a process with one thread"
+)]
 fn fork_and_connect(
     socket: RawFd,
     users: Option<RawFd>,
@@ -148,5 +160,7 @@ fn fork_and_connect(
         }
         child
     };
-    Pid::from_raw(child).filter(|_| child > 0).ok_or_else(io::Error::last_os_error)
+    Pid::from_raw(child)
+        .filter(|_| child > 0)
+        .ok_or_else(io::Error::last_os_error)
 }

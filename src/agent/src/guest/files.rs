@@ -9,8 +9,14 @@ use super::{
     root::{Access, GuestRoot},
 };
 
-const PUBLIC: Access = Access { mode: 0o644, group: 0 };
-const PRIVATE: Access = Access { mode: 0o600, group: 0 };
+const PUBLIC: Access = Access {
+    mode: 0o644,
+    group: 0,
+};
+const PRIVATE: Access = Access {
+    mode: 0o600,
+    group: 0,
+};
 const AUTHORIZED_KEYS: &str = "root/.ssh/authorized_keys";
 
 /// One file that isn't as it should be.
@@ -32,26 +38,44 @@ pub fn changes(
     let mut want = |path, content: String, access: Access| -> io::Result<()> {
         let found = named(path, root.read(path))?;
         if found.as_deref() != Some(&content) || root.access(path)? != Some(access) {
-            changes.push(Change { path, content, access });
+            changes.push(Change {
+                path,
+                content,
+                access,
+            });
         }
         Ok(())
     };
     want("etc/hostname", format!("{}\n", container.hostname), PUBLIC)?;
     let hosts = named("etc/hosts", root.read("etc/hosts"))?.unwrap_or_default();
-    want("etc/hosts", with_own_name(&hosts, container.hostname.as_str()), PUBLIC)?;
+    want(
+        "etc/hosts",
+        with_own_name(&hosts, container.hostname.as_str()),
+        PUBLIC,
+    )?;
     if let Some(servers) = &container.dns_servers {
-        let lines: Vec<String> = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
+        let lines: Vec<String> = servers
+            .iter()
+            .map(|server| format!("nameserver {server}\n"))
+            .collect();
         want("etc/resolv.conf", lines.concat(), PUBLIC)?;
     }
     if let Some(keys) = &container.ssh_authorized_keys {
-        let lines: Vec<String> = keys.iter().map(|key| format!("{}\n", key.trim_end())).collect();
+        let lines: Vec<String> = keys
+            .iter()
+            .map(|key| format!("{}\n", key.trim_end()))
+            .collect();
         want(AUTHORIZED_KEYS, lines.concat(), PRIVATE)?;
     }
     if let Some(hash) = password_hash {
         let shadow = named("etc/shadow", root.read("etc/shadow"))?.unwrap_or_default();
         let access = root.access("etc/shadow")?.unwrap_or(PRIVATE);
         if root_password(&shadow) != Some(hash) {
-            want("etc/shadow", with_root_password(&shadow, hash, today()), access)?;
+            want(
+                "etc/shadow",
+                with_root_password(&shadow, hash, today()),
+                access,
+            )?;
         }
     }
     Ok(changes)
@@ -60,10 +84,16 @@ pub fn changes(
 /// Makes a guest's files as they should be.
 pub fn apply(root: &GuestRoot, changes: &[Change]) -> io::Result<()> {
     for change in changes {
-        let written = root.write(change.path, &change.content, change.access).and_then(|()| {
-            // sshd(8), StrictModes: the folder must be root's alone.
-            if change.path == AUTHORIZED_KEYS { root.make_folder("root/.ssh", 0o700) } else { Ok(()) }
-        });
+        let written = root
+            .write(change.path, &change.content, change.access)
+            .and_then(|()| {
+                // sshd(8), StrictModes: the folder must be root's alone.
+                if change.path == AUTHORIZED_KEYS {
+                    root.make_folder("root/.ssh", 0o700)
+                } else {
+                    Ok(())
+                }
+            });
         named(change.path, written)?;
     }
     Ok(())
@@ -89,7 +119,11 @@ mod tests {
     fn what_is_missing_is_made_once() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("etc")).unwrap();
-        fs::write(folder.path().join("etc/shadow"), "root:*:1:0:99999:7:::\nbin:*:1::::::\n").unwrap();
+        fs::write(
+            folder.path().join("etc/shadow"),
+            "root:*:1:0:99999:7:::\nbin:*:1::::::\n",
+        )
+        .unwrap();
         let root = GuestRoot::open(folder.path(), 0).unwrap();
         let mut desired = container("web");
         desired.dns_servers = Some(vec!["192.0.2.53".parse().unwrap()]);
@@ -98,7 +132,13 @@ mod tests {
         let paths: Vec<_> = found.iter().map(|change| change.path).collect();
         assert_eq!(
             paths,
-            ["etc/hostname", "etc/hosts", "etc/resolv.conf", AUTHORIZED_KEYS, "etc/shadow"]
+            [
+                "etc/hostname",
+                "etc/hosts",
+                "etc/resolv.conf",
+                AUTHORIZED_KEYS,
+                "etc/shadow"
+            ]
         );
         apply(&root, &found).unwrap();
         assert_eq!(changes(&root, &desired, Some("$6$h")).unwrap(), []);
@@ -107,7 +147,10 @@ mod tests {
         assert_eq!(read("etc/resolv.conf"), "nameserver 192.0.2.53\n");
         assert_eq!(read(AUTHORIZED_KEYS), "ssh-ed25519 AAAA me\n");
         assert!(read("etc/shadow").starts_with("root:$6$h:"));
-        let mode = fs::metadata(folder.path().join("root/.ssh")).unwrap().permissions().mode();
+        let mode = fs::metadata(folder.path().join("root/.ssh"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o700);
         // Keys that somebody may read are no longer root's alone.
         let keys = folder.path().join(AUTHORIZED_KEYS);

@@ -20,9 +20,23 @@ pub fn ensure(root: &GuestRoot, hostname: &HostName, scratch: &Path) -> io::Resu
         let public = file.with_added_extension("pub");
         let made = make(kind, hostname, &file).and_then(|()| {
             let path = format!("etc/ssh/ssh_host_{kind}_key");
-            root.write(&path, &fs::read_to_string(&file)?, Access { mode: 0o600, group: 0 })?;
+            root.write(
+                &path,
+                &fs::read_to_string(&file)?,
+                Access {
+                    mode: 0o600,
+                    group: 0,
+                },
+            )?;
             let path = format!("{path}.pub");
-            root.write(&path, &fs::read_to_string(&public)?, Access { mode: 0o644, group: 0 })
+            root.write(
+                &path,
+                &fs::read_to_string(&public)?,
+                Access {
+                    mode: 0o644,
+                    group: 0,
+                },
+            )
         });
         for file in [&file, &public] {
             // It may not have been made.
@@ -34,7 +48,9 @@ pub fn ensure(root: &GuestRoot, hostname: &HostName, scratch: &Path) -> io::Resu
 }
 
 fn has_key(names: &[String]) -> bool {
-    names.iter().any(|name| name.starts_with("ssh_host_") && name.ends_with("_key"))
+    names
+        .iter()
+        .any(|name| name.starts_with("ssh_host_") && name.ends_with("_key"))
 }
 
 fn make(kind: &str, hostname: &HostName, file: &Path) -> io::Result<()> {
@@ -69,9 +85,16 @@ mod tests {
         ensure(&root, &hostname, scratch.path()).unwrap();
         let key = folder.path().join("etc/ssh/ssh_host_ed25519_key");
         let first = fs::read_to_string(&key).unwrap();
-        assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&key).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         ensure(&root, &hostname, scratch.path()).unwrap();
         assert_eq!(fs::read_to_string(&key).unwrap(), first);
-        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0, "no key stays on the host");
+        assert_eq!(
+            fs::read_dir(scratch.path()).unwrap().count(),
+            0,
+            "no key stays on the host"
+        );
     }
 }

@@ -58,7 +58,9 @@ impl GuestRoot {
         // Looked at before it is opened: opening a FIFO hangs, opening a device may do anything.
         let found = FileType::from_raw_mode(fs::fstat(&handle)?.st_mode);
         if found != FileType::RegularFile {
-            return Err(io::Error::other(format!("it is not a regular file but {found:?}")));
+            return Err(io::Error::other(format!(
+                "it is not a regular file but {found:?}"
+            )));
         }
         let file = reopen(&handle, OFlags::RDONLY)?;
         let mut bytes = Vec::new();
@@ -91,8 +93,14 @@ impl GuestRoot {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
         }
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = File::from(fs::openat(&folder, &temporary, flags, Mode::from_raw_mode(0o600))?);
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(fs::openat(
+            &folder,
+            &temporary,
+            flags,
+            Mode::from_raw_mode(0o600),
+        )?);
         let written = file.write_all(content.as_bytes()).and_then(|()| {
             self.give(&file, access.group)?;
             fs::fchmod(&file, Mode::from_raw_mode(access.mode))?;
@@ -121,7 +129,9 @@ impl GuestRoot {
     /// Whether a regular file is there, and not a link to one.
     pub fn is_file(&self, path: &str) -> io::Result<bool> {
         match self.open_beneath(&self.root, path, OFlags::PATH | OFlags::NOFOLLOW) {
-            Ok(handle) => Ok(FileType::from_raw_mode(fs::fstat(&handle)?.st_mode) == FileType::RegularFile),
+            Ok(handle) => {
+                Ok(FileType::from_raw_mode(fs::fstat(&handle)?.st_mode) == FileType::RegularFile)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
@@ -177,7 +187,15 @@ impl GuestRoot {
 
     fn open_beneath(&self, folder: &impl AsFd, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let open = || fs::openat2(folder, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
+        let open = || {
+            fs::openat2(
+                folder,
+                path,
+                flags | OFlags::CLOEXEC,
+                Mode::empty(),
+                resolve,
+            )
+        };
         // The kernel gives up with EAGAIN when something was renamed while it looked.
         for _ in 0..16 {
             match open() {
@@ -211,7 +229,10 @@ mod tests {
 
     use super::*;
 
-    const PUBLIC: Access = Access { mode: 0o644, group: 0 };
+    const PUBLIC: Access = Access {
+        mode: 0o644,
+        group: 0,
+    };
 
     struct Case {
         folder: tempfile::TempDir,
@@ -234,16 +255,51 @@ mod tests {
     #[test]
     fn a_file_is_made_with_its_folders_and_owner() {
         let case = Case::new();
-        case.root.write("root/.ssh/authorized_keys", "key\n", Access { mode: 0o600, group: 5 }).unwrap();
+        case.root
+            .write(
+                "root/.ssh/authorized_keys",
+                "key\n",
+                Access {
+                    mode: 0o600,
+                    group: 5,
+                },
+            )
+            .unwrap();
         let found = fs::metadata(case.path("root/.ssh/authorized_keys")).unwrap();
-        assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (600_000, 600_005, 0o600));
+        assert_eq!(
+            (found.uid(), found.gid(), found.mode() & 0o777),
+            (600_000, 600_005, 0o600)
+        );
         assert_eq!(fs::metadata(case.path("root")).unwrap().uid(), 600_000);
-        assert_eq!(case.root.read("/root/.ssh/authorized_keys").unwrap().unwrap(), "key\n");
-        let access = case.root.access("root/.ssh/authorized_keys").unwrap().unwrap();
-        assert_eq!(access, Access { mode: 0o600, group: 5 });
+        assert_eq!(
+            case.root
+                .read("/root/.ssh/authorized_keys")
+                .unwrap()
+                .unwrap(),
+            "key\n"
+        );
+        let access = case
+            .root
+            .access("root/.ssh/authorized_keys")
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            access,
+            Access {
+                mode: 0o600,
+                group: 5
+            }
+        );
         case.root.make_folder("root/.ssh", 0o700).unwrap();
-        assert_eq!(fs::metadata(case.path("root/.ssh")).unwrap().mode() & 0o777, 0o700);
-        assert_eq!(fs::read_dir(case.path("root/.ssh")).unwrap().count(), 1, "no temporary file is left");
+        assert_eq!(
+            fs::metadata(case.path("root/.ssh")).unwrap().mode() & 0o777,
+            0o700
+        );
+        assert_eq!(
+            fs::read_dir(case.path("root/.ssh")).unwrap().count(),
+            1,
+            "no temporary file is left"
+        );
     }
 
     #[test]
@@ -256,10 +312,20 @@ mod tests {
         symlink(&outside, case.path("etc")).unwrap();
         symlink("../../../../../../../../../../tmp", case.path("root")).unwrap();
         symlink(outside.join("hostname"), case.path("hostname")).unwrap();
-        assert!(case.root.write("etc/hostname", "web\n", PUBLIC).is_err(), "its target isn't in the guest");
+        assert!(
+            case.root.write("etc/hostname", "web\n", PUBLIC).is_err(),
+            "its target isn't in the guest"
+        );
         case.root.write("hostname", "web\n", PUBLIC).unwrap();
-        assert_eq!(fs::read_to_string(outside.join("hostname")).unwrap(), "host");
-        assert!(!fs::symlink_metadata(case.path("hostname")).unwrap().is_symlink());
+        assert_eq!(
+            fs::read_to_string(outside.join("hostname")).unwrap(),
+            "host"
+        );
+        assert!(
+            !fs::symlink_metadata(case.path("hostname"))
+                .unwrap()
+                .is_symlink()
+        );
         // Where the target exists inside the guest, the guest's own link is honoured.
         fs::create_dir(case.path("tmp")).unwrap();
         case.root.write("root/x", "in\n", PUBLIC).unwrap();
@@ -290,16 +356,33 @@ mod tests {
         assert!(case.root.read("fifo").is_err());
         assert!(case.root.read("folder").is_err());
         assert!(case.root.write("folder", "web\n", PUBLIC).is_err());
-        assert_eq!(fs::read_dir(case.path("")).unwrap().count(), 3, "no temporary file is left");
+        assert_eq!(
+            fs::read_dir(case.path("")).unwrap().count(),
+            3,
+            "no temporary file is left"
+        );
         case.root.write("fifo", "web\n", PUBLIC).unwrap();
         assert_eq!(fs::read_to_string(case.path("fifo")).unwrap(), "web\n");
-        assert_eq!(fs::metadata(case.path("fifo")).unwrap().permissions().mode() & 0o777, 0o644);
+        assert_eq!(
+            fs::metadata(case.path("fifo"))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777,
+            0o644
+        );
     }
 
     #[test]
     fn a_file_that_never_ends_is_read_to_a_bound() {
         let case = Case::new();
-        File::create(case.path("big")).unwrap().set_len(1 << 40).unwrap();
-        assert_eq!(case.root.read("big").unwrap().unwrap().len() as u64, READ_LIMIT);
+        File::create(case.path("big"))
+            .unwrap()
+            .set_len(1 << 40)
+            .unwrap();
+        assert_eq!(
+            case.root.read("big").unwrap().unwrap().len() as u64,
+            READ_LIMIT
+        );
     }
 }

@@ -10,7 +10,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Assigned, fetch, identity, tree::Incoming, unpack};
 use crate::{
-    command::{Program, off_thread}, context::Context, failure::Context as _, guest::root::GuestRoot, host::packages,
+    command::{Program, off_thread},
+    context::Context,
+    failure::Context as _,
+    guest::root::GuestRoot,
+    host::packages,
     system::files,
 };
 
@@ -18,7 +22,9 @@ use crate::{
 pub fn digest_known(image: &Image) -> Option<String> {
     match &image.source {
         ImageSource::Debootstrap(_) => None,
-        ImageSource::Tarball(tarball) => Some(digest(tarball.sha256.as_bytes(), image, &tarball.sha256)),
+        ImageSource::Tarball(tarball) => {
+            Some(digest(tarball.sha256.as_bytes(), image, &tarball.sha256))
+        }
     }
 }
 
@@ -43,7 +49,8 @@ pub async fn build(context: &Context, image: &Image) -> Result<(Incoming, Assign
 
 /// Programs say it in their own words.
 fn explain_full_disk(failure: Failure) -> Failure {
-    if failure.kind != FailureKind::DiskFull && !failure.message.contains("No space left on device") {
+    if failure.kind != FailureKind::DiskFull && !failure.message.contains("No space left on device")
+    {
         return failure;
     }
     Failure::new(
@@ -60,12 +67,16 @@ async fn build_once(context: &Context, image: &Image) -> Result<(Incoming, Assig
         ImageSource::Tarball(tarball) => unpacked(context, tarball, &incoming).await?,
         ImageSource::Debootstrap(recipe) => debootstrap(context, recipe, &root).await?,
     }
-    fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).doing(|| format!("open up {}", root.display()))?;
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o755))
+        .doing(|| format!("open up {}", root.display()))?;
     let tree = GuestRoot::open(&root, 0).doing(|| format!("open {}", root.display()))?;
     if !identity::is_root(&tree) {
         return Err(Failure::new(
             FailureKind::Invalid,
-            format!("the image {} is not a root file system: it has no folder /usr", image.name),
+            format!(
+                "the image {} is not a root file system: it has no folder /usr",
+                image.name
+            ),
         )
         .help("The tarball must hold usr, etc and so on at its top, not within a folder."));
     }
@@ -81,11 +92,26 @@ async fn build_once(context: &Context, image: &Image) -> Result<(Incoming, Assig
         super::tree::clean_and_measure(&root).doing(|| format!("measure {}", root.display()))
     })
     .await?;
-    context.progress(format!("image {}: {os}, {} MB unpacked", image.name, size_bytes / 1_000_000));
-    Ok((incoming, Assigned { digest, os, size_bytes }))
+    context.progress(format!(
+        "image {}: {os}, {} MB unpacked",
+        image.name,
+        size_bytes / 1_000_000
+    ));
+    Ok((
+        incoming,
+        Assigned {
+            digest,
+            os,
+            size_bytes,
+        },
+    ))
 }
 
-async fn unpacked(context: &Context, tarball: &Tarball, incoming: &Incoming) -> Result<(), Failure> {
+async fn unpacked(
+    context: &Context,
+    tarball: &Tarball,
+    incoming: &Incoming,
+) -> Result<(), Failure> {
     let file = incoming.tarball();
     fetch::fetch(context, tarball, &file).await?;
     unpack::unpack(context, &file, &incoming.root()).await?;
@@ -96,13 +122,19 @@ async fn debootstrap(context: &Context, recipe: &Debootstrap, root: &Path) -> Re
     packages::ensure(context, &["debootstrap", "ca-certificates"]).await?;
     for (word, attribute) in [(&recipe.suite, "suite"), (&recipe.variant, "variant")] {
         if word.is_empty() || word.starts_with('-') {
-            return Err(Failure::new(FailureKind::Invalid, format!("{word:?} is no {attribute} of debootstrap"))
-                .at(format!("debootstrap.{attribute}")));
+            return Err(Failure::new(
+                FailureKind::Invalid,
+                format!("{word:?} is no {attribute} of debootstrap"),
+            )
+            .at(format!("debootstrap.{attribute}")));
         }
     }
     context.progress(format!("debootstrap {} begins", recipe.suite));
     let mut program = Program::new("debootstrap").arg(format!("--variant={}", recipe.variant));
-    for (option, values) in [("include", &recipe.include), ("components", &recipe.components)] {
+    for (option, values) in [
+        ("include", &recipe.include),
+        ("components", &recipe.components),
+    ] {
         if let Some(values) = values.as_ref().filter(|values| !values.is_empty()) {
             program = program.arg(format!("--{option}={}", values.join(",")));
         }
@@ -129,8 +161,18 @@ async fn customize(context: &Context, image: &Image, incoming: &Incoming) -> Res
     for (index, line) in image.customize.iter().flatten().enumerate() {
         context.progress(format!("image {}: customize {}", image.name, index + 1));
         let run = Program::new("systemd-nspawn")
-            .args(["--quiet", "--settings=no", "--register=no", "--as-pid2", "--console=pipe"])
-            .args(["--resolv-conf=bind-host", "--timezone=off", "--link-journal=no"])
+            .args([
+                "--quiet",
+                "--settings=no",
+                "--register=no",
+                "--as-pid2",
+                "--console=pipe",
+            ])
+            .args([
+                "--resolv-conf=bind-host",
+                "--timezone=off",
+                "--link-journal=no",
+            ])
             .args(["--setenv=DEBIAN_FRONTEND=noninteractive"])
             .arg(format!("--machine=image-{}", incoming.number()))
             .arg("--directory")
@@ -139,8 +181,14 @@ async fn customize(context: &Context, image: &Image, incoming: &Incoming) -> Res
             .run(context)
             .await;
         run.map_err(|failure| {
-            let complaint = failure.message.split_once(" failed: ").map_or(failure.message.as_str(), |(_, tail)| tail);
-            let message = format!("{line:?} of customize failed in the image {}: {complaint}", image.name);
+            let complaint = failure
+                .message
+                .split_once(" failed: ")
+                .map_or(failure.message.as_str(), |(_, tail)| tail);
+            let message = format!(
+                "{line:?} of customize failed in the image {}: {complaint}",
+                image.name
+            );
             Failure::new(failure.kind, message).at("customize")
         })?;
     }
@@ -168,9 +216,21 @@ mod tests {
     #[test]
     fn a_full_disk_is_called_that() {
         for (kind, text, found) in [
-            (FailureKind::Command, "tar failed: ./x: Cannot write: No space left on device", FailureKind::DiskFull),
-            (FailureKind::DiskFull, "could not write x", FailureKind::DiskFull),
-            (FailureKind::Digest, "x has another sum", FailureKind::Digest),
+            (
+                FailureKind::Command,
+                "tar failed: ./x: Cannot write: No space left on device",
+                FailureKind::DiskFull,
+            ),
+            (
+                FailureKind::DiskFull,
+                "could not write x",
+                FailureKind::DiskFull,
+            ),
+            (
+                FailureKind::Digest,
+                "x has another sum",
+                FailureKind::Digest,
+            ),
         ] {
             assert_eq!(explain_full_disk(Failure::new(kind, text)).kind, found);
         }

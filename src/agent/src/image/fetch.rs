@@ -47,7 +47,10 @@ pub async fn fetch(context: &Context, tarball: &Tarball, to: &Path) -> Result<()
     }
     Err(Failure::new(
         FailureKind::Digest,
-        format!("{from} has the SHA-256 sum {found}, not {}; nothing was unpacked", tarball.sha256),
+        format!(
+            "{from} has the SHA-256 sum {found}, not {}; nothing was unpacked",
+            tarball.sha256
+        ),
     )
     .help("Check where the file comes from. If it was meant to change, write its new sum.")
     .at("tarball.sha256"))
@@ -80,7 +83,9 @@ impl<'a> Sink<'a> {
 
     fn write(&mut self, piece: &[u8]) -> Result<(), Failure> {
         self.hash.update(piece);
-        self.file.write_all(piece).doing(|| format!("write {}", self.path.display()))?;
+        self.file
+            .write_all(piece)
+            .doing(|| format!("write {}", self.path.display()))?;
         self.bytes += piece.len() as u64;
         if self.told.elapsed() >= INTERVAL {
             self.told = Instant::now();
@@ -91,13 +96,16 @@ impl<'a> Sink<'a> {
 
     fn tell(&self) {
         let (megabytes, seconds) = (self.bytes / 1_000_000, self.begun.elapsed().as_secs_f64());
-        self.context.progress(format!("tarball: {megabytes} MB after {seconds:.1} s"));
+        self.context
+            .progress(format!("tarball: {megabytes} MB after {seconds:.1} s"));
     }
 
     fn finish(self) -> Result<String, Failure> {
         self.tell();
         let path = self.path;
-        self.file.sync_data().doing(|| format!("write {}", path.display()))?;
+        self.file
+            .sync_data()
+            .doing(|| format!("write {}", path.display()))?;
         Ok(hexadecimal(&self.hash.finalize()))
     }
 }
@@ -109,7 +117,10 @@ pub fn hexadecimal(bytes: &[u8]) -> String {
 
 async fn receive(context: &Context, sink: &mut Sink<'_>) -> Result<(), Failure> {
     let upload = context.upload.as_ref().ok_or_else(|| {
-        Failure::new(FailureKind::Protocol, "there is no upload with this request")
+        Failure::new(
+            FailureKind::Protocol,
+            "there is no upload with this request",
+        )
     })?;
     let mut reader = upload.start()?;
     while let Some(piece) = reader.next(context).await? {
@@ -120,14 +131,19 @@ async fn receive(context: &Context, sink: &mut Sink<'_>) -> Result<(), Failure> 
 
 async fn read_file(context: &Context, path: &str, sink: &mut Sink<'_>) -> Result<(), Failure> {
     let open = tokio::fs::File::open(path).await;
-    let file = open.doing(|| format!("open {path} on the host")).map_err(|failure| failure.at("tarball.url"))?;
+    let file = open
+        .doing(|| format!("open {path} on the host"))
+        .map_err(|failure| failure.at("tarball.url"))?;
     pour(context, file, sink).await
 }
 
 async fn download(context: &Context, url: &str, sink: &mut Sink<'_>) -> Result<(), Failure> {
     if !url.starts_with("https://") && !url.starts_with("http://") {
-        return Err(Failure::new(FailureKind::Invalid, format!("{url} is not an http, https or file url"))
-            .at("tarball.url"));
+        return Err(Failure::new(
+            FailureKind::Invalid,
+            format!("{url} is not an http, https or file url"),
+        )
+        .at("tarball.url"));
     }
     let deed = || format!("fetch {url}");
     let mut child = downloader(context, url).await?;
@@ -147,19 +163,32 @@ async fn download(context: &Context, url: &str, sink: &mut Sink<'_>) -> Result<(
     };
     let ((), poured) = tokio::join!(listen, poured);
     poured?;
-    let status = context.within(async { child.wait().await.doing(deed) }).await?;
+    let status = context
+        .within(async { child.wait().await.doing(deed) })
+        .await?;
     if status.success() {
         return Ok(());
     }
     let complaint = command::tail(&complaint);
-    Err(Failure::new(FailureKind::Command, format!("could not {}: {complaint}", deed()))
-        .help("Check the url, and that the host itself can reach it.")
-        .at("tarball.url"))
+    Err(Failure::new(
+        FailureKind::Command,
+        format!("could not {}: {complaint}", deed()),
+    )
+    .help("Check the url, and that the host itself can reach it.")
+    .at("tarball.url"))
 }
 
 /// curl(1), or else wget(1): a static agent can't look up names, and brings no certificates along.
 async fn downloader(context: &Context, url: &str) -> Result<Child, Failure> {
-    let curl = ["--fail", "--silent", "--show-error", "--location", "--proto", "=http,https", "--"];
+    let curl = [
+        "--fail",
+        "--silent",
+        "--show-error",
+        "--location",
+        "--proto",
+        "=http,https",
+        "--",
+    ];
     let wget = ["--quiet", "--output-document=-", "--"];
     if let Ok(child) = spawn("curl", &curl, url) {
         return Ok(child);

@@ -8,7 +8,10 @@ use crate::{
     host::facts::release_value,
 };
 
-const EMPTY_AND_READABLE: Access = Access { mode: 0o444, group: 0 };
+const EMPTY_AND_READABLE: Access = Access {
+    mode: 0o444,
+    group: 0,
+};
 
 /// Clears a tree's identity. machine-id(5): the file stays, empty, for the guest to fill.
 pub fn clear(root: &GuestRoot) -> io::Result<()> {
@@ -47,7 +50,9 @@ pub fn os(root: &GuestRoot) -> io::Result<String> {
 
 /// Whether a tree can be a root: systemd-nspawn(1) asks for no more than /usr.
 pub fn is_root(root: &GuestRoot) -> bool {
-    root.resolve("usr").and_then(|usr| Ok(fs::File::from(usr).metadata()?.is_dir())).unwrap_or(false)
+    root.resolve("usr")
+        .and_then(|usr| Ok(fs::File::from(usr).metadata()?.is_dir()))
+        .unwrap_or(false)
 }
 
 #[cfg(test)]
@@ -75,12 +80,21 @@ mod tests {
             fs::write(path(file), "x").unwrap();
         }
         symlink("/etc/machine-id", path("var/lib/dbus/machine-id")).unwrap();
-        fs::write(path("usr/lib/os-release"), "PRETTY_NAME=\"Debian GNU/Linux 13\"\n").unwrap();
+        fs::write(
+            path("usr/lib/os-release"),
+            "PRETTY_NAME=\"Debian GNU/Linux 13\"\n",
+        )
+        .unwrap();
         let root = GuestRoot::open(folder.path(), 0).unwrap();
         clear(&root).unwrap();
         clear(&root).unwrap();
         assert_eq!(fs::read_to_string(path("etc/machine-id")).unwrap(), "");
-        for gone in ["etc/hostname", "etc/resolv.conf", "etc/ssh/ssh_host_ed25519_key", "etc/ssh/ssh_host_rsa_key.pub"] {
+        for gone in [
+            "etc/hostname",
+            "etc/resolv.conf",
+            "etc/ssh/ssh_host_ed25519_key",
+            "etc/ssh/ssh_host_rsa_key.pub",
+        ] {
             assert!(!path(gone).exists(), "{gone}");
         }
         assert!(fs::symlink_metadata(path("var/lib/dbus/machine-id")).is_err());
@@ -93,7 +107,11 @@ mod tests {
     fn a_link_to_a_resolver_stays() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("etc")).unwrap();
-        symlink("../run/systemd/resolve/stub-resolv.conf", folder.path().join("etc/resolv.conf")).unwrap();
+        symlink(
+            "../run/systemd/resolve/stub-resolv.conf",
+            folder.path().join("etc/resolv.conf"),
+        )
+        .unwrap();
         let root = GuestRoot::open(folder.path(), 0).unwrap();
         clear(&root).unwrap();
         assert!(fs::symlink_metadata(folder.path().join("etc/resolv.conf")).is_ok());

@@ -47,15 +47,21 @@ pub struct Observed {
 pub enum Step {}
 
 /// Looks at the images.
-#[allow(clippy::unused_async, reason = "every kind of object is observed alike")]
+#[allow(
+    clippy::unused_async,
+    reason = "every kind of object is observed alike"
+)]
 pub async fn observe(
     _context: &Context,
     inventory: &Inventory,
     _scope: &Scope,
 ) -> Result<Observed, Failure> {
     let images = inventory.images.iter();
-    let has_tree = images.map(|(name, stored)| (name.clone(), tree::folder(&stored.assigned.digest).is_dir()));
-    Ok(Observed { has_tree: has_tree.collect() })
+    let has_tree =
+        images.map(|(name, stored)| (name.clone(), tree::folder(&stored.assigned.digest).is_dir()));
+    Ok(Observed {
+        has_tree: has_tree.collect(),
+    })
 }
 
 /// What has to be done: nothing. A tree is built before the lock is taken; one that went missing
@@ -73,12 +79,26 @@ pub async fn perform(_context: &Context, step: &Step) -> Result<(), Failure> {
 /// How an image is, and what deviates: a sentence each.
 pub fn state(stored: &Stored<Image>, observation: &Observation) -> (ImageState, Vec<String>) {
     let name = &stored.desired.name;
-    let Assigned { digest, os, size_bytes } = stored.assigned.clone();
+    let Assigned {
+        digest,
+        os,
+        size_bytes,
+    } = stored.assigned.clone();
     let mut drift = Vec::new();
     if observation.images.has_tree.get(name) == Some(&false) {
-        drift.push(format!("the tree of the image {name} is missing: {}", tree::folder(&digest).display()));
+        drift.push(format!(
+            "the tree of the image {name} is missing: {}",
+            tree::folder(&digest).display()
+        ));
     }
-    (ImageState { digest, os, size_bytes }, drift)
+    (
+        ImageState {
+            digest,
+            os,
+            size_bytes,
+        },
+        drift,
+    )
 }
 
 impl Object for Image {
@@ -122,7 +142,10 @@ impl Object for Image {
         } else if !tree::folder(&assigned.digest).is_dir() {
             return Err(Failure::new(
                 protocol::FailureKind::Busy,
-                format!("the tree of the image {} was removed by another change just now", self.name),
+                format!(
+                    "the tree of the image {} was removed by another change just now",
+                    self.name
+                ),
             ));
         }
         Ok(assigned)
@@ -148,7 +171,10 @@ impl Object for Image {
 }
 
 async fn collect(context: &Context) -> Result<(), Failure> {
-    off_thread(context.store.inventory()?, |inventory| tree::collect(&inventory)).await
+    off_thread(context.store.inventory()?, |inventory| {
+        tree::collect(&inventory)
+    })
+    .await
 }
 
 /// What is known of this image's tree without building it: from before, or from another image
@@ -160,13 +186,18 @@ fn known(
 ) -> Result<Option<Assigned>, Failure> {
     let same = |stored: &&Stored<Image>| {
         stored.desired.source == image.source
-            && stored.desired.customize.as_deref().unwrap_or_default() == image.customize.as_deref().unwrap_or_default()
+            && stored.desired.customize.as_deref().unwrap_or_default()
+                == image.customize.as_deref().unwrap_or_default()
     };
     if let Some(previous) = previous.filter(same) {
         return Ok(Some(previous.assigned.clone()));
     }
-    let Some(digest) = build::digest_known(image) else { return Ok(None) };
+    let Some(digest) = build::digest_known(image) else {
+        return Ok(None);
+    };
     let images = context.store.all::<Image>()?;
-    let twin = images.into_values().find(|stored| stored.assigned.digest == digest);
+    let twin = images
+        .into_values()
+        .find(|stored| stored.assigned.digest == digest);
     Ok(twin.map(|twin| twin.assigned))
 }

@@ -52,7 +52,10 @@ impl Incoming {
             .map(|(lock, folder)| (folder, lock))
             .doing(deed)?;
         fs::create_dir(folder.join("root")).doing(deed)?;
-        Ok(Self { folder, _lock: lock })
+        Ok(Self {
+            folder,
+            _lock: lock,
+        })
     }
 
     /// Where the tree is put together.
@@ -62,7 +65,11 @@ impl Incoming {
 
     /// Tells it from others that are made at the same time: "PROCESS-NUMBER".
     pub fn number(&self) -> String {
-        let name = self.folder.file_name().unwrap_or_default().to_string_lossy();
+        let name = self
+            .folder
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy();
         name.trim_start_matches(INCOMING).to_owned()
     }
 
@@ -89,7 +96,11 @@ impl Drop for Incoming {
 }
 
 fn lock_in(folder: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(folder.join("lock"))?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(folder.join("lock"))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     Ok(file)
 }
@@ -118,8 +129,14 @@ pub fn collect(inventory: &Inventory) -> Result<(), Failure> {
 }
 
 fn unneeded(inventory: &Inventory, trees: &[String]) -> Vec<String> {
-    let images = inventory.images.values().map(|stored| &stored.assigned.digest);
-    let containers = inventory.containers.values().map(|stored| &stored.assigned.image_digest);
+    let images = inventory
+        .images
+        .values()
+        .map(|stored| &stored.assigned.digest);
+    let containers = inventory
+        .containers
+        .values()
+        .map(|stored| &stored.assigned.image_digest);
     let needed: BTreeSet<_> = images
         .chain(containers)
         .map(|digest| digest.strip_prefix("sha256:").unwrap_or(digest))
@@ -135,7 +152,13 @@ fn names(folder: &Path) -> Result<Vec<String>, Failure> {
         other => other.doing(deed)?,
     };
     entries
-        .map(|entry| Ok(entry.doing(deed)?.file_name().to_string_lossy().into_owned()))
+        .map(|entry| {
+            Ok(entry
+                .doing(deed)?
+                .file_name()
+                .to_string_lossy()
+                .into_owned())
+        })
         .collect()
 }
 
@@ -148,7 +171,11 @@ pub fn clean_and_measure(folder: &Path) -> io::Result<u64> {
         return Ok(0);
     }
     // A file with several names counts once; a folder's links are its subfolders.
-    let names = if kind.is_dir() { 1 } else { found.nlink().max(1) };
+    let names = if kind.is_dir() {
+        1
+    } else {
+        found.nlink().max(1)
+    };
     let mut bytes = found.blocks() * 512 / names;
     if kind.is_dir() {
         for entry in fs::read_dir(folder)? {

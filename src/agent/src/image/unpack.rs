@@ -59,8 +59,17 @@ pub async fn unpack(context: &Context, tarball: &Path, into: &Path) -> Result<()
         .arg("--directory")
         .arg(into)
         // The image's own owners, and of the attributes none that steers an overlay.
-        .args(["--numeric-owner", "--same-owner", "--preserve-permissions", "--acls", "--xattrs"])
-        .args(["--xattrs-include=user.*", "--xattrs-include=security.capability"])
+        .args([
+            "--numeric-owner",
+            "--same-owner",
+            "--preserve-permissions",
+            "--acls",
+            "--xattrs",
+        ])
+        .args([
+            "--xattrs-include=user.*",
+            "--xattrs-include=security.capability",
+        ])
         .args(["--delay-directory-restore", "--warning=no-timestamp"])
         .run(context)
         .await;

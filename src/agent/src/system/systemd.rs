@@ -40,13 +40,23 @@ trait Manager {
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
-    fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<ListedUnit>>;
+    fn list_units_by_patterns(
+        &self,
+        states: &[&str],
+        patterns: &[&str],
+    ) -> zbus::Result<Vec<ListedUnit>>;
     #[zbus(property(emits_changed_signal = "false"))]
     fn version(&self) -> zbus::Result<String>;
     #[zbus(property(emits_changed_signal = "false"))]
     fn system_state(&self) -> zbus::Result<String>;
     #[zbus(signal)]
-    fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
+    fn job_removed(
+        &self,
+        id: u32,
+        job: OwnedObjectPath,
+        unit: String,
+        result: String,
+    ) -> zbus::Result<()>;
 }
 
 #[zbus::proxy(
@@ -96,7 +106,10 @@ pub struct UnitState {
 impl UnitState {
     /// Of a unit that systemd has had no reason to load.
     pub fn not_loaded() -> Self {
-        Self { active: "inactive".to_owned(), sub: "dead".to_owned() }
+        Self {
+            active: "inactive".to_owned(),
+            sub: "dead".to_owned(),
+        }
     }
 
     /// Whether processes of it may be there.
@@ -185,11 +198,18 @@ impl Systemd {
     pub async fn forget_unit(&self, unit: &str) -> Result<(), Failure> {
         self.reset_failed(unit).await?;
         // It stays loaded where a target wants it since the boot, and then with its old files.
-        if self.units(unit).await?.is_empty() { Ok(()) } else { self.reload().await }
+        if self.units(unit).await?.is_empty() {
+            Ok(())
+        } else {
+            self.reload().await
+        }
     }
 
     async fn unit(&self, path: OwnedObjectPath) -> Result<UnitProxy<'_>, Failure> {
-        let built = UnitProxy::builder(&self.connection).path(path).build().await;
+        let built = UnitProxy::builder(&self.connection)
+            .path(path)
+            .build()
+            .await;
         built.doing(|| "look at a unit")
     }
 
@@ -206,27 +226,48 @@ impl Systemd {
 
     /// The loaded units whose names match a pattern.
     pub async fn units(&self, pattern: &str) -> Result<HashMap<String, UnitState>, Failure> {
-        let listed = self.manager().await?.list_units_by_patterns(&[], &[pattern]).await;
+        let listed = self
+            .manager()
+            .await?
+            .list_units_by_patterns(&[], &[pattern])
+            .await;
         let listed = listed.doing(|| "list systemd's units")?;
         Ok(listed
             .into_iter()
-            .map(|unit| (unit.0, UnitState { active: unit.3, sub: unit.4 }))
+            .map(|unit| {
+                (
+                    unit.0,
+                    UnitState {
+                        active: unit.3,
+                        sub: unit.4,
+                    },
+                )
+            })
             .collect())
     }
 
     /// Starts a unit and returns at once.
     pub async fn start(&self, unit: &str) -> Result<Job, Failure> {
-        self.job(unit, "start", async |manager| manager.start_unit(unit, "replace").await).await
+        self.job(unit, "start", async |manager| {
+            manager.start_unit(unit, "replace").await
+        })
+        .await
     }
 
     /// Stops a unit and returns at once.
     pub async fn stop(&self, unit: &str) -> Result<Job, Failure> {
-        self.job(unit, "stop", async |manager| manager.stop_unit(unit, "replace").await).await
+        self.job(unit, "stop", async |manager| {
+            manager.stop_unit(unit, "replace").await
+        })
+        .await
     }
 
     /// Restarts a unit and returns at once.
     pub async fn restart(&self, unit: &str) -> Result<Job, Failure> {
-        self.job(unit, "restart", async |manager| manager.restart_unit(unit, "replace").await).await
+        self.job(unit, "restart", async |manager| {
+            manager.restart_unit(unit, "replace").await
+        })
+        .await
     }
 
     /// The job that a unit has at the moment.
@@ -257,7 +298,9 @@ impl Systemd {
 
     async fn job_ends<'a>(&'a self, manager: &ManagerProxy<'a>) -> zbus::Result<JobRemovedStream> {
         match manager.subscribe().await {
-            Err(error) if !is_error(&error, &["org.freedesktop.systemd1.AlreadySubscribed"]) => return Err(error),
+            Err(error) if !is_error(&error, &["org.freedesktop.systemd1.AlreadySubscribed"]) => {
+                return Err(error);
+            }
             _ => {}
         }
         manager.receive_job_removed().await
@@ -291,7 +334,14 @@ impl Systemd {
             Err(error) if is_unknown(&error) => return Ok(None),
             Err(error) => return Err(error).doing(deed),
         };
-        let build = async { MachineProxy::builder(&self.connection).path(path).build().await?.leader().await };
+        let build = async {
+            MachineProxy::builder(&self.connection)
+                .path(path)
+                .build()
+                .await?
+                .leader()
+                .await
+        };
         match build.await {
             Ok(leader) => Ok(Some(leader)),
             Err(error) if is_unknown(&error) => Ok(None),
@@ -301,8 +351,15 @@ impl Systemd {
 
     /// Kills a machine's first process, and with it all others; fine when it doesn't run.
     pub async fn kill(&self, machine: &str) -> Result<(), Failure> {
-        match self.machines().await?.kill_machine(machine, "leader", libc::SIGKILL).await {
-            Err(error) if !is_unknown(&error) => Err(error).doing(|| format!("end the machine {machine}")),
+        match self
+            .machines()
+            .await?
+            .kill_machine(machine, "leader", libc::SIGKILL)
+            .await
+        {
+            Err(error) if !is_unknown(&error) => {
+                Err(error).doing(|| format!("end the machine {machine}"))
+            }
             _ => Ok(()),
         }
     }
@@ -328,20 +385,38 @@ impl Job {
                     });
                 }
             }
-            Err(Failure::new(FailureKind::System, "the connection to systemd was closed"))
+            Err(Failure::new(
+                FailureKind::System,
+                "the connection to systemd was closed",
+            ))
         };
-        tokio::time::timeout(timeout, announced).await.unwrap_or(Ok(JobEnd::TimedOut))
+        tokio::time::timeout(timeout, announced)
+            .await
+            .unwrap_or(Ok(JobEnd::TimedOut))
     }
 }
 
+/// Whether what was asked for has gone, or never was.
 fn is_unknown(error: &zbus::Error) -> bool {
-    let unknown = [
-        "org.freedesktop.systemd1.NoSuchUnit",
-        "org.freedesktop.machine1.NoSuchMachine",
-        "org.freedesktop.DBus.Error.UnknownObject",
-        "org.freedesktop.DBus.Error.UnknownMethod",
-    ];
-    is_error(error, &unknown)
+    match error {
+        zbus::Error::MethodError(..) => is_error(
+            error,
+            &[
+                "org.freedesktop.systemd1.NoSuchUnit",
+                "org.freedesktop.machine1.NoSuchMachine",
+                "org.freedesktop.DBus.Error.UnknownObject",
+                "org.freedesktop.DBus.Error.UnknownMethod",
+            ],
+        ),
+        // Properties fail with the bus's own errors.
+        zbus::Error::FDO(error) => matches!(
+            **error,
+            zbus::fdo::Error::UnknownObject(_)
+                | zbus::fdo::Error::UnknownMethod(_)
+                | zbus::fdo::Error::UnknownInterface(_)
+        ),
+        _ => false,
+    }
 }
 
 fn is_error(error: &zbus::Error, names: &[&str]) -> bool {
