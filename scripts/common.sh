@@ -7,7 +7,7 @@ cd "$top" || exit 1
 # program:package pairs; dpkg isn't asked, for a program may come from elsewhere.
 needed=(
   debootstrap:debootstrap systemd-nspawn:systemd-container nft:nftables ip:iproute2 ping:iputils-ping
-  ssh:openssh-client sshd:openssh-server gpg:gnupg zstd:zstd xz:xz-utils tar:tar cc:gcc make:make perl:perl
+  setpriv:util-linux ssh:openssh-client sshd:openssh-server gpg:gnupg zstd:zstd xz:xz-utils tar:tar cc:gcc make:make perl:perl
   unshare:util-linux sysctl:procps
 )
 
