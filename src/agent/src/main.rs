@@ -25,6 +25,8 @@ mod resident;
 mod serve;
 mod store;
 mod system;
+#[cfg(test)]
+mod testing;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -61,7 +63,7 @@ enum Action {
 }
 
 /// How long a container's own unit may take to bring its storage up or down.
-const UNIT_TIME: Duration = Duration::from_secs(60);
+const UNIT_TIME: Duration = Duration::from_mins(1);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

@@ -38,11 +38,6 @@ impl Scope {
         matches!(self, Self::All | Self::Host)
     }
 
-    /// Whether this image is looked after.
-    pub fn has_image(&self, name: &ImageName) -> bool {
-        matches!(self, Self::All) || matches!(self, Self::Image(image) if image == name)
-    }
-
     /// Whether this container's unit and files are looked after.
     pub fn has_container(&self, name: &MachineName) -> bool {
         matches!(self, Self::All) || matches!(self, Self::Container(container) if container == name)

@@ -116,3 +116,6 @@ fn check_uplink(address: &Address, network: &Network) -> Result<(), Failure> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -166,7 +166,7 @@ fn uplink_index(inventory: &Inventory, network: &Network, address: &Address) -> 
 /// The guests that were looked at are those of the scope.
 fn guests(inventory: &Inventory, observed: &Observation) -> Vec<Step> {
     let mut steps = Vec::new();
-    for (name, guest) in observed.guests.iter() {
+    for (name, guest) in &observed.guests {
         if inventory.containers.contains_key(name) {
             let wanted = self::guest(inventory, &observed.network, name);
             steps.extend(guest.change(name, &wanted).map(Step::Guest));
@@ -215,3 +215,6 @@ fn stale(inventory: &Inventory, observed: &Observation, scope: &Scope, bridge: &
     }
     steps
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
     net::Ipv6Addr,
 };
 
@@ -79,10 +80,9 @@ fn commands(verb: &str, of: &Elements, but: &Elements) -> String {
             .map(String::as_str)
             .collect();
         if !elements.is_empty() {
-            commands.push_str(&format!(
-                "{verb} element bridge {TABLE} {set} {{ {} }}\n",
-                elements.join(", ")
-            ));
+            let list = elements.join(", ");
+            // Writing into a String can't fail.
+            let _ = writeln!(commands, "{verb} element bridge {TABLE} {set} {{ {list} }}");
         }
     }
     commands
@@ -103,16 +103,15 @@ fn number(address: Ipv6Addr) -> String {
 
 /// The address that the kernel makes from a MAC address. RFC 4291, appendix A
 fn link_local(mac: [u8; 6]) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac;
     let pair = |high: u8, low: u8| u16::from_be_bytes([high, low]);
     Ipv6Addr::new(
         0xfe80,
         0,
         0,
         0,
-        pair(a ^ 2, b),
-        pair(c, 0xff),
-        pair(0xfe, d),
-        pair(e, f),
+        pair(mac[0] ^ 2, mac[1]),
+        pair(mac[2], 0xff),
+        pair(0xfe, mac[3]),
+        pair(mac[4], mac[5]),
     )
 }

@@ -17,7 +17,7 @@ use crate::{
     failure::Context as _,
     system::{
         files,
-        netlink::{PortFlags, mac_text},
+        netlink::{PortFlags, hexadecimal, mac_text},
         nft,
     },
 };
@@ -104,11 +104,7 @@ fn loaded_path(context: &Context) -> PathBuf {
 }
 
 fn rules_digest() -> String {
-    hex(&Sha256::digest(table::text()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(&Sha256::digest(table::text()))
 }
 
 /// Looks at the table.
@@ -124,7 +120,7 @@ pub async fn observe(context: &Context) -> Result<Observed, Failure> {
 
 /// Identifies a listing, whatever the order of elements and the kernel's own numbers.
 fn digest(listing: &Value) -> String {
-    hex(&Sha256::digest(normal(listing, "").to_string()))
+    hexadecimal(&Sha256::digest(normal(listing, "").to_string()))
 }
 
 fn normal(value: &Value, key: &str) -> Value {

@@ -105,3 +105,6 @@ fn port_steps(network: &Network, link: &Link, mac: [u8; 6], isolation: bool) -> 
     }
     steps
 }
+
+#[cfg(test)]
+mod tests;

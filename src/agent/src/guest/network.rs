@@ -379,3 +379,6 @@ async fn in_namespace<T: Send + 'static>(
         ))
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ pub async fn gather(context: &Context, network: &Network) -> Result<Facts, Failu
     };
     Ok(Facts {
         machine_id: machine_id()?,
-        os: os_name()?,
+        os: os_name(),
         architecture: names.machine().to_string_lossy().into_owned(),
         systemd_version,
         cpus: std::thread::available_parallelism()
@@ -86,12 +86,12 @@ pub fn machine_id() -> Result<String, Failure> {
     Ok(id)
 }
 
-fn os_name() -> Result<String, Failure> {
+fn os_name() -> String {
     let read = |path: &str| fs::read_to_string(path).ok();
     let text = read("/etc/os-release")
         .or_else(|| read("/usr/lib/os-release"))
         .unwrap_or_default();
-    Ok(release_value(&text, "PRETTY_NAME").unwrap_or_else(|| "Linux".to_owned()))
+    release_value(&text, "PRETTY_NAME").unwrap_or_else(|| "Linux".to_owned())
 }
 
 /// One value of os-release(5).

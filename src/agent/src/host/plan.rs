@@ -154,3 +154,6 @@ fn bridge_steps(host: &Host, uplink: &str, observed: &Observation) -> Vec<Step> 
     }
     steps
 }
+
+#[cfg(test)]
+mod tests;

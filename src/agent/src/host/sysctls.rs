@@ -1,6 +1,9 @@
 //! The sysctls that the host needs, and the values they had before.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use protocol::Failure;
 use serde::{Deserialize, Serialize};
@@ -195,7 +198,7 @@ pub fn file(wishes: &Wishes) -> String {
         // A host's own higher limit must not be lowered at boot; the agent sees to these itself.
         if let Wanted::Exactly(value) = wanted {
             // "-": an interface may be missing that early.
-            text.push_str(&format!("-{key} = {value}\n"));
+            let _ = writeln!(text, "-{key} = {value}");
         }
     }
     text

@@ -24,16 +24,16 @@ use crate::{
 };
 
 /// How long one reconcile may take, waiting for the lock included.
-const TIME: Duration = Duration::from_secs(120);
+const TIME: Duration = Duration::from_mins(2);
 /// Events come in bursts: a link that comes up, its addresses, its routes. Guests are dark meanwhile.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// Sysctls and files change without an event.
 const PATROL: Duration = Duration::from_secs(30);
 /// The longest pause after failures in a row.
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 /// So many reconciles with something to do, within [`STORM`], mean that somebody else undoes it.
 const STORM_LIMIT: u32 = 20;
-const STORM: Duration = Duration::from_secs(60);
+const STORM: Duration = Duration::from_mins(1);
 
 /// Stays, until the service is stopped or the host is ours no more.
 pub async fn run(netlink: Netlink) -> Result<(), Failure> {
@@ -50,7 +50,7 @@ pub async fn run(netlink: Netlink) -> Result<(), Failure> {
     notify::ready()?;
     loop {
         if context.store.get::<Host>("host")?.is_none() {
-            return Ok(());
+            return host::install::leave_if_unused(&context);
         }
         let deadline = rollback_at(&context)?;
         tokio::select! {
@@ -200,8 +200,8 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(flavor = "current_thread", start_paused = true)]
-    async fn it_slows_down_when_that_does_not_help_and_recovers() {
+    #[test]
+    fn it_slows_down_when_that_does_not_help_and_recovers() {
         let mut pace = Pace::default();
         let failed = Err(Failure::new(FailureKind::System, "no"));
         let mut pauses = Vec::new();

@@ -66,7 +66,7 @@ pub async fn put<O: Object>(
         (stored, previous.is_none(), reconcile(context, &scope).await)
     };
     let made = match made {
-        Ok(_) => O::settle(context, &stored).await,
+        Ok(_) => settle(context, &stored).await,
         Err(failure) => Err(failure),
     };
     let context = context.within_time(ANSWER_TIME);
@@ -78,6 +78,16 @@ pub async fn put<O: Object>(
         object: Box::new(snapshot::object(&context, &stored.desired.key()).await?),
         failure: made.err(),
     })
+}
+
+async fn settle<O: Object>(context: &Context, stored: &Stored<O>) -> Result<(), Failure> {
+    O::settle(context, stored).await?;
+    // A guest that has booted has a network now: one without networkd gets its addresses here.
+    if let scope @ Scope::Container(_) = Scope::from(stored.desired.key()) {
+        let _lock = HostLock::take(context).await?;
+        reconcile(context, &scope).await?;
+    }
+    Ok(())
 }
 
 fn session_of(context: &Context) -> Result<SessionId, Failure> {

@@ -31,7 +31,7 @@ use self::{
 use crate::{context::Context, failure::Context as _, host, lock::HostLock};
 
 /// How long a question that changes nothing may take.
-const QUESTION_TIME: Duration = Duration::from_secs(60);
+const QUESTION_TIME: Duration = Duration::from_mins(1);
 
 /// How long a change may go on after its provider is gone, until its next safe point.
 const GRACE: Duration = Duration::from_secs(20);

@@ -94,9 +94,4 @@ impl UploadReader {
         self.taken += piece.as_ref().map_or(0, |piece| piece.len() as u64);
         Ok(piece)
     }
-
-    /// How much has been taken. Bytes.
-    pub fn taken(&self) -> u64 {
-        self.taken
-    }
 }

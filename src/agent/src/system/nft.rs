@@ -15,7 +15,7 @@ pub async fn apply(context: &Context, commands: &str) -> Result<(), Failure> {
         .map(drop)
 }
 
-/// Lists something as JSON: ["table", "bridge", "nspawn_agent"]; none when it isn't there, or nft isn't.
+/// Lists something as JSON: `table bridge nspawn_agent`; none when it isn't there, or nft isn't.
 pub async fn list(context: &Context, what: &[&str]) -> Result<Option<Value>, Failure> {
     let listed = Program::new("nft")
         .args(["-j", "list"])

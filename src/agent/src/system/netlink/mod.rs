@@ -15,7 +15,9 @@ use crate::failure::Context as _;
 
 pub use announce::announce;
 pub use change::{NewBridge, PortFlags};
-pub use model::{Link, Network, PROTOCOL, mac_text};
+#[cfg(test)]
+pub use model::{Address, Neighbour, Proxy, Route};
+pub use model::{Link, Network, PROTOCOL, hexadecimal, mac_text};
 
 /// A connection to the kernel's network of one network namespace. Cheap to clone.
 #[derive(Clone)]
@@ -44,3 +46,6 @@ impl Netlink {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -148,3 +148,8 @@ pub fn mac_text(mac: &[u8]) -> String {
         .collect::<Vec<_>>()
         .join(":")
 }
+
+/// Bytes in hexadecimal digits.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    mac_text(bytes).replace(':', "")
+}

@@ -1,0 +1,150 @@
+use super::*;
+use crate::{
+    guest::network::Guest,
+    system::netlink::{Neighbour, Proxy, Route},
+    testing::{MACHINE_ID, inventory, network, observation},
+};
+
+const V4: &str = "203.0.113.2";
+const V6: &str = "2001:db8:1::10";
+
+fn route(destination: &str, index: u32, protocol: u8) -> Route {
+    Route {
+        destination: destination.parse().unwrap(),
+        index,
+        gateway: None,
+        protocol,
+        metric: 0,
+    }
+}
+
+fn proxy(address: &str, protocol: u8) -> Proxy {
+    Proxy {
+        index: 2,
+        address: address.parse().unwrap(),
+        protocol,
+    }
+}
+
+fn healthy() -> Network {
+    Network {
+        routes: vec![
+            route("203.0.113.2/32", 3, PROTOCOL),
+            route("2001:db8:1::10/128", 3, PROTOCOL),
+        ],
+        proxies: vec![proxy(V4, PROTOCOL), proxy(V6, PROTOCOL)],
+        ..network()
+    }
+}
+
+fn steps(network: Network, addresses: &[(&str, &str)], scope: &Scope) -> Vec<Step> {
+    plan(&inventory(&[], addresses), &observation(network), scope)
+}
+
+#[test]
+fn nothing_is_done_where_all_is_well() {
+    let addresses = [(V4, "web"), (V6, "web")];
+    assert_eq!(steps(healthy(), &addresses, &Scope::All), []);
+}
+
+#[test]
+fn what_is_missing_is_added() {
+    let found = steps(network(), &[(V4, "web")], &Scope::All);
+    assert!(matches!(
+        &found[..],
+        [Step::AddRoute { index: 3, .. }, Step::AddProxy { link, .. }] if link.name == "eth0"
+    ));
+}
+
+#[test]
+fn ours_goes_when_nothing_asks_for_it_and_others_stay() {
+    let mut network = healthy();
+    network.routes.push(route("203.0.113.9/32", 3, 4));
+    network.proxies.push(proxy("203.0.113.9", 0));
+    let found = steps(network, &[(V6, "web")], &Scope::All);
+    assert_eq!(
+        found,
+        [
+            Step::DeleteRoute {
+                destination: "203.0.113.2/32".parse().unwrap(),
+                index: 3
+            },
+            Step::DeleteProxy {
+                address: V4.parse().unwrap(),
+                index: 2
+            },
+        ]
+    );
+}
+
+#[test]
+fn the_scope_of_one_address_leaves_the_others() {
+    let scope = Scope::Address(V4.to_owned());
+    assert_eq!(steps(healthy(), &[(V4, "web")], &scope), []);
+    assert_eq!(steps(healthy(), &[], &scope).len(), 2);
+    assert_eq!(
+        steps(network(), &[(V4, "web"), (V6, "web")], &scope).len(),
+        2
+    );
+}
+
+#[test]
+fn a_link_that_is_down_gets_nothing() {
+    let mut network = network();
+    for link in &mut network.links {
+        link.up = false;
+    }
+    assert_eq!(steps(network, &[(V4, "web")], &Scope::All), []);
+}
+
+#[test]
+fn a_neighbour_that_is_not_the_owner_is_flushed() {
+    let id = parse_machine_id(MACHINE_ID).unwrap();
+    let neighbour = |container: &str, index| Neighbour {
+        index,
+        address: V4.parse().unwrap(),
+        mac: mac_address(id, container).to_vec(),
+    };
+    for (found, flushed) in [
+        (neighbour("web", 3), false),
+        (neighbour("db", 3), true),
+        (neighbour("db", 2), false),
+    ] {
+        let network = Network {
+            neighbours: vec![found],
+            ..healthy()
+        };
+        let found = steps(network, &[(V4, "web"), (V6, "web")], &Scope::All);
+        assert_eq!(matches!(found[..], [Step::FlushNeighbour { .. }]), flushed);
+    }
+}
+
+#[test]
+fn the_former_guest_lets_go_before_the_new_one_takes() {
+    let inventory = inventory(&["a", "b"], &[(V4, "a")]);
+    let mut observed = observation(healthy());
+    let had = |address: &str| {
+        let wanted = Wanted {
+            addresses: vec![address.parse().unwrap()],
+            gateways: Vec::new(),
+        };
+        Guest {
+            file: Some(wanted.render()),
+            ..Guest::default()
+        }
+    };
+    observed
+        .guests
+        .insert("a".parse().unwrap(), Guest::default());
+    observed
+        .guests
+        .insert("b".parse().unwrap(), had("203.0.113.2/32"));
+    let changes: Vec<_> = plan(&inventory, &observed, &Scope::Address(V4.to_owned()))
+        .into_iter()
+        .filter_map(|step| match step {
+            Step::Guest(change) => Some((change.container.to_string(), change.takes_away())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(changes, [("b".to_owned(), true), ("a".to_owned(), false)]);
+}

@@ -1,0 +1,70 @@
+use super::*;
+use crate::{
+    host::sysctls::Wanted,
+    system::netlink::Network,
+    testing::{inventory, network, observation},
+};
+
+fn steps(network: Network) -> Vec<Step> {
+    plan(&inventory(&[], &[]), &observation(network), &Scope::All)
+}
+
+#[test]
+fn nothing_is_done_where_all_is_well() {
+    assert_eq!(steps(network()), []);
+}
+
+#[test]
+fn the_bridge_is_made_with_the_uplinks_mtu_and_its_address_comes_back() {
+    let mut without = network();
+    without.links.retain(|link| link.name != "br0");
+    without.links[0].mtu = 1450;
+    assert!(matches!(
+        &steps(without)[..],
+        [Step::MakeBridge(bridge)] if bridge.mtu == 1450 && bridge.mac[0] & 3 == 2
+    ));
+    let mut bare = network();
+    bare.addresses.retain(|address| address.index != 3);
+    bare.links[1].up = false;
+    assert!(matches!(
+        &steps(bare)[..],
+        [
+            Step::SetBridge {
+                index: 3,
+                mtu: None
+            },
+            Step::AddAddress { index: 3, .. }
+        ]
+    ));
+}
+
+#[test]
+fn somebody_elses_bridge_is_left_alone() {
+    let mut network = network();
+    network.links[1].alias = None;
+    network.links[1].up = false;
+    assert_eq!(steps(network), []);
+}
+
+#[test]
+fn sysctls_that_deviate_are_set_and_those_the_kernel_lacks_are_passed_over() {
+    let mut observed = observation(network());
+    observed.host.wishes = vec![
+        ("a".to_owned(), Wanted::Exactly(1)),
+        ("b".to_owned(), Wanted::AtLeast(5)),
+        ("c".to_owned(), Wanted::Exactly(1)),
+    ];
+    observed.host.sysctls = [("a", "0"), ("b", "7")]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into();
+    let found = plan(&inventory(&[], &[]), &observed, &Scope::Host);
+    assert_eq!(found, [Step::SetSysctl("a".to_owned(), 1)]);
+    assert_eq!(
+        plan(
+            &inventory(&[], &[]),
+            &observed,
+            &Scope::Image("x".parse().unwrap())
+        ),
+        []
+    );
+}

@@ -1,0 +1,168 @@
+//! The kernel itself, in a network namespace of a thread of its own.
+
+use ipnet::IpNet;
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+use tokio::{runtime, task::LocalSet};
+
+use super::*;
+
+#[allow(unsafe_code, reason = "rustix calls every unshare(2) unsafe")]
+fn in_new_namespace(work: impl AsyncFnOnce(Netlink) + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        // SAFETY: CLONE_NEWNET leaves memory and descriptors as they are.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        LocalSet::new().block_on(&runtime, async { work(Netlink::open().unwrap()).await });
+    });
+    thread.join().unwrap();
+}
+
+async fn dump(netlink: &Netlink) -> Network {
+    Network::dump(netlink).await.unwrap()
+}
+
+fn bridge(name: &str) -> NewBridge {
+    NewBridge {
+        name: name.to_owned(),
+        alias: "ours".to_owned(),
+        mac: [2, 1, 2, 3, 4, 5],
+        mtu: 1450,
+    }
+}
+
+#[test]
+fn a_bridge_is_made_as_asked_and_goes() {
+    in_new_namespace(async |netlink| {
+        netlink.add_bridge(&bridge("br9")).await.unwrap();
+        let link = dump(&netlink).await.link("br9").unwrap().clone();
+        assert_eq!(
+            (
+                link.alias.as_deref(),
+                link.mtu,
+                link.up,
+                link.mac,
+                link.kind.as_deref()
+            ),
+            (
+                Some("ours"),
+                1450,
+                true,
+                vec![2, 1, 2, 3, 4, 5],
+                Some("bridge")
+            )
+        );
+        netlink.delete_link(link.index).await.unwrap();
+        assert!(dump(&netlink).await.link("br9").is_none());
+    });
+}
+
+#[test]
+fn addresses_routes_and_proxies_come_and_go_and_twice_is_well() {
+    in_new_namespace(async |netlink| {
+        netlink.add_bridge(&bridge("br9")).await.unwrap();
+        let index = dump(&netlink).await.link("br9").unwrap().index;
+        let nets: [IpNet; 2] =
+            ["203.0.113.2/32", "2001:db8:1::10/128"].map(|net| net.parse().unwrap());
+        let own: [IpNet; 2] = ["203.0.113.1/32", "fe80::1/64"].map(|net| net.parse().unwrap());
+        for _ in 0..2 {
+            for net in own {
+                netlink.add_address(index, net).await.unwrap();
+            }
+            for net in nets {
+                netlink.add_route(net, index).await.unwrap();
+                netlink.add_proxy(index, net.addr()).await.unwrap();
+            }
+        }
+        let network = dump(&netlink).await;
+        for net in own {
+            assert!(
+                network.addresses.iter().any(|found| found.net == net),
+                "{net}"
+            );
+        }
+        for net in nets {
+            assert!(network.routes.iter().any(|route| route.destination == net
+                && route.index == index
+                && route.protocol == PROTOCOL));
+            assert!(
+                network
+                    .proxies
+                    .iter()
+                    .any(|proxy| proxy.address == net.addr()
+                        && proxy.index == index
+                        && proxy.protocol == PROTOCOL)
+            );
+        }
+        for _ in 0..2 {
+            for net in nets {
+                netlink.delete_route(net, index).await.unwrap();
+                netlink.delete_proxy(index, net.addr()).await.unwrap();
+                netlink.delete_neighbour(index, net.addr()).await.unwrap();
+            }
+            for net in own {
+                netlink.delete_address(index, net).await.unwrap();
+            }
+        }
+        let network = dump(&netlink).await;
+        assert!(network.proxies.is_empty());
+        assert!(
+            !network
+                .routes
+                .iter()
+                .any(|route| route.protocol == PROTOCOL)
+        );
+    });
+}
+
+#[test]
+fn a_port_takes_its_flags_and_its_station() {
+    in_new_namespace(async |netlink| {
+        for name in ["br8", "br9"] {
+            netlink.add_bridge(&bridge(name)).await.unwrap();
+        }
+        // A veth pair stands in for a guest's link.
+        let made = std::process::Command::new("ip")
+            .args([
+                "link", "add", "vb-web", "type", "veth", "peer", "name", "host0",
+            ])
+            .status();
+        assert!(made.unwrap().success());
+        let network = dump(&netlink).await;
+        let index = |name: &str| network.link(name).unwrap().index;
+        let (port, br9) = (index("vb-web"), index("br9"));
+        netlink.join_bridge(port, br9).await.unwrap();
+        netlink.set_port(port, PortFlags::APART).await.unwrap();
+        for _ in 0..2 {
+            netlink
+                .add_forwarding(port, &[2, 0, 0, 0, 0, 9])
+                .await
+                .unwrap();
+        }
+        let network = dump(&netlink).await;
+        let link = network.link("vb-web").unwrap();
+        assert_eq!(
+            (link.bridge, link.port),
+            (Some(br9), Some(PortFlags::APART))
+        );
+        assert!(
+            network
+                .forwarding
+                .iter()
+                .any(|entry| entry.index == port && entry.mac == [2, 0, 0, 0, 0, 9] && entry.fixed)
+        );
+    });
+}
+
+#[test]
+fn an_announcement_goes_out() {
+    in_new_namespace(async |netlink| {
+        netlink.add_bridge(&bridge("br9")).await.unwrap();
+        let link = dump(&netlink).await.link("br9").unwrap().clone();
+        for address in ["203.0.113.2", "2001:db8:1::10"] {
+            announce(&link, address.parse().unwrap()).unwrap();
+        }
+    });
+}

@@ -1,0 +1,172 @@
+//! Made-up hosts for the tests of planning.
+
+use std::collections::BTreeMap;
+
+use protocol::{
+    desired::{Address, Container, Host, Storage, WaitFor},
+    observed::{Facts, Owner},
+};
+
+use crate::{
+    container, filter, guest, host, image,
+    reconcile::Observation,
+    store::{Inventory, Kept, Stored},
+    system::netlink::{Link, Network},
+};
+
+pub const MACHINE_ID: &str = "0123456789abcdef0123456789abcdef";
+
+/// An object that belongs to somebody.
+pub fn stored<D: Kept>(desired: D, assigned: D::Assigned) -> Stored<D> {
+    Stored {
+        owner: Owner {
+            token: "a".repeat(32).parse().unwrap(),
+            claimed: true,
+        },
+        session: "b".repeat(32).parse().unwrap(),
+        desired,
+        assigned,
+    }
+}
+
+/// An address of a container.
+pub fn address(text: &str, container: &str) -> Address {
+    Address {
+        address: text.parse().unwrap(),
+        container: container.parse().unwrap(),
+        proxy: true,
+        uplink: None,
+        timeouts: None,
+    }
+}
+
+fn container(name: &str) -> Container {
+    Container {
+        name: name.parse().unwrap(),
+        image: "debian".parse().unwrap(),
+        hostname: name.parse().unwrap(),
+        running: true,
+        autostart: true,
+        ephemeral: false,
+        storage: Storage::Overlay,
+        private_users: true,
+        cpus: None,
+        memory: None,
+        memory_swap: None,
+        tasks: None,
+        wait_for: WaitFor {
+            boot: true,
+            port: None,
+            timeout: "2m".parse().unwrap(),
+            configured: false,
+        },
+        root_password_version: None,
+        ssh_authorized_keys: None,
+        dns_servers: None,
+        delete_protection: false,
+        labels: None,
+        nspawn_config: None,
+        timeouts: None,
+    }
+}
+
+/// A host with these containers, and these addresses of theirs.
+pub fn inventory(containers: &[&str], addresses: &[(&str, &str)]) -> Inventory {
+    let host = Host {
+        bridge: "br0".parse().unwrap(),
+        uplink: None,
+        install_packages: true,
+        nesting: false,
+        isolation: true,
+        rollback_after: "30s".parse().unwrap(),
+        timeouts: None,
+    };
+    let assigned = host::Assigned {
+        uplink: "eth0".to_owned(),
+        ipv4: None,
+    };
+    Inventory {
+        host: Some(stored(host, assigned)),
+        images: BTreeMap::new(),
+        containers: containers
+            .iter()
+            .map(|name| {
+                let container = container(name);
+                let assigned = container::Assigned::default();
+                (container.name.clone(), stored(container, assigned))
+            })
+            .collect(),
+        addresses: addresses
+            .iter()
+            .map(|(text, name)| {
+                let address = address(text, name);
+                let assigned = crate::address::Assigned::default();
+                (address.address.canonical(), stored(address, assigned))
+            })
+            .collect(),
+    }
+}
+
+/// A host whose uplink is eth0, number 2, and whose bridge is br0, number 3.
+pub fn network() -> Network {
+    let link = |index, name: &str, alias: Option<&str>| Link {
+        index,
+        name: name.to_owned(),
+        alias: alias.map(str::to_owned),
+        up: true,
+        mtu: 1500,
+        ..Link::default()
+    };
+    Network {
+        links: vec![
+            link(2, "eth0", None),
+            link(3, "br0", Some(host::BRIDGE_ALIAS)),
+        ],
+        addresses: [
+            (2, "203.0.113.1/32"),
+            (2, "2001:db8:1::1/64"),
+            (3, host::BRIDGE_ADDRESS),
+        ]
+        .into_iter()
+        .map(|(index, net)| crate::system::netlink::Address {
+            index,
+            net: net.parse().unwrap(),
+            global: index == 2,
+        })
+        .collect(),
+        ..Network::default()
+    }
+}
+
+/// What is seen of such a host.
+pub fn observation(network: Network) -> Observation {
+    Observation {
+        facts: Facts {
+            machine_id: MACHINE_ID.to_owned(),
+            os: String::new(),
+            kernel: "6.12".to_owned(),
+            architecture: "x86_64".to_owned(),
+            systemd_version: "257".to_owned(),
+            cpus: 2,
+            memory_bytes: 1,
+            uplink: Some("eth0".to_owned()),
+            ipv4_address: "203.0.113.1".parse().ok(),
+            ipv6_address: "2001:db8:1::1".parse().ok(),
+            addresses: network
+                .addresses
+                .iter()
+                .map(|address| address.net)
+                .collect(),
+            gateways: vec!["172.31.1.1".parse().unwrap(), "fe80::1".parse().unwrap()],
+            ssh_peer: "198.51.100.2".parse().ok(),
+            idmapped_overlay: true,
+            agent_version: String::new(),
+        },
+        network,
+        host: host::Observed::default(),
+        filter: filter::Observed::default(),
+        images: image::Observed::default(),
+        containers: container::Observed::default(),
+        guests: guest::network::Observed::new(),
+    }
+}
