@@ -2,8 +2,6 @@
 
 use std::{
     collections::HashMap,
-    future::pending,
-    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -13,13 +11,10 @@ use std::{
 };
 
 use protocol::{
-    Failure, FailureKind, VERSION,
-    frame::{DATA_LIMIT, DATA_WINDOW},
+    FailureKind, VERSION,
     message::{Answer, Event, Request},
 };
 use tokio::{
-    fs::File,
-    io::AsyncReadExt as _,
     sync::{mpsc, oneshot, watch},
     time::{Duration, Instant, sleep_until},
 };
@@ -31,6 +26,7 @@ use super::{
     host_key::PublicKey,
     pool::Connector,
     target::Target,
+    upload::{Upload, next_piece},
     wake::Wake,
     wire,
     worker::{self, Job},
@@ -305,7 +301,12 @@ impl Flight<'_> {
                     }
                     Some(Event::Done(result)) => {
                         self.answered = true;
-                        return Ok(result?);
+                        return match result {
+                            Err(failure) if timed_out && failure.kind == FailureKind::Cancelled => {
+                                Err(self.timeout(call).into())
+                            }
+                            result => Ok(result?),
+                        };
                     }
                     Some(Event::Progress(line)) => {
                         if let Some(progress) = &call.progress {
@@ -314,7 +315,7 @@ impl Flight<'_> {
                     }
                     Some(Event::Received(bytes)) => {
                         if let Some(upload) = &mut upload {
-                            upload.received = bytes;
+                            upload.acknowledge(bytes);
                         }
                     }
                     Some(Event::WantData) => upload = Some(Upload::open(call.upload.as_deref()).await?),
@@ -345,67 +346,4 @@ impl Flight<'_> {
         )
         .help("Raise the resource's `timeouts`, or look at what keeps the host busy; then run apply again.")
     }
-}
-
-/// A file on its way up.
-struct Upload {
-    file: File,
-    shown: String,
-    buffer: Vec<u8>,
-    sent: u64,
-    received: u64,
-    done: bool,
-}
-
-impl Upload {
-    async fn open(path: Option<&Path>) -> Result<Self, Failure> {
-        let Some(path) = path else {
-            return Err(Failure::new(
-                FailureKind::Protocol,
-                "the agent asks for a file where there is none to send",
-            ));
-        };
-        let shown = path.display().to_string();
-        let file = File::open(path)
-            .await
-            .map_err(|error| unreadable(&shown, &error))?;
-        let buffer = vec![0; DATA_LIMIT];
-        Ok(Self {
-            file,
-            shown,
-            buffer,
-            sent: 0,
-            received: 0,
-            done: false,
-        })
-    }
-}
-
-fn unreadable(path: &str, error: &std::io::Error) -> Failure {
-    Failure::new(
-        FailureKind::Invalid,
-        format!("reading {path} for the upload: {error}"),
-    )
-    .help("Correct the path, or make the file readable.")
-    .at("tarball.path")
-}
-
-/// The next piece of a file, an empty one at its end; waits while the window is full, and forever
-/// where there is nothing to send.
-async fn next_piece(upload: Option<&mut Upload>) -> Result<&[u8], Failure> {
-    let Some(upload) = upload else {
-        return pending().await;
-    };
-    let in_flight = upload.sent.saturating_sub(upload.received);
-    if upload.done || in_flight + DATA_LIMIT as u64 > DATA_WINDOW {
-        return pending().await;
-    }
-    let length = upload
-        .file
-        .read(&mut upload.buffer)
-        .await
-        .map_err(|error| unreadable(&upload.shown, &error))?;
-    upload.done = length == 0;
-    upload.sent += length as u64;
-    Ok(&upload.buffer[..length])
 }

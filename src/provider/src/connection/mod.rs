@@ -8,7 +8,7 @@
 //! - [`known_hosts`], `trust`: whom to believe.
 //! - `transport`, `session`, `authentication`: TCP, bastions and SSH up to a logged-in session.
 //! - `install`, `embedded`: the agent's way onto the host.
-//! - `wire`, `worker`, `link`: frames, the thread that moves them, the async end of it.
+//! - `wire`, `worker`, `link`, `upload`: frames, the thread that moves them, the async end of it.
 
 mod authentication;
 mod call;
@@ -28,6 +28,7 @@ pub mod target;
 mod tests;
 mod transport;
 mod trust;
+mod upload;
 mod wake;
 mod wire;
 mod worker;

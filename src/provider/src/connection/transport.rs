@@ -21,7 +21,7 @@ use super::{
     ssh_config::Hop,
 };
 
-/// How much may wait for a slow bastion before we stop taking more. Bytes.
+/// How much may wait for a slow end before we stop taking more for it. Bytes.
 const BRIDGE_LIMIT: usize = 256 * 1024;
 
 /// What a session runs over.
@@ -151,11 +151,11 @@ impl Bridge {
     /// Moves what can be moved, then waits. False when either side has ended.
     fn turn(&mut self) -> io::Result<bool> {
         let mut buffer = vec![0; 32 * 1024];
-        while let Some(length) = ready(self.channel.read(&mut buffer))? {
-            if length == 0 {
-                break;
+        while self.to_local.len() < BRIDGE_LIMIT {
+            match ready(self.channel.read(&mut buffer))? {
+                None | Some(0) => break,
+                Some(length) => self.to_local.extend_from_slice(&buffer[..length]),
             }
-            self.to_local.extend_from_slice(&buffer[..length]);
         }
         while self.to_channel.len() < BRIDGE_LIMIT {
             match ready((&self.local).read(&mut buffer))? {
@@ -167,7 +167,7 @@ impl Bridge {
         drain(&mut self.to_local, |bytes| (&self.local).write(bytes))?;
         drain(&mut self.to_channel, |bytes| self.channel.write(bytes))?;
         // A write reads as well, for the window's sake, and the socket stays silent about that.
-        if self.channel.read_window().available > 0 {
+        if self.channel.read_window().available > 0 && self.to_local.len() < BRIDGE_LIMIT {
             return Ok(true);
         }
         if self.channel.eof() && self.to_local.is_empty() {

@@ -31,6 +31,9 @@ const STDERR_KEPT: usize = 8 * 1024;
 /// For starting the agent, an upload over a slow line included.
 const START_TIMEOUT: Duration = Duration::from_mins(3);
 
+/// How much a turn takes in, so that output without end doesn't keep us from looking at it. Bytes.
+const TURN_LIMIT: usize = 256 * 1024;
+
 /// How long the agent may take to end once its stdin has.
 const END_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -114,6 +117,17 @@ fn failed(host: &str, error: &StepError) -> ConnectionError {
     ConnectionError::new(kind, host, "running a command over SSH", error.to_string())
 }
 
+/// What a turn has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Nothing can be moved just now.
+    Idle,
+    /// There is more to move.
+    More,
+    /// The command's output has ended.
+    Ended,
+}
+
 /// A command's stdin, stdout and stderr.
 struct Pipe {
     ssh: Ssh,
@@ -155,7 +169,7 @@ impl Pipe {
         let deadline = Instant::now() + START_TIMEOUT;
         let mut output = Vec::new();
         loop {
-            let open = self
+            let turn = self
                 .turn(&mut |bytes| output.extend_from_slice(bytes))
                 .map_err(|error| failed(host, &error))?;
             match install::progress(&output) {
@@ -190,7 +204,7 @@ impl Pipe {
                 }
                 Progress::Waiting => {}
             }
-            if !open {
+            if turn == Turn::Ended {
                 let status = self.status();
                 return Err(install::early_end(
                     host,
@@ -206,7 +220,9 @@ impl Pipe {
             if Instant::now() >= deadline {
                 return Err(install::too_slow(host, &output, &self.stderr_text()));
             }
-            self.wait(deadline).map_err(|error| failed(host, &error))?;
+            if turn == Turn::Idle {
+                self.wait(deadline).map_err(|error| failed(host, &error))?;
+            }
         }
     }
 
@@ -217,23 +233,36 @@ impl Pipe {
         self.channel.exit_status().unwrap_or(-1)
     }
 
-    /// Moves all bytes that can be moved. False once the command's output has ended.
-    fn turn(&mut self, take: &mut dyn FnMut(&[u8])) -> Result<bool, StepError> {
+    /// Moves the bytes that can be moved, up to [`TURN_LIMIT`].
+    fn turn(&mut self, take: &mut dyn FnMut(&[u8])) -> Result<Turn, StepError> {
         let mut buffer = vec![0; 64 * 1024];
+        let mut total = 0;
         loop {
             let mut moved = false;
             while let Some(length) = read(&mut self.channel, &mut buffer)? {
                 take(&buffer[..length]);
                 moved = true;
+                total += length;
+                if total >= TURN_LIMIT {
+                    return Ok(Turn::More);
+                }
             }
             while let Some(length) = read(&mut self.channel.stderr(), &mut buffer)? {
                 self.keep_stderr(&buffer[..length]);
                 moved = true;
+                total += length;
+                if total >= TURN_LIMIT {
+                    return Ok(Turn::More);
+                }
             }
             moved |= self.write()?;
             // Each of the three reads packets for the others, about which the socket stays silent.
             if !moved && self.channel.read_window().available == 0 {
-                return Ok(!self.channel.eof());
+                return Ok(if self.channel.eof() {
+                    Turn::Ended
+                } else {
+                    Turn::Idle
+                });
             }
         }
     }
@@ -305,7 +334,7 @@ impl Pump<'_> {
         loop {
             self.pipe.outgoing.extend(outgoing.try_iter());
             let decoder = &mut self.decoder;
-            let open = self.pipe.turn(&mut |bytes| decoder.extend(bytes))?;
+            let turn = self.pipe.turn(&mut |bytes| decoder.extend(bytes))?;
             loop {
                 match self.decoder.next() {
                     Ok(Some((id, event))) => self.shared.deliver(id, event),
@@ -315,7 +344,7 @@ impl Pump<'_> {
                     }
                 }
             }
-            if !open {
+            if turn == Turn::Ended {
                 let status = self.pipe.status();
                 return Ok(format!("the agent ended with status {status}"));
             }
@@ -323,8 +352,10 @@ impl Pump<'_> {
                 self.end();
                 return Ok("the connection was closed".to_owned());
             }
-            let hour = Instant::now() + Duration::from_hours(1);
-            self.pipe.wait(hour)?;
+            if turn == Turn::Idle {
+                let hour = Instant::now() + Duration::from_hours(1);
+                self.pipe.wait(hour)?;
+            }
         }
     }
 
@@ -333,10 +364,13 @@ impl Pump<'_> {
         let deadline = Instant::now() + END_TIMEOUT;
         let pipe = &mut self.pipe;
         let _ = pipe.ssh.finish(deadline, |_| pipe.channel.send_eof());
-        while Instant::now() < deadline
-            && matches!(pipe.turn(&mut |_| {}), Ok(true))
-            && pipe.ssh.wait(deadline, None).is_ok()
-        {}
+        while Instant::now() < deadline {
+            match pipe.turn(&mut |_| {}) {
+                Ok(Turn::More) => {}
+                Ok(Turn::Idle) if pipe.ssh.wait(deadline, None).is_ok() => {}
+                _ => break,
+            }
+        }
         let _ = pipe
             .ssh
             .finish(deadline, |session| session.disconnect(None, "done", None));
