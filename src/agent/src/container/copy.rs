@@ -31,9 +31,11 @@ pub fn copy_tree(tree: &Path, to: &Path, uid_base: u32) -> Result<(), Failure> {
         .doing(deed)?;
     if !output.status.success() {
         let complaint = command::tail(&output.stderr);
-        let kind = match complaint.contains("No space left on device") {
-            true => FailureKind::DiskFull,
-            false => FailureKind::Command,
+        let is_full = complaint.contains("No space left on device");
+        let kind = if is_full {
+            FailureKind::DiskFull
+        } else {
+            FailureKind::Command
         };
         return Err(Failure::new(
             kind,

@@ -1,7 +1,7 @@
 //! How containers are, and what deviates.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::Path,
 };
@@ -32,8 +32,10 @@ use crate::{
 /// Every container of ours, and the names of the others.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
-    /// Ours.
+    /// Ours, as far as they are looked after.
     pub machines: BTreeMap<MachineName, Machine>,
+    /// The host's process ids of all running guests' inits.
+    pub leaders: BTreeMap<MachineName, u32>,
     /// Names in use that aren't ours.
     pub foreign: Vec<String>,
 }
@@ -41,11 +43,15 @@ pub struct Observed {
 impl Observed {
     /// The host's process id of a running guest's init.
     pub fn leader(&self, name: &MachineName) -> Option<u32> {
-        self.machines.get(name)?.leader
+        self.leaders.get(name).copied()
     }
 }
 
 /// One container.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a finding of its own"
+)]
 #[derive(Debug, Clone)]
 pub struct Machine {
     /// Whether the folder under /var/lib/machines is there.
@@ -60,8 +66,6 @@ pub struct Machine {
     pub unit: UnitState,
     /// Whether its root is mounted.
     pub is_mounted: bool,
-    /// The guest's init, while it runs.
-    pub leader: Option<u32>,
     /// What the guest's service manager says of itself, where it was asked.
     pub system_state: Option<String>,
     /// Files inside a running guest that aren't as they should be.
@@ -78,32 +82,49 @@ pub async fn observe(
 ) -> Result<Observed, Failure> {
     let systemd = Systemd::of_host(context).await?;
     let units = systemd.units(&format!("{INSTANCE_OF}*.service")).await?;
-    let mut machines = BTreeMap::new();
+    let mut observed = Observed::default();
     for (name, stored) in &inventory.containers {
-        machines.insert(name.clone(), look_at(inventory, stored, &units)?);
-    }
-    for (name, machine) in &mut machines {
-        if machine.unit.is_up() {
-            machine.leader = systemd.leader(name.as_str()).await?;
+        let unit = units.get(&Paths::of(name).unit()).cloned();
+        let unit = unit.unwrap_or_else(UnitState::not_loaded);
+        if unit.is_up()
+            && let Some(leader) = leader(name)?
+        {
+            observed.leaders.insert(name.clone(), leader);
+        }
+        // On a full host, looking at every file of every container would make each change slow.
+        if scope.has_container(name) {
+            let machine = look_at(inventory, stored, unit)?;
+            observed.machines.insert(name.clone(), machine);
         }
     }
     // The resident service heals and has no use for what guests say of themselves.
     if context.session.is_some() {
-        ask_guests(&mut machines, scope).await;
+        ask_guests(&mut observed).await;
     }
-    Ok(Observed {
-        machines,
-        foreign: foreign_names(&systemd, inventory).await?,
-    })
+    if matches!(scope, Scope::All | Scope::Container(_)) {
+        observed.foreign = foreign_names(&systemd, inventory).await?;
+    }
+    Ok(observed)
 }
 
-async fn ask_guests(machines: &mut BTreeMap<MachineName, Machine>, scope: &Scope) {
-    let asked = machines
-        .iter_mut()
-        .filter(|(name, _)| scope.has_container(name));
-    join_all(asked.map(|(_, machine)| async {
-        if let Some(leader) = machine.leader {
-            machine.system_state = guest::bus::system_state(leader).await;
+/// The host's process id of a running guest's init, from where sd-login(3) has it, too: asking
+/// systemd-machined takes two calls for each guest.
+fn leader(name: &MachineName) -> Result<Option<u32>, Failure> {
+    let text = files::read(&Path::new("/run/systemd/machines").join(name.as_str()))?;
+    Ok(text.and_then(|text| parse_leader(&String::from_utf8_lossy(&text))))
+}
+
+fn parse_leader(text: &str) -> Option<u32> {
+    let value = text.lines().find_map(|line| line.strip_prefix("LEADER="))?;
+    value.parse().ok().filter(|leader| *leader > 1)
+}
+
+async fn ask_guests(observed: &mut Observed) {
+    let leaders = &observed.leaders;
+    let machines = observed.machines.iter_mut();
+    join_all(machines.map(|(name, machine)| async {
+        if let Some(leader) = leaders.get(name) {
+            machine.system_state = guest::bus::system_state(*leader).await;
         }
     }))
     .await;
@@ -112,7 +133,7 @@ async fn ask_guests(machines: &mut BTreeMap<MachineName, Machine>, scope: &Scope
 fn look_at(
     inventory: &Inventory,
     stored: &Stored<Container>,
-    units: &HashMap<String, UnitState>,
+    unit: UnitState,
 ) -> Result<Machine, Failure> {
     let (container, assigned) = (&stored.desired, &stored.assigned);
     let paths = Paths::of(&container.name);
@@ -123,10 +144,6 @@ fn look_at(
         }
         None => OwnFile::Same,
     };
-    let unit = units
-        .get(&paths.unit())
-        .cloned()
-        .unwrap_or_else(UnitState::not_loaded);
     let is_mounted = mount::is_mounted(&paths.machine());
     let guest_files = if is_mounted {
         guest_files(stored)?
@@ -140,7 +157,6 @@ fn look_at(
         autostart: fs::symlink_metadata(paths.autostart()).is_ok(),
         unit,
         is_mounted,
-        leader: None,
         system_state: None,
         guest_files,
         has_tree: tree::folder(&assigned.image_digest).is_dir(),
@@ -244,7 +260,7 @@ fn drift(container: &Container, machine: &Machine) -> Vec<String> {
             OwnFile::Differs => drift.push(format!("the file {path} was changed")),
             OwnFile::Missing => drift.push(format!("the file {path} is missing")),
             OwnFile::Foreign => {
-                drift.push(format!("the file {path} was replaced by somebody else's"))
+                drift.push(format!("the file {path} was replaced by somebody else's"));
             }
         }
     }
@@ -298,7 +314,6 @@ mod tests {
                 sub: "running".to_owned(),
             },
             is_mounted: true,
-            leader: Some(1),
             system_state: None,
             guest_files: Vec::new(),
             has_tree: true,
@@ -342,6 +357,15 @@ mod tests {
             drift(&desired, &down),
             ["systemd-nspawn@web.service is inactive"]
         );
+    }
+
+    #[test]
+    fn leaders() {
+        let text = "# This is private data. Do not parse.\nNAME=web\nLEADER=248\nCLASS=container\n";
+        assert_eq!(parse_leader(text), Some(248));
+        for text in ["", "LEADER=\n", "LEADER=-1", "LEADER=1", "OLEADER=7"] {
+            assert_eq!(parse_leader(text), None, "{text}");
+        }
     }
 
     #[test]

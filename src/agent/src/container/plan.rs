@@ -145,7 +145,6 @@ mod tests {
             autostart: true,
             unit: up(),
             is_mounted: true,
-            leader: Some(1),
             system_state: None,
             guest_files: Vec::new(),
             has_tree: true,
@@ -162,7 +161,7 @@ mod tests {
         };
         let observed = Observed {
             machines: BTreeMap::from([("web".parse().unwrap(), machine)]),
-            foreign: Vec::new(),
+            ..Observed::default()
         };
         let planned = plan(&inventory, &observed, scope);
         planned

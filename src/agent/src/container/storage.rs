@@ -69,14 +69,14 @@ fn overlay(paths: &Paths, tree: &Path, assigned: &Assigned) -> Result<(), Failur
         chown(folder, Some(assigned.uid_base), Some(assigned.uid_base)).doing(deed)?;
     }
     let base = Some(assigned.uid_base).filter(|base| *base != 0);
-    let idmapped = mount::idmapped(tree, base).map_err(|error| not_supported(&error, deed()))?;
+    let idmapped = mount::idmapped(tree, base).map_err(|error| not_supported(&error, &deed()))?;
     mount::attach(&idmapped, &lower).doing(deed)?;
     let overlay =
-        mount::overlay(&lower, &upper, &work).map_err(|error| not_supported(&error, deed()))?;
+        mount::overlay(&lower, &upper, &work).map_err(|error| not_supported(&error, &deed()))?;
     mount::attach(&overlay, &paths.machine()).doing(deed)
 }
 
-fn not_supported(error: &io::Error, deed: String) -> Failure {
+fn not_supported(error: &io::Error, deed: &str) -> Failure {
     let failure = Failure::new(
         FailureKind::Unsupported,
         format!("could not {deed}: {error}"),

@@ -63,6 +63,10 @@ mod tests {
     const FIRST: u32 = CONTAINERS.start;
 
     #[test]
+    #[allow(
+        clippy::single_range_in_vec_init,
+        reason = "one range is one of the cases"
+    )]
     fn the_lowest_free_range() {
         for (in_use, base) in [
             (vec![], Some(FIRST)),

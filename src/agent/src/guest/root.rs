@@ -45,7 +45,7 @@ impl GuestRoot {
 
     /// A handle on a file or folder that follows the guest's links within its root.
     pub fn resolve(&self, path: &str) -> io::Result<OwnedFd> {
-        self.open_beneath(&self.root, path, OFlags::PATH)
+        self.open_beneath(path, OFlags::PATH)
     }
 
     /// The text of a regular file; `None` when there is none.
@@ -128,7 +128,7 @@ impl GuestRoot {
 
     /// Whether a regular file is there, and not a link to one.
     pub fn is_file(&self, path: &str) -> io::Result<bool> {
-        match self.open_beneath(&self.root, path, OFlags::PATH | OFlags::NOFOLLOW) {
+        match self.open_beneath(path, OFlags::PATH | OFlags::NOFOLLOW) {
             Ok(handle) => {
                 Ok(FileType::from_raw_mode(fs::fstat(&handle)?.st_mode) == FileType::RegularFile)
             }
@@ -139,7 +139,7 @@ impl GuestRoot {
 
     /// The names in a folder; none when it isn't there.
     pub fn names(&self, path: &str) -> io::Result<Vec<String>> {
-        let handle = match self.open_beneath(&self.root, path, OFlags::PATH | OFlags::DIRECTORY) {
+        let handle = match self.open_beneath(path, OFlags::PATH | OFlags::DIRECTORY) {
             Ok(handle) => handle,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
@@ -165,13 +165,13 @@ impl GuestRoot {
 
     fn make_folders(&self, path: &str) -> io::Result<OwnedFd> {
         let mut done = String::new();
-        let mut folder = self.open_beneath(&self.root, ".", OFlags::PATH | OFlags::DIRECTORY)?;
+        let mut folder = self.open_beneath(".", OFlags::PATH | OFlags::DIRECTORY)?;
         for part in path.split('/').filter(|part| !part.is_empty()) {
             let parent = folder;
             // Resolved from the root each time: within a subfolder, RESOLVE_IN_ROOT would take
             // that subfolder for the root of the guest's links.
             done = format!("{done}/{part}");
-            let open = || self.open_beneath(&self.root, &done, OFlags::PATH | OFlags::DIRECTORY);
+            let open = || self.open_beneath(&done, OFlags::PATH | OFlags::DIRECTORY);
             folder = match open() {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     fs::mkdirat(&parent, part, Mode::from_raw_mode(0o755))?;
@@ -185,11 +185,11 @@ impl GuestRoot {
         Ok(folder)
     }
 
-    fn open_beneath(&self, folder: &impl AsFd, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
+    fn open_beneath(&self, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let open = || {
             fs::openat2(
-                folder,
+                &self.root,
                 path,
                 flags | OFlags::CLOEXEC,
                 Mode::empty(),

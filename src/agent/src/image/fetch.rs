@@ -3,6 +3,7 @@
 //! The hash is made while the bytes come in, and compared before anything is unpacked.
 
 use std::{
+    fmt::Write as _,
     fs::File,
     io::Write as _,
     path::Path,
@@ -112,7 +113,10 @@ impl<'a> Sink<'a> {
 
 /// Bytes as lower-case hexadecimal digits.
 pub fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 async fn receive(context: &Context, sink: &mut Sink<'_>) -> Result<(), Failure> {
