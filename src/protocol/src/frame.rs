@@ -1,7 +1,7 @@
 //! The layout of bytes on the agent's stdin and stdout.
 //!
-//! First a line of magic each way, then frames: length of the payload (4 bytes, big endian), kind
-//! (1 byte), id of the request that it belongs to (4 bytes, big endian), payload.
+//! First a line of magic from the agent, then frames both ways: length of the payload (4 bytes, big
+//! endian), kind (1 byte), id of the request that it belongs to (4 bytes, big endian), payload.
 
 /// The agent's first line on stdout. What a login shell printed before it is noise.
 /// mutagen's agent and zed's remote server find their start in the same way.
