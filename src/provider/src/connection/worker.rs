@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use protocol::frame::MAGIC;
 use ssh2::Channel;
 use tokio::sync::oneshot;
 
@@ -104,7 +103,6 @@ fn start<'a>(
         shared,
         decoder: Decoder::default(),
     };
-    pump.pipe.outgoing.push_back(MAGIC.to_vec());
     pump.decoder.extend(&rest);
     Ok((pump, server_key))
 }
