@@ -221,7 +221,10 @@ async fn an_idle_connection_lives_on() {
     let host = pool.get(&server.target(), None).await.unwrap();
     let call = ask("waits").deadline(interval * 6);
     let error = host.call(call).await.unwrap_err();
-    assert!(error.to_string().contains("none within 6 seconds"), "{error}");
+    assert!(
+        error.to_string().contains("none within 6 seconds"),
+        "{error}"
+    );
     assert_eq!(server.connections(), 1);
 }
 
