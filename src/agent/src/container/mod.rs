@@ -39,7 +39,10 @@ use crate::{
     object::Object,
     reconcile::{Observation, Scope},
     store::{Inventory, Stored},
-    system::{files, systemd::Systemd},
+    system::{
+        files::{self, OwnFile},
+        systemd::Systemd,
+    },
 };
 
 /// What the host chooses for a container.
@@ -254,7 +257,6 @@ async fn assign(
     inventory: &Inventory,
     container: &Container,
 ) -> Result<Assigned, Failure> {
-    let name = &container.name;
     let image = inventory.images.get(&container.image).ok_or_else(|| {
         Failure::new(
             FailureKind::NotFound,
@@ -263,21 +265,7 @@ async fn assign(
         .help("Create an nspawn_image of that name first: image = nspawn_image.example.name")
         .at("image")
     })?;
-    let observed = observe(context, inventory, &Scope::Container(name.clone())).await?;
-    if observed
-        .foreign
-        .iter()
-        .any(|foreign| foreign == name.as_str())
-    {
-        return Err(Failure::new(
-            FailureKind::Conflict,
-            format!("there is a machine {name} on this host that nspawn-agent didn't make"),
-        )
-        .help(
-            "Choose another name, or remove that machine: machinectl remove, /etc/systemd/nspawn.",
-        )
-        .at("name"));
-    }
+    refuse_foreign(context, inventory, container).await?;
     let kernel = rustix::system::uname()
         .release()
         .to_string_lossy()
@@ -300,6 +288,34 @@ async fn assign(
         },
         image_digest: image.assigned.digest.clone(),
     })
+}
+
+/// Refuses a name under which somebody else's machine, settings or drop-in is there.
+async fn refuse_foreign(
+    context: &Context,
+    inventory: &Inventory,
+    container: &Container,
+) -> Result<(), Failure> {
+    let name = &container.name;
+    let observed = observe(context, inventory, &Scope::Container(name.clone())).await?;
+    let drop_in = Paths::of(name).drop_in();
+    let is_foreign = observed
+        .foreign
+        .iter()
+        .any(|foreign| foreign == name.as_str());
+    if !is_foreign && files::compare(&drop_in, "")? != OwnFile::Foreign {
+        return Ok(());
+    }
+    Err(Failure::new(
+        FailureKind::Conflict,
+        format!("there is a machine {name} on this host that nspawn-agent didn't make"),
+    )
+    .help(format!(
+        "Choose another name, or remove that machine: /var/lib/machines/{name}, \
+         /etc/systemd/nspawn/{name}.nspawn, {}",
+        drop_in.display()
+    ))
+    .at("name"))
 }
 
 fn uid_base(inventory: &Inventory) -> Result<u32, Failure> {

@@ -100,6 +100,7 @@ pub fn run(container: &Container, unit: &UnitState, started_with: Option<&str>) 
     let changed = started_with.is_some_and(|started| started != start_settings(container));
     match (container.running, unit.is_up()) {
         (true, false) => Run::Start,
+        (true, true) if unit.is_stopping() => Run::Start,
         (true, true) if changed => Run::Restart,
         (false, true) => Run::Stop,
         _ => Run::Leave,
@@ -227,6 +228,10 @@ mod tests {
             active: "failed".to_owned(),
             sub: "failed".to_owned(),
         };
+        let stopping = UnitState {
+            active: "deactivating".to_owned(),
+            sub: "stop-sigterm".to_owned(),
+        };
         let stopped = Container {
             running: false,
             ..desired.clone()
@@ -248,6 +253,8 @@ mod tests {
             (&desired, &down(), None, Run::Start),
             (&desired, &failed, Some(settings.as_str()), Run::Start),
             (&desired, &up(), Some(settings.as_str()), Run::Leave),
+            (&desired, &stopping, Some(settings.as_str()), Run::Start),
+            (&stopped, &stopping, None, Run::Stop),
             (&desired, &up(), None, Run::Leave),
             (&renamed, &up(), Some(settings.as_str()), Run::Restart),
             (&ephemeral, &up(), Some(settings.as_str()), Run::Restart),

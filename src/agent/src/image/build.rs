@@ -15,7 +15,7 @@ use crate::{
     failure::Context as _,
     guest::root::GuestRoot,
     host::packages,
-    system::files,
+    system::{files, netlink::hexadecimal},
 };
 
 /// The digest of a tree that is known before it is made: a tarball's.
@@ -39,7 +39,7 @@ fn digest(content: &[u8], image: &Image, plain: &str) -> String {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    format!("sha256:{}", fetch::hexadecimal(&hash.finalize()))
+    format!("sha256:{}", hexadecimal(&hash.finalize()))
 }
 
 /// Builds the tree of an image in a folder beside the others. What was made goes when it fails.

@@ -3,7 +3,6 @@
 //! The hash is made while the bytes come in, and compared before anything is unpacked.
 
 use std::{
-    fmt::Write as _,
     fs::File,
     io::Write as _,
     path::Path,
@@ -21,7 +20,9 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::{command, context::Context, failure::Context as _, host::packages};
+use crate::{
+    command, context::Context, failure::Context as _, host::packages, system::netlink::hexadecimal,
+};
 
 /// How often progress is told.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -109,14 +110,6 @@ impl<'a> Sink<'a> {
             .doing(|| format!("write {}", path.display()))?;
         Ok(hexadecimal(&self.hash.finalize()))
     }
-}
-
-/// Bytes as lower-case hexadecimal digits.
-pub fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 async fn receive(context: &Context, sink: &mut Sink<'_>) -> Result<(), Failure> {

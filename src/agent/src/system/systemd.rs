@@ -117,6 +117,11 @@ impl UnitState {
         !matches!(self.active.as_str(), "inactive" | "failed")
     }
 
+    /// Whether it is on its way down: a start now waits until it is.
+    pub fn is_stopping(&self) -> bool {
+        self.active == "deactivating"
+    }
+
     /// Whether it failed.
     pub fn is_failed(&self) -> bool {
         self.active == "failed"

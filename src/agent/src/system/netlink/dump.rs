@@ -28,6 +28,7 @@ const TRIES: usize = 3;
 impl Network {
     /// Reads every table once.
     pub async fn dump(netlink: &Netlink) -> Result<Self, Failure> {
+        let _one_at_a_time = netlink.dumping.lock().await;
         let mut tries = 0;
         loop {
             tries += 1;

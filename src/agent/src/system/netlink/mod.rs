@@ -7,7 +7,10 @@ mod model;
 
 use protocol::Failure;
 use rtnetlink::Handle;
-use tokio::task::{AbortHandle, spawn_local};
+use tokio::{
+    sync::Mutex,
+    task::{AbortHandle, spawn_local},
+};
 
 use std::rc::Rc;
 
@@ -23,6 +26,8 @@ pub use model::{Link, Network, PROTOCOL, hexadecimal, mac_text};
 #[derive(Clone)]
 pub struct Netlink {
     handle: Handle,
+    /// The kernel dumps one table at a time to a socket, and refuses a second one with EBUSY.
+    dumping: Rc<Mutex<()>>,
     _connection: Rc<Connection>,
 }
 
@@ -42,6 +47,7 @@ impl Netlink {
             rtnetlink::new_connection().doing(|| "open a netlink socket")?;
         Ok(Self {
             handle,
+            dumping: Rc::new(Mutex::new(())),
             _connection: Rc::new(Connection(spawn_local(connection).abort_handle())),
         })
     }
