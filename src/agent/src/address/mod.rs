@@ -91,7 +91,12 @@ pub fn state(
     let scope = Scope::Address(stored.desired.address.canonical());
     let drift = plan::plan(inventory, observed, &scope)
         .iter()
-        .map(|step| sentence(step, observed))
+        .filter_map(|step| match step {
+            // A snapshot looks at every guest; another's trouble is not this address's.
+            Step::Guest(change) => change.sentence_about(own, &stored.desired.container),
+            Step::RemoveGuestFiles(_) => None,
+            step => Some(sentence(step, observed)),
+        })
         .collect();
     (state, drift)
 }

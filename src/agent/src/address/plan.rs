@@ -187,6 +187,10 @@ fn stale(inventory: &Inventory, observed: &Observation, scope: &Scope, bridge: &
     let Some(id) = parse_machine_id(&observed.facts.machine_id) else {
         return Vec::new();
     };
+    let isolation = inventory
+        .host
+        .as_ref()
+        .is_some_and(|host| host.desired.isolation);
     let mut seen = BTreeSet::new();
     let mut steps = Vec::new();
     for neighbour in observed
@@ -204,7 +208,9 @@ fn stale(inventory: &Inventory, observed: &Observation, scope: &Scope, bridge: &
                     .contains(&neighbour.address)
         });
         let elsewhere = owner.is_some_and(|stored| {
-            neighbour.mac != mac_address(id, stored.desired.container.as_str())
+            let is = |name: &MachineName| neighbour.mac == mac_address(id, name.as_str());
+            // Without the filter a guest may have given itself another MAC address.
+            !is(&stored.desired.container) && (isolation || inventory.containers.keys().any(is))
         });
         if elsewhere && seen.insert(neighbour.address) {
             steps.push(Step::FlushNeighbour {

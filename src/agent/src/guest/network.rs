@@ -169,6 +169,26 @@ impl Change {
         !self.remove.is_empty()
     }
 
+    /// What of this concerns one address of a container, told to a person.
+    pub fn sentence_about(&self, own: IpNet, container: &MachineName) -> Option<String> {
+        let only = |nets: &[IpNet]| {
+            if nets.contains(&own) {
+                vec![own]
+            } else {
+                Vec::new()
+            }
+        };
+        let about = Self {
+            add: only(&self.add),
+            remove: only(&self.remove),
+            ..self.clone()
+        };
+        let elsewhere = self.container != *container;
+        let nothing = about.add.is_empty() && about.remove.is_empty();
+        let others = !(self.add.is_empty() && self.remove.is_empty());
+        (!nothing || !elsewhere && !others).then(|| about.sentence())
+    }
+
     /// What deviates, told to a person.
     pub fn sentence(&self) -> String {
         let container = &self.container;

@@ -27,6 +27,8 @@ use crate::{
 const TIME: Duration = Duration::from_mins(2);
 /// Events come in bursts: a link that comes up, its addresses, its routes. Guests are dark meanwhile.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+/// The same while there is always something.
+const STORM_DEBOUNCE: Duration = Duration::from_millis(700);
 /// Sysctls and files change without an event.
 const PATROL: Duration = Duration::from_secs(30);
 /// The longest pause after failures in a row.
@@ -57,7 +59,7 @@ pub async fn run(netlink: Netlink) -> Result<(), Failure> {
             _ = terminate.recv() => return Ok(()),
             _ = hangup.recv() => return Err(take_up_new_binary()),
             () = sleep_until(deadline) => {}
-            () = watch.changed() => tokio::time::sleep(DEBOUNCE.max(pace.pause)).await,
+            () = watch.changed() => tokio::time::sleep(pace.after_event()).await,
             () = tokio::time::sleep(pace.until_next_look()) => {}
         }
         watch.forget();
@@ -77,15 +79,30 @@ pub async fn run(netlink: Netlink) -> Result<(), Failure> {
     }
 }
 
-/// How fast it reacts: at once, and ever slower when that doesn't help.
+/// How fast it reacts: at once, and slower when that doesn't help. A guest that fidgets, or one
+/// object that can't be mended, must not keep the others waiting for more than a second.
 #[derive(Debug, Default)]
 struct Pace {
+    /// Until the next try after a failure.
     pause: Duration,
+    /// Since when it has been busy.
     began: Option<Instant>,
+    /// How often it has had something to do since.
     busy: u32,
+    /// What was told last.
+    told: String,
 }
 
 impl Pace {
+    /// How long to wait after an event for those that come along with it.
+    fn after_event(&self) -> Duration {
+        if self.pause.is_zero() && self.busy < STORM_LIMIT {
+            DEBOUNCE
+        } else {
+            STORM_DEBOUNCE
+        }
+    }
+
     /// When to look again without an event: soon after a failure, now and then otherwise.
     fn until_next_look(&self) -> Duration {
         if self.pause.is_zero() {
@@ -98,29 +115,33 @@ impl Pace {
     /// Takes in how a reconcile ended: how many steps it did, or why it failed.
     fn after(&mut self, result: &Result<usize, Failure>) {
         let now = Instant::now();
-        match result {
-            Ok(0) => {
-                *self = Self::default();
-                return;
-            }
-            Ok(_) => {
-                if self.began.is_none_or(|began| now - began > STORM) {
-                    self.began = Some(now);
-                    self.busy = 0;
-                    self.pause = Duration::ZERO;
-                }
-                self.busy += 1;
-                if self.busy < STORM_LIMIT {
-                    return;
-                }
-                eprintln!(
-                    "something on this host keeps undoing what nspawn-agent does; look for another program that manages the same interfaces, files or rules"
-                );
-            }
-            Err(failure) => eprintln!("could not bring the host to its desired state: {failure}"),
+        if self.began.is_none_or(|began| now - began > STORM) {
+            self.began = Some(now);
+            self.busy = 0;
         }
-        self.pause = (self.pause * 2).clamp(Duration::from_secs(1), LONGEST_PAUSE);
-        eprintln!("trying again in {} s", self.pause.as_secs());
+        match result {
+            Ok(steps) => {
+                self.pause = Duration::ZERO;
+                self.busy += u32::from(*steps > 0);
+                if self.busy == STORM_LIMIT {
+                    self.tell("something on this host keeps undoing what nspawn-agent does; look for another program that manages the same interfaces, files or rules".to_owned());
+                }
+            }
+            Err(failure) => {
+                self.pause = (self.pause * 2).clamp(Duration::from_secs(1), LONGEST_PAUSE);
+                self.tell(format!(
+                    "could not bring the host to its desired state, trying again: {failure}"
+                ));
+            }
+        }
+    }
+
+    /// The same line again and again tells nothing.
+    fn tell(&mut self, line: String) {
+        if self.told != line {
+            eprintln!("{line}");
+            self.told = line;
+        }
     }
 }
 
@@ -211,13 +232,20 @@ mod tests {
         }
         assert_eq!(pauses[..4], [1, 2, 4, 8]);
         assert_eq!(pauses[11], 300);
+        assert_eq!(
+            (pace.until_next_look(), pace.after_event()),
+            (LONGEST_PAUSE, STORM_DEBOUNCE)
+        );
         pace.after(&Ok(0));
-        assert_eq!(pace.pause, Duration::ZERO);
+        assert_eq!(
+            (pace.until_next_look(), pace.after_event()),
+            (PATROL, DEBOUNCE)
+        );
         for _ in 1..STORM_LIMIT {
             pace.after(&Ok(1));
-            assert_eq!(pace.pause, Duration::ZERO);
+            assert_eq!(pace.after_event(), DEBOUNCE);
         }
         pace.after(&Ok(1));
-        assert_eq!(pace.pause, Duration::from_secs(1));
+        assert_eq!(pace.after_event(), STORM_DEBOUNCE);
     }
 }

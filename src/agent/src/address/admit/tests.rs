@@ -1,7 +1,7 @@
 use super::*;
 use crate::testing::{address, inventory, network, observation};
 
-fn refusal(text: &str, proxy: bool, network: Network) -> Option<(FailureKind, String)> {
+fn refusal(text: &str, proxy: bool, network: &Network) -> Option<(FailureKind, String)> {
     let inventory = inventory(
         &["web"],
         &[("203.0.113.8/30", "web"), ("2001:db8:1::10", "web")],
@@ -11,7 +11,7 @@ fn refusal(text: &str, proxy: bool, network: Network) -> Option<(FailureKind, St
         proxy,
         ..address(text, "web")
     };
-    admit(&address, &inventory, &network, &facts)
+    admit(&address, &inventory, network, &facts)
         .err()
         .map(|failure| (failure.kind, failure.message))
 }
@@ -29,7 +29,7 @@ fn what_would_cut_somebody_off_is_refused_by_its_reason() {
         ("203.0.113.9", true, Conflict, "overlaps"),
         ("203.0.113.8/29", false, Conflict, "overlaps"),
     ] {
-        let (found, message) = refusal(text, proxy, network()).unwrap();
+        let (found, message) = refusal(text, proxy, &network()).unwrap();
         assert!(found == kind && message.contains(part), "{text}: {message}");
     }
 }
@@ -41,7 +41,7 @@ fn what_is_free_is_admitted() {
         ("2001:db8:1::10", true),
         ("2001:db8:1:5::/80", false),
     ] {
-        assert_eq!(refusal(text, proxy, network()), None, "{text}");
+        assert_eq!(refusal(text, proxy, &network()), None, "{text}");
     }
 }
 
@@ -51,12 +51,12 @@ fn ipv4_needs_a_gateway() {
     network
         .addresses
         .retain(|address| matches!(address.net, IpNet::V6(_)));
-    let (kind, message) = refusal("203.0.113.2", true, network.clone()).unwrap();
+    let (kind, message) = refusal("203.0.113.2", true, &network).unwrap();
     assert!(
         kind == FailureKind::Unsupported && message.contains("gateway"),
         "{message}"
     );
-    assert_eq!(refusal("2001:db8:1::11", true, network), None);
+    assert_eq!(refusal("2001:db8:1::11", true, &network), None);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_foreign_route_is_left_alone() {
         protocol: 4,
         metric: 0,
     });
-    let (kind, message) = refusal("203.0.113.2", true, network).unwrap();
+    let (kind, message) = refusal("203.0.113.2", true, &network).unwrap();
     assert!(
         kind == FailureKind::Conflict && message.contains("eth0"),
         "{message}"

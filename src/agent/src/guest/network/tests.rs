@@ -64,3 +64,31 @@ fn only_what_differs_is_changed() {
     assert_eq!(change.remove, wanted().addresses);
     assert!(change.sentence().contains("203.0.113.2 is still inside"));
 }
+
+#[test]
+fn an_address_tells_of_its_own_trouble_only() {
+    let (web, db): (MachineName, MachineName) = ("web".parse().unwrap(), "db".parse().unwrap());
+    let [one, two]: [IpNet; 2] =
+        ["203.0.113.2/32", "203.0.113.3/32"].map(|net| net.parse().unwrap());
+    let change = |add: &[IpNet], remove: &[IpNet], down| Change {
+        container: web.clone(),
+        leader: None,
+        remove: remove.to_vec(),
+        file: None,
+        down,
+        add: add.to_vec(),
+        gateways: Vec::new(),
+    };
+    for (change, own, container, told) in [
+        (change(&[one, two], &[], false), one, &web, true),
+        (change(&[two], &[], false), one, &web, false),
+        (change(&[], &[one], false), one, &db, true),
+        (change(&[], &[two], false), one, &db, false),
+        (change(&[], &[], true), one, &web, true),
+        (change(&[], &[], true), one, &db, false),
+    ] {
+        let sentence = change.sentence_about(own, container);
+        assert_eq!(sentence.is_some(), told, "{sentence:?}");
+        assert!(!sentence.unwrap_or_default().contains("203.0.113.3"));
+    }
+}
