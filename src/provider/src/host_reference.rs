@@ -44,13 +44,13 @@ pub fn same_key(left: &Parsed<HostKey>, right: &Parsed<HostKey>) -> bool {
 }
 
 /// What can be connected to; ssh_config's aliases included.
-pub fn address(text: &String) -> Result<(), InvalidName> {
+pub fn address(text: &str) -> Result<(), InvalidName> {
     let odd = |character: char| {
         !(character.is_ascii_alphanumeric() || matches!(character, '.' | ':' | '-' | '_' | '%'))
     };
     if text.is_empty() || text.starts_with('-') || text.contains(odd) {
         return Err(InvalidName {
-            text: text.clone(),
+            text: text.to_owned(),
             what: "host address",
             rule: "write an IP address or a host name, without user, port or brackets",
         });
@@ -191,10 +191,10 @@ mod tests {
     #[test]
     fn addresses() {
         for text in ["203.0.113.1", "2001:db8::1", "vps.example", "fe80::1%eth0", "my_alias"] {
-            assert!(address(&text.to_owned()).is_ok(), "{text}");
+            assert!(address(text).is_ok(), "{text}");
         }
         for text in ["", "-oProxyCommand=x", "root@a", "[2001:db8::1]", "a b", "a/b"] {
-            assert!(address(&text.to_owned()).is_err(), "{text}");
+            assert!(address(text).is_err(), "{text}");
         }
     }
 }

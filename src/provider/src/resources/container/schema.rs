@@ -104,7 +104,7 @@ fn processors(count: &f64) -> Result<(), String> {
     }
 }
 
-fn lines(texts: &Vec<String>) -> Result<(), String> {
+fn lines(texts: &[String]) -> Result<(), String> {
     match texts.iter().find(|text| text.trim().is_empty() || text.contains(['\n', '\r', '\0'])) {
         Some(text) => Err(format!("{text:?} is not one line of authorized_keys: write one key an element, and trimspace(…) around file(…)")),
         None => Ok(()),
@@ -126,8 +126,8 @@ mod tests {
     #[test]
     fn values_that_make_no_sense_are_refused() {
         assert!(processors(&0.5).is_ok() && processors(&0.0).is_err() && processors(&f64::NAN).is_err());
-        assert!(lines(&vec!["ssh-ed25519 AAAA a".into()]).is_ok());
-        assert!(lines(&vec!["a\nb".into()]).is_err() && lines(&vec![String::new()]).is_err());
+        assert!(lines(&["ssh-ed25519 AAAA a".into()]).is_ok());
+        assert!(lines(&["a\nb".into()]).is_err() && lines(&[String::new()]).is_err());
     }
 
     #[test]

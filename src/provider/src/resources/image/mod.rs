@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use protocol::{
     desired::{Desired, ImageSource, ObjectKey, TarballLocation},
+    name::InvalidName,
     observed::Object,
 };
 use tfplugin::{Attr, Context, Create, Diagnostics, Failed, Parsed, Plan, Resource, State, Update};
@@ -53,7 +54,7 @@ impl Managed for ImageResource {
 
     fn import_key(name: Option<&str>) -> Result<ObjectKey, String> {
         let name = name.ok_or("the image's name is missing: write root@203.0.113.1:22/debian-13")?;
-        name.parse().map(ObjectKey::Image).map_err(|error: protocol::name::InvalidName| error.to_string())
+        name.parse().map(ObjectKey::Image).map_err(|error: InvalidName| error.to_string())
     }
 
     fn timeouts(model: &Image) -> &Attr<Timeouts> {

@@ -1,6 +1,10 @@
 //! What the plan of an nspawn_image says beside what follows from its attributes.
 
-use std::{fs::File, io, path::Path};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+};
 
 use protocol::desired::ObjectKey;
 use sha2::{Digest as _, Sha256};
@@ -103,8 +107,14 @@ async fn check_file(tarball: &Tarball) -> Result<(), Diagnostics> {
 }
 
 fn hash(file: &Path) -> io::Result<String> {
-    let mut hasher = Sha256::new();
-    io::copy(&mut File::open(file)?, &mut hasher)?;
+    let (mut hasher, mut file) = (Sha256::new(), File::open(file)?);
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            read => hasher.update(&buffer[..read]),
+        }
+    }
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

@@ -65,7 +65,7 @@ tfplugin::model! {
     }
 }
 
-fn word(text: &String) -> Result<(), String> {
+fn word(text: &str) -> Result<(), String> {
     let plain = |character: char| {
         character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.' | '+' | ':' | '/')
     };
@@ -76,11 +76,11 @@ fn word(text: &String) -> Result<(), String> {
     }
 }
 
-fn words(texts: &Vec<String>) -> Result<(), String> {
-    texts.iter().try_for_each(word)
+fn words(texts: &[String]) -> Result<(), String> {
+    texts.iter().try_for_each(|text| word(text))
 }
 
-fn url(text: &String) -> Result<(), String> {
+fn url(text: &str) -> Result<(), String> {
     let known = ["http://", "https://", "file:///"].iter().any(|scheme| text.len() > scheme.len() && text.starts_with(scheme));
     if known && !text.contains(|character: char| character.is_whitespace() || character.is_control()) {
         Ok(())
@@ -89,7 +89,7 @@ fn url(text: &String) -> Result<(), String> {
     }
 }
 
-fn sha256(text: &String) -> Result<(), String> {
+fn sha256(text: &str) -> Result<(), String> {
     let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     if text.len() == 64 && text.bytes().all(digit) {
         Ok(())
@@ -105,15 +105,15 @@ mod tests {
     #[test]
     fn words_urls_and_digests() {
         for (check, good, bad) in [
-            (word as fn(&String) -> Result<(), String>, "trixie", "--foreign"),
+            (word as fn(&str) -> Result<(), String>, "trixie", "--foreign"),
             (word, "libstdc++6", "a b"),
             (url, "https://deb.debian.org/x.tar.xz", "ftp://a/b"),
             (url, "file:///srv/x.tar", "https://"),
             (sha256, &"0a".repeat(32), &"0A".repeat(32)),
             (sha256, &"0a".repeat(32), "sha256:00"),
         ] {
-            assert!(check(&good.to_owned()).is_ok(), "{good}");
-            assert!(check(&bad.to_owned()).is_err(), "{bad}");
+            assert!(check(good).is_ok(), "{good}");
+            assert!(check(bad).is_err(), "{bad}");
         }
     }
 }

@@ -1,0 +1,197 @@
+//! The provider block: with what hosts are reached. Everything in it comes from the environment too.
+
+use std::{env, fmt::Display, path::PathBuf, str::FromStr, sync::Arc};
+
+use protocol::{secret, text::TimeSpan};
+use tfplugin::{Attr, Context, Diagnostic, Diagnostics, Parsed, Path, Provider, Secret, Server};
+
+use crate::{
+    connection::{Credentials, HostKeyChecking, Pool},
+    hosts::Hosts,
+    random::{self, RandomError},
+    resources::{
+        container::ContainerResource, host::HostResource, image::ImageResource,
+        public_address::PublicAddressResource,
+    },
+};
+
+/// Where Terraform finds this provider.
+pub const ADDRESS: &str = "registry.terraform.io/nspawn/nspawn";
+
+tfplugin::model! {
+    /// Runs containers of systemd-nspawn on Debian servers that you reach over SSH: many on one host,
+    /// kept apart from each other, each with public IPv4 and IPv6 addresses of its own, without NAT.
+    ///
+    /// The provider brings a small agent with it, which it puts onto a host over the same SSH connection;
+    /// there is nothing to install by hand. How a host is reached is said by each resource; the block
+    /// says with what. None of it enters the state.
+    pub struct Config {
+        /// Text of the SSH private key. Also from the environment: `NSPAWN_SSH_PRIVATE_KEY`.
+        private_key: Attr<Secret> => optional().sensitive(),
+        /// File with the SSH private key; `~` is your home folder. Without any key, the usual ones in `~/.ssh` are tried. Also from the environment: `NSPAWN_SSH_PRIVATE_KEY_FILE`.
+        private_key_file: Attr<String> => optional(),
+        /// Passphrase of the private key. Also from the environment: `NSPAWN_SSH_PASSPHRASE`.
+        passphrase: Attr<Secret> => optional().sensitive(),
+        /// File with an OpenSSH certificate for the private key. Also from the environment: `NSPAWN_SSH_CERTIFICATE_FILE`.
+        certificate_file: Attr<String> => optional(),
+        /// Whether keys of the SSH agent are tried. By default, if `SSH_AUTH_SOCK` is set. Also from the environment: `NSPAWN_SSH_AGENT` (`true` or `false`).
+        agent: Attr<bool> => optional(),
+        /// File with the hosts' known keys. By default, `~/.ssh/known_hosts` and `/etc/ssh/ssh_known_hosts`. Also from the environment: `NSPAWN_SSH_KNOWN_HOSTS_FILE`.
+        known_hosts_file: Attr<String> => optional(),
+        /// OpenSSH configuration to read HostName, Port, User, IdentityFile and ProxyJump from. By default, none is read. Also from the environment: `NSPAWN_SSH_CONFIG_FILE`.
+        ssh_config_file: Attr<String> => optional(),
+        /// What becomes of unknown host keys: `strict` (the default) refuses them, `accept-new` takes them down in the known_hosts file. A changed key is always refused. Also from the environment: `NSPAWN_SSH_HOST_KEY_CHECKING`.
+        host_key_checking: Attr<Parsed<HostKeyChecking>> => optional(),
+        /// How long connecting may take, at each step until the session is up. By default `10s`. Also from the environment: `NSPAWN_SSH_CONNECT_TIMEOUT`.
+        connect_timeout: Attr<Parsed<TimeSpan>> => optional(),
+    }
+}
+
+/// The provider as Terraform speaks to it.
+#[derive(Debug)]
+pub struct Nspawn {
+    hosts: Arc<Hosts>,
+}
+
+/// The provider with all its resources.
+pub fn server() -> Result<Server, RandomError> {
+    let hosts = Arc::new(Hosts::new(random::session_id()?));
+    Ok(Server::new(ADDRESS, env!("CARGO_PKG_VERSION"), Nspawn { hosts: Arc::clone(&hosts) })
+        .resource(HostResource { hosts: Arc::clone(&hosts) })
+        .resource(ImageResource { hosts: Arc::clone(&hosts) })
+        .resource(ContainerResource { hosts: Arc::clone(&hosts) })
+        .resource(PublicAddressResource { hosts }))
+}
+
+impl Provider for Nspawn {
+    type Config = Config;
+
+    async fn configure(&self, config: Config, _: &Context) -> Result<(), Diagnostics> {
+        let credentials = credentials(&config, |name| env::var(name).ok())?;
+        self.hosts.connect_with(Pool::new(credentials, self.hosts.session().clone(), holder()));
+        Ok(())
+    }
+
+    async fn shutdown(&self) {
+        self.hosts.shut_down().await;
+    }
+}
+
+/// The block's values, where it is silent the environment's. What isn't known yet at plan time is left out.
+fn credentials(
+    config: &Config,
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<Credentials, Diagnostics> {
+    let mut given = Given { environment, problems: Diagnostics::new() };
+    let key = exposed(&config.private_key);
+    let passphrase = exposed(&config.passphrase);
+    let checking = config.host_key_checking.clone().map(Parsed::into_value);
+    let timeout = config.connect_timeout.clone().map(Parsed::into_value);
+    let defaults = Credentials::default();
+    let credentials = Credentials {
+        private_key: given.get(key, "private_key", "NSPAWN_SSH_PRIVATE_KEY").map(hidden),
+        private_key_file: given.file(&config.private_key_file, "private_key_file", "NSPAWN_SSH_PRIVATE_KEY_FILE"),
+        passphrase: given.get(passphrase, "passphrase", "NSPAWN_SSH_PASSPHRASE").map(hidden),
+        certificate_file: given.file(&config.certificate_file, "certificate_file", "NSPAWN_SSH_CERTIFICATE_FILE"),
+        agent: given.get(config.agent.clone(), "agent", "NSPAWN_SSH_AGENT").unwrap_or(defaults.agent),
+        known_hosts_file: given.file(&config.known_hosts_file, "known_hosts_file", "NSPAWN_SSH_KNOWN_HOSTS_FILE"),
+        ssh_config_file: given.file(&config.ssh_config_file, "ssh_config_file", "NSPAWN_SSH_CONFIG_FILE"),
+        host_key_checking: given
+            .get(checking, "host_key_checking", "NSPAWN_SSH_HOST_KEY_CHECKING")
+            .unwrap_or(defaults.host_key_checking),
+        connect_timeout: given
+            .get(timeout, "connect_timeout", "NSPAWN_SSH_CONNECT_TIMEOUT")
+            .map_or(defaults.connect_timeout, |span: TimeSpan| span.duration()),
+        ..defaults
+    };
+    given.problems.into_result()?;
+    Ok(credentials)
+}
+
+/// Where settings come from, and what was wrong with them.
+struct Given<E> {
+    environment: E,
+    problems: Diagnostics,
+}
+
+impl<E: Fn(&str) -> Option<String>> Given<E> {
+    /// The value of the block, or of the environment's variable.
+    fn get<T: FromStr<Err: Display>>(&mut self, value: Attr<T>, attribute: &str, variable: &str) -> Option<T> {
+        if !value.is_null() {
+            return value.into_known();
+        }
+        let text = (self.environment)(variable).filter(|text| !text.is_empty())?;
+        text.parse()
+            .map_err(|error| {
+                let detail = format!("The environment variable {variable}, which stands in for {attribute}: {error}.");
+                self.problems.push(Diagnostic::error_at(Path::root().then(attribute), "Invalid value", detail));
+            })
+            .ok()
+    }
+
+    fn file(&mut self, value: &Attr<String>, attribute: &str, variable: &str) -> Option<PathBuf> {
+        self.get(value.clone(), attribute, variable).map(PathBuf::from)
+    }
+}
+
+fn exposed(value: &Attr<Secret>) -> Attr<String> {
+    value.clone().map(|secret| secret.expose().to_owned())
+}
+
+fn hidden(text: String) -> secret::Secret {
+    secret::Secret::new(text)
+}
+
+/// Who this is, for whoever waits for the host's lock: "alice@laptop".
+fn holder() -> String {
+    let user = env::var("USER").or_else(|_| env::var("LOGNAME"));
+    let user = user.unwrap_or_else(|_| format!("uid {}", rustix::process::getuid().as_raw()));
+    format!("{user}@{}", rustix::system::uname().nodename().to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_declarations_have_no_mistakes() {
+        assert_eq!(server().unwrap().mistakes(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_block_wins_over_the_environment() {
+        let environment = |name: &str| {
+            let value = match name {
+                "NSPAWN_SSH_PRIVATE_KEY_FILE" => "~/.ssh/environment",
+                "NSPAWN_SSH_PRIVATE_KEY" => "key",
+                "NSPAWN_SSH_PASSPHRASE" => "passphrase",
+                "NSPAWN_SSH_AGENT" => "false",
+                "NSPAWN_SSH_HOST_KEY_CHECKING" => "accept-new",
+                "NSPAWN_SSH_CONNECT_TIMEOUT" => "3s",
+                _ => return None,
+            };
+            Some(value.to_owned())
+        };
+        let config = Config {
+            private_key_file: "block".into(),
+            passphrase: Attr::Unknown,
+            ..Config::default()
+        };
+        let credentials = credentials(&config, environment).unwrap();
+        assert_eq!(credentials.private_key_file, Some("block".into()));
+        assert_eq!(credentials.private_key.unwrap().expose(), "key");
+        assert_eq!(credentials.passphrase, None, "not known yet is not the environment's");
+        assert_eq!(credentials.connect_timeout, Duration::from_secs(3));
+        assert_eq!(credentials.host_key_checking, HostKeyChecking::AcceptNew);
+        assert!(!credentials.agent);
+    }
+
+    #[test]
+    fn a_wrong_variable_is_named() {
+        let environment = |name: &str| (name == "NSPAWN_SSH_AGENT").then(|| "perhaps".to_owned());
+        let error = credentials(&Config::default(), environment).unwrap_err().to_string();
+        assert!(error.contains("NSPAWN_SSH_AGENT") && error.contains("agent"), "{error}");
+    }
+}

@@ -1,0 +1,135 @@
+//! nspawn_container: a machine of systemd-nspawn on a host.
+
+mod convert;
+mod plan;
+mod schema;
+mod settings;
+
+use std::sync::Arc;
+
+use protocol::{
+    desired::{Desired, ObjectKey},
+    name::InvalidName,
+    observed::Object,
+    secret,
+};
+use tfplugin::{Attr, Context, Create, Diagnostics, Failed, Parsed, Plan, Resource, State, Update};
+
+pub use schema::{Container, WaitFor};
+
+use super::{Managed, Private, lifecycle};
+use crate::{
+    connection::Target,
+    failure::Place,
+    hosts::{Change, Hosts},
+    id::object_id,
+    timeouts::{Limits, Timeouts, minutes},
+};
+
+/// nspawn_container
+#[derive(Debug)]
+pub struct ContainerResource {
+    /// What this run knows of its hosts.
+    pub hosts: Arc<Hosts>,
+}
+
+impl Managed for ContainerResource {
+    const PLACE: Place = Place::Host;
+    const LIMITS: Limits =
+        Limits { create: minutes(5), read: minutes(2), update: minutes(5), delete: minutes(5) };
+
+    fn hosts(&self) -> &Arc<Hosts> {
+        &self.hosts
+    }
+
+    fn label(model: &Container) -> String {
+        format!("container {}", model.name.known().map_or("(name not known yet)", Parsed::text))
+    }
+
+    fn target(model: &Container) -> Option<Target> {
+        model.host.known()?.target()
+    }
+
+    fn key(model: &Container) -> Option<ObjectKey> {
+        Some(ObjectKey::Container(model.name.known()?.value().clone()))
+    }
+
+    fn import_key(name: Option<&str>) -> Result<ObjectKey, String> {
+        let name = name.ok_or("the container's name is missing: write root@203.0.113.1:22/web")?;
+        name.parse().map(ObjectKey::Container).map_err(|error: InvalidName| error.to_string())
+    }
+
+    fn timeouts(model: &Container) -> &Attr<Timeouts> {
+        &model.timeouts
+    }
+
+    fn desired(planned: &Container, config: &Container) -> Result<Desired, Diagnostics> {
+        let desired = planned.desired(config.wait_for.is_set())?;
+        Ok(Desired::Container(Box::new(desired)))
+    }
+
+    fn accompany(change: &mut Change, prior: Option<&Container>, planned: &Container, config: &Container) {
+        let anew = prior.is_none_or(|prior| {
+            prior.root_password_wo_version != planned.root_password_wo_version
+        });
+        if anew {
+            change.secrets.root_password =
+                config.root_password_wo.known().map(|password| secret::Secret::new(password.expose()));
+        }
+    }
+
+    fn observe(model: &mut Container, object: &Object) {
+        if let Object::Container(container) = object {
+            model.observe(container);
+        }
+    }
+
+    fn locate(model: &mut Container, target: &Target, key: &ObjectKey) {
+        model.host = Attr::Known(target.into());
+        if let ObjectKey::Container(name) = key {
+            model.id = object_id(target, name).into();
+        }
+    }
+
+    fn destroyable(model: &Container) -> Result<(), Diagnostics> {
+        plan::destroyable(model)
+    }
+}
+
+impl Resource for ContainerResource {
+    type Model = Container;
+    type Private = Private;
+    const NAME: &'static str = "nspawn_container";
+
+    fn validate(&self, config: &Container, diagnostics: &mut Diagnostics) {
+        plan::validate(config, diagnostics);
+    }
+
+    async fn plan(&self, plan: &mut Plan<Self>, context: &Context) -> Result<(), Diagnostics> {
+        self.adjust(plan, context)
+    }
+
+    async fn plan_destroy(&self, prior: &State<Self>, _: &Context) -> Result<(), Diagnostics> {
+        plan::destroyable(&prior.model)
+    }
+
+    async fn create(&self, request: Create<Self>, context: &Context) -> Result<State<Self>, Failed<Self>> {
+        lifecycle::create(self, request, context).await
+    }
+
+    async fn read(&self, state: State<Self>, context: &Context) -> Result<Option<State<Self>>, Diagnostics> {
+        lifecycle::read(self, state, context).await
+    }
+
+    async fn update(&self, request: Update<Self>, context: &Context) -> Result<State<Self>, Failed<Self>> {
+        lifecycle::update(self, request, context).await
+    }
+
+    async fn delete(&self, state: State<Self>, context: &Context) -> Result<(), Failed<Self>> {
+        lifecycle::delete(self, state, context).await
+    }
+
+    async fn import(&self, id: &str, _: &Context) -> Result<State<Self>, Diagnostics> {
+        lifecycle::import(self, id).await
+    }
+}
