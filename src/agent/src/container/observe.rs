@@ -172,16 +172,11 @@ fn guest_files(stored: &Stored<Container>) -> Result<Vec<String>, Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).doing(|| format!("open {}", root.display())),
     };
-    Ok(
-        match guest::files::changes(&root, &stored.desired, hash.as_deref()) {
-            Ok(changes) => changes
-                .iter()
-                .map(|change| change.path.to_owned())
-                .collect(),
-            // What the guest put in a file's place is for a person to see.
-            Err(error) => vec![error.to_string()],
-        },
-    )
+    let changes = guest::files::changes(&root, &stored.desired, hash.as_deref());
+    Ok(changes
+        .iter()
+        .map(|change| change.path.to_owned())
+        .collect())
 }
 
 /// Names in /var/lib/machines, /etc/systemd/nspawn or machined's list that aren't ours.
@@ -287,14 +282,8 @@ fn drift(container: &Container, machine: &Machine) -> Vec<String> {
         }
         _ => {}
     }
-    let inside = machine
-        .guest_files
-        .iter()
-        .map(|file| match file.strip_prefix('/') {
-            Some(_) => format!("in the guest: {file}"),
-            None => format!("the file /{file} in the guest was changed"),
-        });
-    drift.extend(inside);
+    let inside = machine.guest_files.iter();
+    drift.extend(inside.map(|file| format!("the file /{file} in the guest was changed")));
     drift
 }
 
@@ -329,10 +318,7 @@ mod tests {
             drop_in: OwnFile::Missing,
             autostart: false,
             is_mounted: false,
-            guest_files: vec![
-                "etc/hostname".to_owned(),
-                "/etc/hosts of the guest: it is a FIFO".to_owned(),
-            ],
+            guest_files: vec!["etc/hostname".to_owned()],
             has_tree: false,
             ..machine()
         };
@@ -345,7 +331,6 @@ mod tests {
                 "the image's tree that web stands on is missing",
                 "the mount at /var/lib/machines/web is missing",
                 "the file /etc/hostname in the guest was changed",
-                "in the guest: /etc/hosts of the guest: it is a FIFO",
             ]
         );
         let down = Machine {

@@ -28,57 +28,58 @@ pub struct Change {
     access: Access,
 }
 
-/// What the guest's files lack. `password_hash` is root's, where Terraform sets one.
+/// What the guest's files lack. `password_hash` is root's, where Terraform sets one. Whatever stands
+/// in a file's place and can't be read as one, such as a FIFO, counts as missing and is replaced.
 pub fn changes(
     root: &GuestRoot,
     container: &Container,
     password_hash: Option<&str>,
-) -> io::Result<Vec<Change>> {
+) -> Vec<Change> {
     let mut changes = Vec::new();
-    let mut want = |path, content: String, access: Access| -> io::Result<()> {
-        let found = named(path, root.read(path))?;
-        if found.as_deref() != Some(&content) || root.access(path)? != Some(access) {
+    let read = |path| root.read(path).ok().flatten();
+    let access_of = |path| root.access(path).ok().flatten();
+    let mut want = |path, content: String, access: Access| {
+        if read(path).as_ref() != Some(&content) || access_of(path) != Some(access) {
             changes.push(Change {
                 path,
                 content,
                 access,
             });
         }
-        Ok(())
     };
-    want("etc/hostname", format!("{}\n", container.hostname), PUBLIC)?;
-    let hosts = named("etc/hosts", root.read("etc/hosts"))?.unwrap_or_default();
+    want("etc/hostname", format!("{}\n", container.hostname), PUBLIC);
+    let hosts = read("etc/hosts").unwrap_or_default();
     want(
         "etc/hosts",
         with_own_name(&hosts, container.hostname.as_str()),
         PUBLIC,
-    )?;
+    );
     if let Some(servers) = &container.dns_servers {
         let lines: Vec<String> = servers
             .iter()
             .map(|server| format!("nameserver {server}\n"))
             .collect();
-        want("etc/resolv.conf", lines.concat(), PUBLIC)?;
+        want("etc/resolv.conf", lines.concat(), PUBLIC);
     }
     if let Some(keys) = &container.ssh_authorized_keys {
         let lines: Vec<String> = keys
             .iter()
             .map(|key| format!("{}\n", key.trim_end()))
             .collect();
-        want(AUTHORIZED_KEYS, lines.concat(), PRIVATE)?;
+        want(AUTHORIZED_KEYS, lines.concat(), PRIVATE);
     }
     if let Some(hash) = password_hash {
-        let shadow = named("etc/shadow", root.read("etc/shadow"))?.unwrap_or_default();
-        let access = root.access("etc/shadow")?.unwrap_or(PRIVATE);
+        let shadow = read("etc/shadow").unwrap_or_default();
+        let access = access_of("etc/shadow").unwrap_or(PRIVATE);
         if root_password(&shadow) != Some(hash) {
             want(
                 "etc/shadow",
                 with_root_password(&shadow, hash, today()),
                 access,
-            )?;
+            );
         }
     }
-    Ok(changes)
+    changes
 }
 
 /// Makes a guest's files as they should be.
@@ -128,7 +129,7 @@ mod tests {
         let mut desired = container("web");
         desired.dns_servers = Some(vec!["192.0.2.53".parse().unwrap()]);
         desired.ssh_authorized_keys = Some(vec!["ssh-ed25519 AAAA me\n".to_owned()]);
-        let found = changes(&root, &desired, Some("$6$h")).unwrap();
+        let found = changes(&root, &desired, Some("$6$h"));
         let paths: Vec<_> = found.iter().map(|change| change.path).collect();
         assert_eq!(
             paths,
@@ -141,7 +142,7 @@ mod tests {
             ]
         );
         apply(&root, &found).unwrap();
-        assert_eq!(changes(&root, &desired, Some("$6$h")).unwrap(), []);
+        assert_eq!(changes(&root, &desired, Some("$6$h")), []);
         let read = |path: &str| fs::read_to_string(folder.path().join(path)).unwrap();
         assert_eq!(read("etc/hostname"), "web\n");
         assert_eq!(read("etc/resolv.conf"), "nameserver 192.0.2.53\n");
@@ -155,15 +156,35 @@ mod tests {
         // Keys that somebody may read are no longer root's alone.
         let keys = folder.path().join(AUTHORIZED_KEYS);
         fs::set_permissions(&keys, fs::Permissions::from_mode(0o666)).unwrap();
-        assert_eq!(changes(&root, &desired, None).unwrap().len(), 1);
+        assert_eq!(changes(&root, &desired, None).len(), 1);
     }
 
     #[test]
     fn what_terraform_does_not_own_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let root = GuestRoot::open(folder.path(), 0).unwrap();
-        let found = changes(&root, &container("web"), None).unwrap();
+        let found = changes(&root, &container("web"), None);
         let paths: Vec<_> = found.iter().map(|change| change.path).collect();
         assert_eq!(paths, ["etc/hostname", "etc/hosts"]);
+    }
+
+    #[test]
+    fn what_the_guest_put_in_a_files_place_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |path: &str| folder.path().join(path);
+        fs::create_dir_all(path("etc")).unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o666);
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, path("etc/hostname"), fifo, mode, 0).unwrap();
+        std::os::unix::fs::symlink("/proc/self/root/etc/hosts", path("etc/hosts")).unwrap();
+        let root = GuestRoot::open(folder.path(), 0).unwrap();
+        apply(&root, &changes(&root, &container("web"), None)).unwrap();
+        assert_eq!(fs::read_to_string(path("etc/hostname")).unwrap(), "web\n");
+        assert!(
+            !fs::symlink_metadata(path("etc/hosts"))
+                .unwrap()
+                .is_symlink()
+        );
+        assert_eq!(changes(&root, &container("web"), None), []);
     }
 }

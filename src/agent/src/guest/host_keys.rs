@@ -12,7 +12,10 @@ const TYPES: [&str; 2] = ["ed25519", "ecdsa"];
 
 /// Makes host keys where there is an sshd without any. `scratch` is a folder of the host's root alone.
 pub fn ensure(root: &GuestRoot, hostname: &HostName, scratch: &Path) -> io::Result<()> {
-    if root.access("usr/sbin/sshd")?.is_none() || has_key(&root.names("etc/ssh")?) {
+    // A guest that has put something else in their place has no sshd to start.
+    let has_sshd = matches!(root.access("usr/sbin/sshd"), Ok(Some(_)));
+    let lacks_keys = root.names("etc/ssh").is_ok_and(|names| !has_key(&names));
+    if !has_sshd || !lacks_keys {
         return Ok(());
     }
     for kind in TYPES {
