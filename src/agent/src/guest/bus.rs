@@ -24,7 +24,11 @@ use tokio::time::timeout;
 use zbus::{Connection, connection};
 
 use super::root::GuestRoot;
-use crate::{context::Context, failure::Context as _, system::systemd::Systemd};
+use crate::{
+    context::Context,
+    failure::Context as _,
+    system::systemd::{Systemd, is_error},
+};
 
 /// How long a guest may take to answer. A guest that doesn't is passed over.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -85,7 +89,7 @@ fn has_no_networkd(error: &zbus::Error) -> bool {
         "org.freedesktop.systemd1.NoSuchUnit",
         "org.freedesktop.systemd1.UnitMasked",
     ];
-    matches!(error, zbus::Error::MethodError(name, ..) if names.contains(&name.as_str()))
+    is_error(error, &names)
 }
 
 async fn connect(leader: u32) -> Result<Connection, Failure> {

@@ -321,8 +321,13 @@ impl Systemd {
 
     /// The names of the machines that run.
     pub async fn machine_names(&self) -> Result<Vec<String>, Failure> {
-        let listed = self.machines().await?.list_machines().await;
-        let listed = listed.doing(|| "list the running machines")?;
+        let listed = match self.machines().await?.list_machines().await {
+            // A host that systemd-container is yet to be installed on runs no machines.
+            Err(error) if is_error(&error, &["org.freedesktop.DBus.Error.ServiceUnknown"]) => {
+                return Ok(Vec::new());
+            }
+            listed => listed.doing(|| "list the running machines")?,
+        };
         // ".host" is the host itself.
         Ok(listed
             .into_iter()
@@ -424,6 +429,11 @@ fn is_unknown(error: &zbus::Error) -> bool {
     }
 }
 
-fn is_error(error: &zbus::Error, names: &[&str]) -> bool {
-    matches!(error, zbus::Error::MethodError(name, ..) if names.contains(&name.as_str()))
+/// Whether an error is one of these. zbus wraps those of the bus itself in a type of their own.
+pub fn is_error(error: &zbus::Error, names: &[&str]) -> bool {
+    match error {
+        zbus::Error::MethodError(name, ..) => names.contains(&name.as_str()),
+        zbus::Error::FDO(error) => names.contains(&zbus::DBusError::name(&**error).as_str()),
+        _ => false,
+    }
 }
