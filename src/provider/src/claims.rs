@@ -80,13 +80,17 @@ impl Claims {
 
     fn with<T>(&self, target: &Target, change: impl FnOnce(&mut HostClaims) -> T) -> T {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        change(hosts.entry(target.to_string()).or_insert_with(|| HostClaims {
-            target: target.clone(),
-            read: Vec::new(),
-            made: Vec::new(),
-            seen: HashSet::new(),
-            sending: false,
-        }))
+        change(
+            hosts
+                .entry(target.to_string())
+                .or_insert_with(|| HostClaims {
+                    target: target.clone(),
+                    read: Vec::new(),
+                    made: Vec::new(),
+                    seen: HashSet::new(),
+                    sending: false,
+                }),
+        )
     }
 }
 
@@ -109,7 +113,10 @@ mod tests {
         assert!(!claims.add_read(&target, claim("three")));
         assert_eq!(claims.take_read(&target), [claim("three")]);
         assert_eq!(claims.take_read(&target), []);
-        assert!(!claims.add_read(&target, claim("three")), "claimed once is enough");
+        assert!(
+            !claims.add_read(&target, claim("three")),
+            "claimed once is enough"
+        );
         assert!(claims.add_read(&target, claim("four")));
     }
 

@@ -29,7 +29,10 @@ pub enum DocumentationError {
 pub fn write(server: &Server, folder: &Path) -> Result<(), DocumentationError> {
     for (name, text) in pages(server, folder) {
         let path = folder.join(name);
-        let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, text));
+        let written = path
+            .parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| fs::write(&path, text));
         written.map_err(|error| DocumentationError::File { path, error })?;
     }
     Ok(())
@@ -42,7 +45,11 @@ pub fn check(server: &Server, folder: &Path) -> Result<(), DocumentationError> {
         .filter(|(name, text)| fs::read_to_string(folder.join(name)).ok().as_ref() != Some(text))
         .map(|(name, _)| name)
         .collect();
-    if stale.is_empty() { Ok(()) } else { Err(DocumentationError::Stale(stale)) }
+    if stale.is_empty() {
+        Ok(())
+    } else {
+        Err(DocumentationError::Stale(stale))
+    }
 }
 
 /// The examples stand in `examples`, beside the pages' folder.
@@ -58,12 +65,20 @@ mod tests {
     #[test]
     fn pages_that_were_just_written_are_up_to_date_and_others_are_named() {
         let folder = tempfile::tempdir().unwrap();
-        let (docs, server) = (folder.path().join("docs"), crate::provider::server().unwrap());
+        let (docs, server) = (
+            folder.path().join("docs"),
+            crate::provider::server().unwrap(),
+        );
         assert!(check(&server, &docs).is_err());
         write(&server, &docs).unwrap();
         check(&server, &docs).unwrap();
         fs::write(docs.join("index.md"), "old").unwrap();
-        assert!(check(&server, &docs).unwrap_err().to_string().contains("index.md"));
+        assert!(
+            check(&server, &docs)
+                .unwrap_err()
+                .to_string()
+                .contains("index.md")
+        );
     }
 
     #[test]

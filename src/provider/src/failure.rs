@@ -36,7 +36,11 @@ pub fn failure_diagnostic(doing: &str, failure: &Failure) -> Diagnostic {
     let detail = with_help(failure.message.clone(), failure.help.as_deref());
     match &failure.attribute {
         Some(attribute) => {
-            let detail = if detail.contains(attribute) { detail } else { format!("{attribute}: {detail}") };
+            let detail = if detail.contains(attribute) {
+                detail
+            } else {
+                format!("{attribute}: {detail}")
+            };
             Diagnostic::error_at(attribute_path(attribute), doing, detail)
         }
         None => Diagnostic::error(doing, detail),
@@ -50,7 +54,9 @@ fn connection_diagnostic(doing: &str, error: &ConnectionError, place: Place) -> 
         Kind::HostKeyUnknown | Kind::HostKeyChanged | Kind::HostKeyRevoked => {
             Diagnostic::error_at(place.path("host_key"), doing, detail)
         }
-        Kind::Unreachable | Kind::NotReady => Diagnostic::error_at(place.path("address"), doing, detail),
+        Kind::Unreachable | Kind::NotReady => {
+            Diagnostic::error_at(place.path("address"), doing, detail)
+        }
         Kind::Sudo | Kind::Shell => Diagnostic::error_at(place.path("user"), doing, detail),
         _ => Diagnostic::error(doing, detail),
     }
@@ -69,10 +75,12 @@ fn with_help(mut text: String, help: Option<&str>) -> String {
 
 /// "tarball.sha256" as a path.
 fn attribute_path(dotted: &str) -> Path {
-    dotted.split('.').fold(Path::root(), |path, name| match name.parse::<usize>() {
-        Ok(index) => path.then(Step::from(index)),
-        Err(_) => path.then(name),
-    })
+    dotted
+        .split('.')
+        .fold(Path::root(), |path, name| match name.parse::<usize>() {
+            Ok(index) => path.then(Step::from(index)),
+            Err(_) => path.then(name),
+        })
 }
 
 #[cfg(test)]
@@ -89,7 +97,10 @@ mod tests {
             .help("Correct it.");
         let diagnostic = failure_diagnostic("Creating image debian", &failure);
         assert_eq!(diagnostic.attribute, Some(path!("tarball", "sha256")));
-        assert_eq!(diagnostic.detail, "tarball.sha256: the tarball hashes to 12, not to 34.\n\nCorrect it.");
+        assert_eq!(
+            diagnostic.detail,
+            "tarball.sha256: the tarball hashes to 12, not to 34.\n\nCorrect it."
+        );
     }
 
     #[test]
@@ -97,11 +108,25 @@ mod tests {
         use ConnectionErrorKind as Kind;
         for (kind, place, path) in [
             (Kind::HostKeyChanged, Place::Own, Some(path!("host_key"))),
-            (Kind::HostKeyUnknown, Place::Host, Some(path!("host", "host_key"))),
-            (Kind::Unreachable, Place::Host, Some(path!("host", "address"))),
+            (
+                Kind::HostKeyUnknown,
+                Place::Host,
+                Some(path!("host", "host_key")),
+            ),
+            (
+                Kind::Unreachable,
+                Place::Host,
+                Some(path!("host", "address")),
+            ),
             (Kind::AuthenticationRefused, Place::Host, None),
         ] {
-            let error = ConnectionError { kind, host: "root@a:22".into(), doing: "connecting".into(), reason: "no".into(), help: None };
+            let error = ConnectionError {
+                kind,
+                host: "root@a:22".into(),
+                doing: "connecting".into(),
+                reason: "no".into(),
+                help: None,
+            };
             let found = diagnostics("Reading", &error.into(), place);
             assert_eq!(found.iter().next().unwrap().attribute, path);
         }

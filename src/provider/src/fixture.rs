@@ -37,7 +37,10 @@ pub fn facts() -> Facts {
         uplink: Some("eth0".into()),
         ipv4_address: Some("203.0.113.1".parse().unwrap()),
         ipv6_address: Some("2001:db8:1::1".parse().unwrap()),
-        addresses: vec!["203.0.113.1/32".parse().unwrap(), "2001:db8:1::1/64".parse().unwrap()],
+        addresses: vec![
+            "203.0.113.1/32".parse().unwrap(),
+            "2001:db8:1::1/64".parse().unwrap(),
+        ],
         gateways: vec!["172.31.1.1".parse().unwrap(), "fe80::1".parse().unwrap()],
         ssh_peer: Some("198.51.100.2".parse().unwrap()),
         idmapped_overlay: true,

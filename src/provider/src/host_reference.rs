@@ -165,7 +165,10 @@ mod tests {
     fn a_target_goes_into_the_state_and_comes_back() {
         let target = reference().target().unwrap();
         assert_eq!(HostReference::from(&target), reference());
-        assert_eq!(target.bastion.unwrap().to_string(), "jump@[2001:db8::9]:2222");
+        assert_eq!(
+            target.bastion.unwrap().to_string(),
+            "jump@[2001:db8::9]:2222"
+        );
     }
 
     #[test]
@@ -181,7 +184,10 @@ mod tests {
     #[test]
     fn a_key_that_is_no_longer_configured_is_dropped() {
         let mut planned = reference();
-        planned.settle(&Attr::Known(HostReference { host_key: Attr::Null, ..reference() }));
+        planned.settle(&Attr::Known(HostReference {
+            host_key: Attr::Null,
+            ..reference()
+        }));
         assert_eq!(planned.host_key, Attr::Null);
         let mut planned = reference();
         planned.settle(&Attr::Known(reference()));
@@ -190,10 +196,23 @@ mod tests {
 
     #[test]
     fn addresses() {
-        for text in ["203.0.113.1", "2001:db8::1", "vps.example", "fe80::1%eth0", "my_alias"] {
+        for text in [
+            "203.0.113.1",
+            "2001:db8::1",
+            "vps.example",
+            "fe80::1%eth0",
+            "my_alias",
+        ] {
             assert!(address(text).is_ok(), "{text}");
         }
-        for text in ["", "-oProxyCommand=x", "root@a", "[2001:db8::1]", "a b", "a/b"] {
+        for text in [
+            "",
+            "-oProxyCommand=x",
+            "root@a",
+            "[2001:db8::1]",
+            "a b",
+            "a/b",
+        ] {
             assert!(address(text).is_err(), "{text}");
         }
     }

@@ -99,7 +99,11 @@ impl Hosts {
     }
 
     /// What the host looks like; asked once a run.
-    pub async fn snapshot(&self, target: &Target, limit: Duration) -> Result<Arc<Snapshot>, CallError> {
+    pub async fn snapshot(
+        &self,
+        target: &Target,
+        limit: Duration,
+    ) -> Result<Arc<Snapshot>, CallError> {
         let name = target.to_string();
         let fetch = || async {
             let host = self.host(target, None).await?;
@@ -108,20 +112,43 @@ impl Hosts {
                 _ => Err(unfitting(target)),
             }
         };
-        tokio::time::timeout(limit, self.snapshots.get(&name, fetch)).await.unwrap_or_else(|_| {
-            let message = format!("{name}: reading the host took longer than {}", seconds(limit));
-            Err(Failure::new(FailureKind::Timeout, message).at("timeouts.read").into())
-        })
+        tokio::time::timeout(limit, self.snapshots.get(&name, fetch))
+            .await
+            .unwrap_or_else(|_| {
+                let message = format!(
+                    "{name}: reading the host took longer than {}",
+                    seconds(limit)
+                );
+                Err(Failure::new(FailureKind::Timeout, message)
+                    .at("timeouts.read")
+                    .into())
+            })
     }
 
     /// Makes or changes an object.
     pub async fn put(&self, change: Change, context: &Context) -> Result<Changed, CallError> {
-        let Change { target, machine_id, desired, token, intent, limit, wait, secrets, upload } = change;
+        let Change {
+            target,
+            machine_id,
+            desired,
+            token,
+            intent,
+            limit,
+            wait,
+            secrets,
+            upload,
+        } = change;
         let (started, key) = (Instant::now(), desired.key());
         let host = self.host(&target, wait.then_some(limit)).await?;
         same_machine(&target, machine_id.as_deref(), &host.welcome().machine_id)?;
         let deadline = limit.saturating_sub(started.elapsed()).as_secs().max(1);
-        let put = Put { desired, token: token.clone(), intent, deadline, secrets };
+        let put = Put {
+            desired,
+            token: token.clone(),
+            intent,
+            deadline,
+            secrets,
+        };
         let mut call = call(Request::Put(Box::new(put)), &target, context);
         if let Some(file) = upload {
             call = call.upload(file);
@@ -133,9 +160,15 @@ impl Hosts {
         self.snapshots.forget(&target.to_string());
         let answer = host.call(call).await;
         self.snapshots.forget(&target.to_string());
-        let Answer::Changed { object, failure } = answer? else { return Err(unfitting(&target)) };
-        let mut changed =
-            Changed { object: *object, failure, rolls_back: false, machine_id: host.welcome().machine_id };
+        let Answer::Changed { object, failure } = answer? else {
+            return Err(unfitting(&target));
+        };
+        let mut changed = Changed {
+            object: *object,
+            failure,
+            rolls_back: false,
+            machine_id: host.welcome().machine_id,
+        };
         if needs_confirmation(&changed) {
             self.confirm(&target, token, &mut changed).await;
         }
@@ -150,7 +183,9 @@ impl Hosts {
             host.call(Call::new(Request::Confirm { token })).await
         };
         if let Err(error) = confirmed.await {
-            let message = format!("the change was made, but could not be confirmed over a new connection, so that the host goes back to how it was: {error}");
+            let message = format!(
+                "the change was made, but could not be confirmed over a new connection, so that the host goes back to how it was: {error}"
+            );
             changed.rolls_back = true;
             changed.failure = Some(Failure {
                 kind: FailureKind::System,
@@ -173,7 +208,11 @@ impl Hosts {
     ) -> Result<(), CallError> {
         let host = self.host(target, None).await?;
         same_machine(target, machine_id, &host.welcome().machine_id)?;
-        let request = Request::Remove { key: key.clone(), token, deadline: limit.as_secs().max(1) };
+        let request = Request::Remove {
+            key: key.clone(),
+            token,
+            deadline: limit.as_secs().max(1),
+        };
         self.snapshots.forget(&target.to_string());
         let answer = host.call(call(request, target, context)).await;
         self.snapshots.forget(&target.to_string());
@@ -183,7 +222,12 @@ impl Hosts {
     }
 
     /// Gives an object a new owner.
-    pub async fn take_over(&self, target: &Target, key: ObjectKey, token: OwnerToken) -> Result<(), CallError> {
+    pub async fn take_over(
+        &self,
+        target: &Target,
+        key: ObjectKey,
+        token: OwnerToken,
+    ) -> Result<(), CallError> {
         let host = self.host(target, None).await?;
         let answer = host.call(Call::new(Request::TakeOver { key, token })).await;
         self.snapshots.forget(&target.to_string());
@@ -267,7 +311,11 @@ fn needs_confirmation(changed: &Changed) -> bool {
 }
 
 fn unfitting(target: &Target) -> CallError {
-    Failure::new(FailureKind::Protocol, format!("{target}: the agent's answer doesn't fit the question")).into()
+    Failure::new(
+        FailureKind::Protocol,
+        format!("{target}: the agent's answer doesn't fit the question"),
+    )
+    .into()
 }
 
 fn seconds(limit: Duration) -> String {

@@ -3,20 +3,27 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::connection::{Bastion, HostKey, Target, host_key::InvalidHostKey, target::{DEFAULT_PORT, DEFAULT_USER}};
-
+use crate::connection::{
+    Bastion, HostKey, Target,
+    host_key::InvalidHostKey,
+    target::{DEFAULT_PORT, DEFAULT_USER},
+};
 
 /// A text that is not an import id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
     /// There is no address, or what stands around it makes no sense.
-    #[error("{0:?} is not a host: write user@address:port, such as root@203.0.113.1:22 or root@[2001:db8::1]:22")]
+    #[error(
+        "{0:?} is not a host: write user@address:port, such as root@203.0.113.1:22 or root@[2001:db8::1]:22"
+    )]
     Endpoint(String),
     /// The part after the colon is no port.
     #[error("{0:?} is not a port: write a number from 1 to 65535")]
     Port(String),
     /// Something after the question mark that has no meaning.
-    #[error("{0:?} is not an option of an import id: those are host_key, bastion and bastion_host_key")]
+    #[error(
+        "{0:?} is not an option of an import id: those are host_key, bastion and bastion_host_key"
+    )]
     Option(String),
     /// A host key that is none.
     #[error("{option}: {reason}")]
@@ -56,8 +63,18 @@ impl FromStr for Id {
             Some((endpoint, _)) => (endpoint, None),
             None => (location, None),
         };
-        let Endpoint { user, address, port } = endpoint.parse()?;
-        let mut target = Target { address, port, user, host_key: None, bastion: None };
+        let Endpoint {
+            user,
+            address,
+            port,
+        } = endpoint.parse()?;
+        let mut target = Target {
+            address,
+            port,
+            user,
+            host_key: None,
+            bastion: None,
+        };
         apply_options(&mut target, options)?;
         Ok(Self { target, name })
     }
@@ -73,8 +90,17 @@ fn apply_options(target: &mut Target, options: &str) -> Result<(), InvalidId> {
             "host_key" => target.host_key = Some(host_key("host_key", &value)?),
             "bastion_host_key" => bastion_key = Some(host_key("bastion_host_key", &value)?),
             "bastion" => {
-                let Endpoint { user, address, port } = value.parse()?;
-                target.bastion = Some(Bastion { address, port, user, host_key: None });
+                let Endpoint {
+                    user,
+                    address,
+                    port,
+                } = value.parse()?;
+                target.bastion = Some(Bastion {
+                    address,
+                    port,
+                    user,
+                    host_key: None,
+                });
             }
             _ => return Err(unknown()),
         }
@@ -89,7 +115,10 @@ fn apply_options(target: &mut Target, options: &str) -> Result<(), InvalidId> {
 
 fn host_key(option: &'static str, text: &str) -> Result<HostKey, InvalidId> {
     text.parse()
-        .map_err(|error: InvalidHostKey| InvalidId::HostKey { option, reason: error.to_string() })
+        .map_err(|error: InvalidHostKey| InvalidId::HostKey {
+            option,
+            reason: error.to_string(),
+        })
 }
 
 /// A `+` stays what it is, for it is base64 here and no space.
@@ -139,9 +168,17 @@ impl FromStr for Endpoint {
         }
         let port = match port {
             None => DEFAULT_PORT,
-            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(|| InvalidId::Port(port.to_owned()))?,
+            Some(port) => port
+                .parse()
+                .ok()
+                .filter(|port| *port != 0)
+                .ok_or_else(|| InvalidId::Port(port.to_owned()))?,
         };
-        Ok(Self { user: user.to_owned(), address: address.to_owned(), port })
+        Ok(Self {
+            user: user.to_owned(),
+            address: address.to_owned(),
+            port,
+        })
     }
 }
 
@@ -157,23 +194,47 @@ mod tests {
         for (text, endpoint, name) in [
             ("root@203.0.113.1:22", "root@203.0.113.1:22", None),
             ("203.0.113.1", "root@203.0.113.1:22", None),
-            ("admin@vps.example:2222/web", "admin@vps.example:2222", Some("web")),
-            ("root@[2001:db8::1]:22/203.0.113.2", "root@[2001:db8::1]:22", Some("203.0.113.2")),
-            ("[2001:db8::1]/2001:db8:1:5::/80", "root@[2001:db8::1]:22", Some("2001:db8:1:5::/80")),
+            (
+                "admin@vps.example:2222/web",
+                "admin@vps.example:2222",
+                Some("web"),
+            ),
+            (
+                "root@[2001:db8::1]:22/203.0.113.2",
+                "root@[2001:db8::1]:22",
+                Some("203.0.113.2"),
+            ),
+            (
+                "[2001:db8::1]/2001:db8:1:5::/80",
+                "root@[2001:db8::1]:22",
+                Some("2001:db8:1:5::/80"),
+            ),
         ] {
             let id: Id = text.parse().unwrap();
-            assert_eq!((id.target.to_string().as_str(), id.name.as_deref()), (endpoint, name));
+            assert_eq!(
+                (id.target.to_string().as_str(), id.name.as_deref()),
+                (endpoint, name)
+            );
         }
     }
 
     #[test]
     fn options_pin_keys_and_name_a_bastion() {
-        let text = format!("root@203.0.113.1:22/web?host_key={FINGERPRINT}&bastion=jump@[2001:db8::9]:23&bastion_host_key={FINGERPRINT}");
+        let text = format!(
+            "root@203.0.113.1:22/web?host_key={FINGERPRINT}&bastion=jump@[2001:db8::9]:23&bastion_host_key={FINGERPRINT}"
+        );
         let id: Id = text.parse().unwrap();
         let bastion = id.target.bastion.unwrap();
         assert_eq!(id.target.host_key.unwrap().to_string(), FINGERPRINT);
-        assert_eq!((bastion.to_string().as_str(), bastion.host_key.unwrap().to_string().as_str()), ("jump@[2001:db8::9]:23", FINGERPRINT));
-        let line = "ssh-ed25519%20AAAAC3NzaC1lZDI1NTE5AAAAIPmFIqQZmPJWF4yVjBXlGG1kHIzVtQXGo0RZ5HnLYAnQ";
+        assert_eq!(
+            (
+                bastion.to_string().as_str(),
+                bastion.host_key.unwrap().to_string().as_str()
+            ),
+            ("jump@[2001:db8::9]:23", FINGERPRINT)
+        );
+        let line =
+            "ssh-ed25519%20AAAAC3NzaC1lZDI1NTE5AAAAIPmFIqQZmPJWF4yVjBXlGG1kHIzVtQXGo0RZ5HnLYAnQ";
         assert!(format!("h?host_key={line}").parse::<Id>().is_ok());
     }
 
@@ -190,7 +251,10 @@ mod tests {
             ("h?key=x", "not an option"),
             ("h?host_key", "not an option"),
             ("h?host_key=MD5:0", "host_key: "),
-            ("h?bastion_host_key=SHA256:ohD8VZEXGWo6Ez8GSEJQ9WpafgLFsOfLOtGGQCQo6Og", "no bastion"),
+            (
+                "h?bastion_host_key=SHA256:ohD8VZEXGWo6Ez8GSEJQ9WpafgLFsOfLOtGGQCQo6Og",
+                "no bastion",
+            ),
         ] {
             let message = text.parse::<Id>().unwrap_err().to_string();
             assert!(message.contains(part), "{text}: {message}");

@@ -34,7 +34,11 @@ fn main() -> ExitCode {
     let Some(Command::Docs { check, folder }) = arguments.command else {
         return server.serve();
     };
-    let done = if check { documentation::check(&server, &folder) } else { documentation::write(&server, &folder) };
+    let done = if check {
+        documentation::check(&server, &folder)
+    } else {
+        documentation::write(&server, &folder)
+    };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),

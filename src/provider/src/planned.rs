@@ -53,7 +53,10 @@ mod tests {
         let planned = Planned::default();
         let key = || ObjectKey::Address("203.0.113.2".into());
         planned.keep("root@a:22", key());
-        assert!(planned.create("root@a:22", key()), "the second half of a replacement");
+        assert!(
+            planned.create("root@a:22", key()),
+            "the second half of a replacement"
+        );
         assert!(!planned.create("root@a:22", key()));
         assert!(planned.create("root@b:22", key()));
         assert!(planned.expects("root@b:22", &key()) && !planned.expects("root@c:22", &key()));

@@ -56,11 +56,23 @@ pub struct Nspawn {
 /// The provider with all its resources.
 pub fn server() -> Result<Server, RandomError> {
     let hosts = Arc::new(Hosts::new(random::session_id()?));
-    Ok(Server::new(ADDRESS, env!("CARGO_PKG_VERSION"), Nspawn { hosts: Arc::clone(&hosts) })
-        .resource(HostResource { hosts: Arc::clone(&hosts) })
-        .resource(ImageResource { hosts: Arc::clone(&hosts) })
-        .resource(ContainerResource { hosts: Arc::clone(&hosts) })
-        .resource(PublicAddressResource { hosts }))
+    Ok(Server::new(
+        ADDRESS,
+        env!("CARGO_PKG_VERSION"),
+        Nspawn {
+            hosts: Arc::clone(&hosts),
+        },
+    )
+    .resource(HostResource {
+        hosts: Arc::clone(&hosts),
+    })
+    .resource(ImageResource {
+        hosts: Arc::clone(&hosts),
+    })
+    .resource(ContainerResource {
+        hosts: Arc::clone(&hosts),
+    })
+    .resource(PublicAddressResource { hosts }))
 }
 
 impl Provider for Nspawn {
@@ -68,7 +80,11 @@ impl Provider for Nspawn {
 
     async fn configure(&self, config: Config, _: &Context) -> Result<(), Diagnostics> {
         let credentials = credentials(&config, |name| env::var(name).ok())?;
-        self.hosts.connect_with(Pool::new(credentials, self.hosts.session().clone(), holder()));
+        self.hosts.connect_with(Pool::new(
+            credentials,
+            self.hosts.session().clone(),
+            holder(),
+        ));
         Ok(())
     }
 
@@ -82,22 +98,51 @@ fn credentials(
     config: &Config,
     environment: impl Fn(&str) -> Option<String>,
 ) -> Result<Credentials, Diagnostics> {
-    let mut given = Given { environment, problems: Diagnostics::new() };
+    let mut given = Given {
+        environment,
+        problems: Diagnostics::new(),
+    };
     let key = exposed(&config.private_key);
     let passphrase = exposed(&config.passphrase);
     let checking = config.host_key_checking.clone().map(Parsed::into_value);
     let timeout = config.connect_timeout.clone().map(Parsed::into_value);
     let defaults = Credentials::default();
     let credentials = Credentials {
-        private_key: given.get(key, "private_key", "NSPAWN_SSH_PRIVATE_KEY").map(hidden),
-        private_key_file: given.file(&config.private_key_file, "private_key_file", "NSPAWN_SSH_PRIVATE_KEY_FILE"),
-        passphrase: given.get(passphrase, "passphrase", "NSPAWN_SSH_PASSPHRASE").map(hidden),
-        certificate_file: given.file(&config.certificate_file, "certificate_file", "NSPAWN_SSH_CERTIFICATE_FILE"),
-        agent: given.get(config.agent.clone(), "agent", "NSPAWN_SSH_AGENT").unwrap_or(defaults.agent),
-        known_hosts_file: given.file(&config.known_hosts_file, "known_hosts_file", "NSPAWN_SSH_KNOWN_HOSTS_FILE"),
-        ssh_config_file: given.file(&config.ssh_config_file, "ssh_config_file", "NSPAWN_SSH_CONFIG_FILE"),
+        private_key: given
+            .get(key, "private_key", "NSPAWN_SSH_PRIVATE_KEY")
+            .map(hidden),
+        private_key_file: given.file(
+            &config.private_key_file,
+            "private_key_file",
+            "NSPAWN_SSH_PRIVATE_KEY_FILE",
+        ),
+        passphrase: given
+            .get(passphrase, "passphrase", "NSPAWN_SSH_PASSPHRASE")
+            .map(hidden),
+        certificate_file: given.file(
+            &config.certificate_file,
+            "certificate_file",
+            "NSPAWN_SSH_CERTIFICATE_FILE",
+        ),
+        agent: given
+            .get(config.agent.clone(), "agent", "NSPAWN_SSH_AGENT")
+            .unwrap_or(defaults.agent),
+        known_hosts_file: given.file(
+            &config.known_hosts_file,
+            "known_hosts_file",
+            "NSPAWN_SSH_KNOWN_HOSTS_FILE",
+        ),
+        ssh_config_file: given.file(
+            &config.ssh_config_file,
+            "ssh_config_file",
+            "NSPAWN_SSH_CONFIG_FILE",
+        ),
         host_key_checking: given
-            .get(checking, "host_key_checking", "NSPAWN_SSH_HOST_KEY_CHECKING")
+            .get(
+                checking,
+                "host_key_checking",
+                "NSPAWN_SSH_HOST_KEY_CHECKING",
+            )
             .unwrap_or(defaults.host_key_checking),
         connect_timeout: given
             .get(timeout, "connect_timeout", "NSPAWN_SSH_CONNECT_TIMEOUT")
@@ -116,21 +161,33 @@ struct Given<E> {
 
 impl<E: Fn(&str) -> Option<String>> Given<E> {
     /// The value of the block, or of the environment's variable.
-    fn get<T: FromStr<Err: Display>>(&mut self, value: Attr<T>, attribute: &str, variable: &str) -> Option<T> {
+    fn get<T: FromStr<Err: Display>>(
+        &mut self,
+        value: Attr<T>,
+        attribute: &str,
+        variable: &str,
+    ) -> Option<T> {
         if !value.is_null() {
             return value.into_known();
         }
         let text = (self.environment)(variable).filter(|text| !text.is_empty())?;
         text.parse()
             .map_err(|error| {
-                let detail = format!("The environment variable {variable}, which stands in for {attribute}: {error}.");
-                self.problems.push(Diagnostic::error_at(Path::root().then(attribute), "Invalid value", detail));
+                let detail = format!(
+                    "The environment variable {variable}, which stands in for {attribute}: {error}."
+                );
+                self.problems.push(Diagnostic::error_at(
+                    Path::root().then(attribute),
+                    "Invalid value",
+                    detail,
+                ));
             })
             .ok()
     }
 
     fn file(&mut self, value: &Attr<String>, attribute: &str, variable: &str) -> Option<PathBuf> {
-        self.get(value.clone(), attribute, variable).map(PathBuf::from)
+        self.get(value.clone(), attribute, variable)
+            .map(PathBuf::from)
     }
 }
 
@@ -146,7 +203,10 @@ fn hidden(text: String) -> secret::Secret {
 fn holder() -> String {
     let user = env::var("USER").or_else(|_| env::var("LOGNAME"));
     let user = user.unwrap_or_else(|_| format!("uid {}", rustix::process::getuid().as_raw()));
-    format!("{user}@{}", rustix::system::uname().nodename().to_string_lossy())
+    format!(
+        "{user}@{}",
+        rustix::system::uname().nodename().to_string_lossy()
+    )
 }
 
 #[cfg(test)]
@@ -182,7 +242,10 @@ mod tests {
         let credentials = credentials(&config, environment).unwrap();
         assert_eq!(credentials.private_key_file, Some("block".into()));
         assert_eq!(credentials.private_key.unwrap().expose(), "key");
-        assert_eq!(credentials.passphrase, None, "not known yet is not the environment's");
+        assert_eq!(
+            credentials.passphrase, None,
+            "not known yet is not the environment's"
+        );
         assert_eq!(credentials.connect_timeout, Duration::from_secs(3));
         assert_eq!(credentials.host_key_checking, HostKeyChecking::AcceptNew);
         assert!(!credentials.agent);
@@ -191,7 +254,12 @@ mod tests {
     #[test]
     fn a_wrong_variable_is_named() {
         let environment = |name: &str| (name == "NSPAWN_SSH_AGENT").then(|| "perhaps".to_owned());
-        let error = credentials(&Config::default(), environment).unwrap_err().to_string();
-        assert!(error.contains("NSPAWN_SSH_AGENT") && error.contains("agent"), "{error}");
+        let error = credentials(&Config::default(), environment)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("NSPAWN_SSH_AGENT") && error.contains("agent"),
+            "{error}"
+        );
     }
 }

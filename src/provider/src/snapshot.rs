@@ -26,14 +26,21 @@ pub struct Snapshots {
 
 impl Snapshots {
     /// The host's snapshot; fetched by the first who asks, awaited by all who ask meanwhile.
-    pub async fn get<F>(&self, host: &str, fetch: impl FnOnce() -> F) -> Result<Arc<Snapshot>, CallError>
+    pub async fn get<F>(
+        &self,
+        host: &str,
+        fetch: impl FnOnce() -> F,
+    ) -> Result<Arc<Snapshot>, CallError>
     where
         F: Future<Output = Result<Snapshot, CallError>>,
     {
         let slot = self.slot(host);
         let fetched = slot
             .get_or_init(|| async {
-                fetch().await.map(Arc::new).map_err(|error| (error, Instant::now()))
+                fetch()
+                    .await
+                    .map(Arc::new)
+                    .map_err(|error| (error, Instant::now()))
             })
             .await;
         fetched.clone().map_err(|(error, _)| error)
@@ -47,7 +54,10 @@ impl Snapshots {
 
     /// Forgets the host's snapshot, one that is being fetched just now included.
     pub fn forget(&self, host: &str) {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(host);
+        self.slots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(host);
     }
 
     fn slot(&self, host: &str) -> Arc<OnceCell<Fetched>> {

@@ -41,7 +41,9 @@ impl Limits {
     /// These limits, where the user has set no others.
     #[must_use]
     pub fn with(self, timeouts: &Attr<Timeouts>) -> Self {
-        let Some(timeouts) = timeouts.known() else { return self };
+        let Some(timeouts) = timeouts.known() else {
+            return self;
+        };
         let pick = |set: &Attr<Parsed<TimeSpan>>, limit| {
             set.known().map_or(limit, |span| span.value().duration())
         };
@@ -89,8 +91,19 @@ mod tests {
             ..Timeouts::default()
         });
         let minute = Duration::from_mins(1);
-        let limits = Limits { create: minute, read: minute, update: minute, delete: minute };
-        assert_eq!(limits.with(&set), Limits { create: Duration::from_secs(90), ..limits });
+        let limits = Limits {
+            create: minute,
+            read: minute,
+            update: minute,
+            delete: minute,
+        };
+        assert_eq!(
+            limits.with(&set),
+            Limits {
+                create: Duration::from_secs(90),
+                ..limits
+            }
+        );
         assert_eq!(from_desired(to_desired(&set).as_ref()), set);
         assert_eq!(limits.with(&Attr::Null), limits);
         assert_eq!(from_desired(None), Attr::Null);

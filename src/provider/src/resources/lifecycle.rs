@@ -9,7 +9,9 @@ use protocol::{
     name::OwnerToken,
     observed::{Object, Owner, Snapshot},
 };
-use tfplugin::{Context, Create, Diagnostics, Failed, Path, State, Update, Value, schema::AttributeType};
+use tfplugin::{
+    Context, Create, Diagnostics, Failed, Path, State, Update, Value, schema::AttributeType,
+};
 
 use super::{Managed, Private};
 use crate::{
@@ -21,11 +23,18 @@ use crate::{
 };
 
 /// Makes the object.
-pub async fn create<R: Managed>(resource: &R, request: Create<R>, context: &Context) -> Result<State<R>, Failed<R>> {
-    let Create { planned, config, .. } = request;
+pub async fn create<R: Managed>(
+    resource: &R,
+    request: Create<R>,
+    context: &Context,
+) -> Result<State<R>, Failed<R>> {
+    let Create {
+        planned, config, ..
+    } = request;
     let doing = format!("Creating {}", R::label(&planned));
     let target = required_target::<R>(&planned)?;
-    let token = random::owner_token().map_err(|error| Diagnostics::error(doing.clone(), error.to_string()))?;
+    let token = random::owner_token()
+        .map_err(|error| Diagnostics::error(doing.clone(), error.to_string()))?;
     let mut private = Private {
         token: Some(token.clone()),
         session: Some(resource.hosts().session().clone()),
@@ -57,14 +66,26 @@ pub async fn create<R: Managed>(resource: &R, request: Create<R>, context: &Cont
     private.machine_id = Some(changed.machine_id.clone());
     let model = settled::<R>(&planned, &mut private, &changed, context)?;
     match &changed.failure {
-        Some(failure) => Err(Failed::with_partial(State::new(model, private), failure_diagnostic(&doing, failure))),
+        Some(failure) => Err(Failed::with_partial(
+            State::new(model, private),
+            failure_diagnostic(&doing, failure),
+        )),
         None => Ok(State::new(model, private)),
     }
 }
 
 /// Changes the object in place.
-pub async fn update<R: Managed>(resource: &R, request: Update<R>, context: &Context) -> Result<State<R>, Failed<R>> {
-    let Update { prior, planned, config, mut private } = request;
+pub async fn update<R: Managed>(
+    resource: &R,
+    request: Update<R>,
+    context: &Context,
+) -> Result<State<R>, Failed<R>> {
+    let Update {
+        prior,
+        planned,
+        config,
+        mut private,
+    } = request;
     let doing = format!("Changing {}", R::label(&planned));
     let target = required_target::<R>(&planned)?;
     let mut change = Change {
@@ -106,7 +127,10 @@ pub async fn read<R: Managed>(
     state: State<R>,
     context: &Context,
 ) -> Result<Option<State<R>>, Diagnostics> {
-    let State { mut model, mut private } = state;
+    let State {
+        mut model,
+        mut private,
+    } = state;
     let label = R::label(&model);
     let doing = format!("Reading {label}");
     let (target, key) = (required_target::<R>(&model)?, required_key::<R>(&model)?);
@@ -116,9 +140,15 @@ pub async fn read<R: Managed>(
         .snapshot(&target, limit)
         .await
         .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
-    same_machine(&target, private.machine_id.as_deref(), &snapshot.facts.machine_id)
-        .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
-    let Some(object) = find(&snapshot, &key) else { return Ok(None) };
+    same_machine(
+        &target,
+        private.machine_id.as_deref(),
+        &snapshot.facts.machine_id,
+    )
+    .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
+    let Some(object) = find(&snapshot, &key) else {
+        return Ok(None);
+    };
     let found = owner_of(&object);
     if private.token.as_ref() != Some(&found.token) {
         context.warn(
@@ -138,29 +168,63 @@ pub async fn read<R: Managed>(
 }
 
 /// Removes the object.
-pub async fn delete<R: Managed>(resource: &R, state: State<R>, context: &Context) -> Result<(), Failed<R>> {
+pub async fn delete<R: Managed>(
+    resource: &R,
+    state: State<R>,
+    context: &Context,
+) -> Result<(), Failed<R>> {
     let State { model, private } = state;
     R::destroyable(&model)?;
     let (target, key) = (required_target::<R>(&model)?, required_key::<R>(&model)?);
     let token = owner::<R>(&model, &private)?;
     let limit = R::LIMITS.with(R::timeouts(&model)).delete;
-    let removed = resource.hosts().remove(&target, private.machine_id.as_deref(), key, token, limit, context).await;
-    removed.map_err(|error| diagnostics(&format!("Destroying {}", R::label(&model)), &error, R::PLACE).into())
+    let removed = resource
+        .hosts()
+        .remove(
+            &target,
+            private.machine_id.as_deref(),
+            key,
+            token,
+            limit,
+            context,
+        )
+        .await;
+    removed.map_err(|error| {
+        diagnostics(
+            &format!("Destroying {}", R::label(&model)),
+            &error,
+            R::PLACE,
+        )
+        .into()
+    })
 }
 
 /// Finds the object by its id and takes it over.
 pub async fn import<R: Managed>(resource: &R, id: &str) -> Result<State<R>, Diagnostics> {
     let doing = format!("Importing {} {id}", R::NAME);
     let refused = |reason: String| Diagnostics::error(doing.clone(), format!("{reason}."));
-    let Id { target, name } = id.parse().map_err(|error: InvalidId| refused(error.to_string()))?;
+    let Id { target, name } = id
+        .parse()
+        .map_err(|error: InvalidId| refused(error.to_string()))?;
     let key = R::import_key(name.as_deref()).map_err(refused)?;
     let failed = |error: CallError| diagnostics(&doing, &error, R::PLACE);
-    let snapshot = resource.hosts().snapshot(&target, R::LIMITS.read).await.map_err(failed)?;
+    let snapshot = resource
+        .hosts()
+        .snapshot(&target, R::LIMITS.read)
+        .await
+        .map_err(failed)?;
     let Some(object) = find(&snapshot, &key) else {
-        return Err(refused(format!("{target} has no such object. {}", what_is_there(&snapshot, &key))));
+        return Err(refused(format!(
+            "{target} has no such object. {}",
+            what_is_there(&snapshot, &key)
+        )));
     };
     let token = random::owner_token().map_err(|error| refused(error.to_string()))?;
-    resource.hosts().take_over(&target, key.clone(), token.clone()).await.map_err(failed)?;
+    resource
+        .hosts()
+        .take_over(&target, key.clone(), token.clone())
+        .await
+        .map_err(failed)?;
     let mut private = Private {
         token: Some(token),
         session: Some(resource.hosts().session().clone()),
@@ -184,13 +248,20 @@ fn settled<R: Managed>(
     R::remember(private, &changed.object);
     let drift = drift_of(&changed.object);
     if !drift.is_empty() && changed.failure.is_none() {
-        context.warn(format!("Not all is well with {}", R::label(planned)), drift.join("\n"));
+        context.warn(
+            format!("Not all is well with {}", R::label(planned)),
+            drift.join("\n"),
+        );
     }
     let mut seen = planned.clone();
     R::observe(&mut seen, &changed.object);
     let merged = filled(planned.encode(), &seen.encode());
-    R::Model::decode(&merged, &Path::root())
-        .map_err(|issue| Diagnostics::error(format!("State of {}", R::label(planned)), format!("{issue:?}")))
+    R::Model::decode(&merged, &Path::root()).map_err(|issue| {
+        Diagnostics::error(
+            format!("State of {}", R::label(planned)),
+            format!("{issue:?}"),
+        )
+    })
 }
 
 /// The value, with all that is unknown in it taken from the other one.
@@ -213,9 +284,14 @@ fn filled(value: Value, from: &Value) -> Value {
 fn may_have_been_made(error: &CallError) -> bool {
     use ConnectionErrorKind as Kind;
     match error {
-        CallError::Failure(failure) => matches!(failure.kind, FailureKind::Timeout | FailureKind::Cancelled),
+        CallError::Failure(failure) => {
+            matches!(failure.kind, FailureKind::Timeout | FailureKind::Cancelled)
+        }
         CallError::Connection(error) => {
-            matches!(error.kind, Kind::Lost | Kind::OutcomeUnknown | Kind::Timeout | Kind::Cancelled)
+            matches!(
+                error.kind,
+                Kind::Lost | Kind::OutcomeUnknown | Kind::Timeout | Kind::Cancelled
+            )
         }
     }
 }
@@ -223,14 +299,21 @@ fn may_have_been_made(error: &CallError) -> bool {
 /// One object of a snapshot, as a change would have answered it.
 pub fn find(snapshot: &Snapshot, key: &ObjectKey) -> Option<Object> {
     match key {
-        ObjectKey::Host => {
-            snapshot.host.clone().map(|host| Object::Host(Box::new(snapshot.facts.clone()), host))
-        }
+        ObjectKey::Host => snapshot
+            .host
+            .clone()
+            .map(|host| Object::Host(Box::new(snapshot.facts.clone()), host)),
         ObjectKey::Image(name) => snapshot.images.get(name).cloned().map(Object::Image),
-        ObjectKey::Container(name) => {
-            snapshot.containers.get(name).cloned().map(|container| Object::Container(Box::new(container)))
-        }
-        ObjectKey::Address(address) => snapshot.addresses.get(address).cloned().map(Object::Address),
+        ObjectKey::Container(name) => snapshot
+            .containers
+            .get(name)
+            .cloned()
+            .map(|container| Object::Container(Box::new(container))),
+        ObjectKey::Address(address) => snapshot
+            .addresses
+            .get(address)
+            .cloned()
+            .map(Object::Address),
     }
 }
 
@@ -238,10 +321,16 @@ pub fn find(snapshot: &Snapshot, key: &ObjectKey) -> Option<Object> {
 fn what_is_there(snapshot: &Snapshot, key: &ObjectKey) -> String {
     fn list<T: ToString>(what: &str, names: impl Iterator<Item = T>) -> String {
         let names: Vec<_> = names.map(|name| name.to_string()).collect();
-        if names.is_empty() { format!("It has no {what} that this provider made") } else { format!("Its {what}: {}", names.join(", ")) }
+        if names.is_empty() {
+            format!("It has no {what} that this provider made")
+        } else {
+            format!("Its {what}: {}", names.join(", "))
+        }
     }
     match key {
-        ObjectKey::Host => "It has not been set up by this provider: create an nspawn_host".to_owned(),
+        ObjectKey::Host => {
+            "It has not been set up by this provider: create an nspawn_host".to_owned()
+        }
         ObjectKey::Image(_) => list("images", snapshot.images.keys()),
         ObjectKey::Container(_) => list("containers", snapshot.containers.keys()),
         ObjectKey::Address(_) => list("addresses", snapshot.addresses.keys()),
@@ -286,7 +375,9 @@ fn required_key<R: Managed>(model: &R::Model) -> Result<ObjectKey, Diagnostics> 
 fn incomplete<R: Managed>(model: &R::Model, what: &str) -> Diagnostics {
     Diagnostics::error(
         format!("The values of {} are incomplete", R::label(model)),
-        format!("They don't say {what}. Take it out of the state with `terraform state rm`, and import it."),
+        format!(
+            "They don't say {what}. Take it out of the state with `terraform state rm`, and import it."
+        ),
     )
 }
 
@@ -297,7 +388,12 @@ mod tests {
     #[test]
     fn only_what_is_unknown_is_filled_in() {
         let object = |fields: &[(&str, Value)]| {
-            Value::Object(fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
+            Value::Object(
+                fields
+                    .iter()
+                    .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                    .collect(),
+            )
         };
         let planned = object(&[
             ("a", Value::Unknown),
@@ -310,6 +406,13 @@ mod tests {
             ("c", object(&[("d", true.into()), ("e", true.into())])),
         ]);
         let filled = filled(planned, &seen);
-        assert_eq!(filled, object(&[("a", 1.into()), ("b", "kept".into()), ("c", object(&[("d", true.into()), ("e", Value::Null)]))]));
+        assert_eq!(
+            filled,
+            object(&[
+                ("a", 1.into()),
+                ("b", "kept".into()),
+                ("c", object(&[("d", true.into()), ("e", Value::Null)]))
+            ])
+        );
     }
 }

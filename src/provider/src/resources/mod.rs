@@ -68,7 +68,13 @@ pub trait Managed: Resource<Private = Private> {
     fn desired(planned: &Self::Model, config: &Self::Model) -> Result<Desired, Diagnostics>;
 
     /// Adds what a change brings beside the desired state.
-    fn accompany(_change: &mut Change, _prior: Option<&Self::Model>, _planned: &Self::Model, _config: &Self::Model) {}
+    fn accompany(
+        _change: &mut Change,
+        _prior: Option<&Self::Model>,
+        _planned: &Self::Model,
+        _config: &Self::Model,
+    ) {
+    }
 
     /// Puts what is known of the object into all attributes but those that say how its host is reached.
     fn observe(model: &mut Self::Model, object: &Object);

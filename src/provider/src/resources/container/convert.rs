@@ -30,7 +30,10 @@ impl Container {
             cpus: self.cpus.cloned(),
             memory: self.memory.cloned().map(Parsed::into_value),
             memory_swap: self.memory_swap.cloned().map(Parsed::into_value),
-            tasks: self.tasks.known().and_then(|tasks| u64::try_from(*tasks).ok()),
+            tasks: self
+                .tasks
+                .known()
+                .and_then(|tasks| u64::try_from(*tasks).ok()),
             wait_for: self.wait_for.require(path!("wait_for"))?.desired(waits)?,
             root_password_version: self.root_password_wo_version.cloned(),
             ssh_authorized_keys: self.ssh_authorized_keys.cloned(),
@@ -47,7 +50,12 @@ impl Container {
 
     /// What the host says of it.
     pub fn observe(&mut self, container: &Observed<desired::Container, ContainerState>) {
-        let Observed { desired, state, drift, .. } = container;
+        let Observed {
+            desired,
+            state,
+            drift,
+            ..
+        } = container;
         self.observe_desired(desired);
         self.status = state.status.as_str().into();
         self.image_digest = state.image_digest.clone().into();
@@ -71,7 +79,10 @@ impl Container {
         self.cpus = desired.cpus.into();
         self.memory = desired.memory.clone().map(Parsed::new).into();
         self.memory_swap = desired.memory_swap.clone().map(Parsed::new).into();
-        self.tasks = desired.tasks.and_then(|tasks| i64::try_from(tasks).ok()).into();
+        self.tasks = desired
+            .tasks
+            .and_then(|tasks| i64::try_from(tasks).ok())
+            .into();
         self.wait_for = Attr::Known((&desired.wait_for).into());
         self.root_password_wo = Attr::Null;
         self.root_password_wo_version = desired.root_password_version.into();
@@ -85,10 +96,12 @@ impl Container {
 
     /// The host keeps addresses, not their spelling: the state's stays while it means the same.
     fn observe_dns_servers(&mut self, servers: Option<&[IpAddr]>) {
-        let spelled = self
-            .dns_servers
-            .known()
-            .map(|known| known.iter().map(|server| *server.value()).collect::<Vec<_>>());
+        let spelled = self.dns_servers.known().map(|known| {
+            known
+                .iter()
+                .map(|server| *server.value())
+                .collect::<Vec<_>>()
+        });
         if spelled.as_deref() != servers {
             let servers = servers.map(|servers| servers.iter().copied().map(Parsed::new).collect());
             self.dns_servers = Attr::from(servers);
@@ -101,7 +114,11 @@ impl WaitFor {
         Ok(desired::WaitFor {
             boot: *self.boot.require(path!("wait_for", "boot"))?,
             port: self.port.known().and_then(|port| u16::try_from(*port).ok()),
-            timeout: self.timeout.require(path!("wait_for", "timeout"))?.value().clone(),
+            timeout: self
+                .timeout
+                .require(path!("wait_for", "timeout"))?
+                .value()
+                .clone(),
             configured,
         })
     }
@@ -144,7 +161,11 @@ mod tests {
             memory: known("2048M"),
             memory_swap: known("1G"),
             tasks: 100.into(),
-            wait_for: Attr::Known(WaitFor { boot: true.into(), port: 80.into(), timeout: known("90s") }),
+            wait_for: Attr::Known(WaitFor {
+                boot: true.into(),
+                port: 80.into(),
+                timeout: known("90s"),
+            }),
             root_password_wo_version: 3.into(),
             ssh_authorized_keys: vec!["ssh-ed25519 AAAA".to_owned()].into(),
             dns_servers: vec!["2001:db8::53".parse().unwrap()].into(),
@@ -158,7 +179,10 @@ mod tests {
     fn observed(container: &Container) -> Observed<desired::Container, ContainerState> {
         Observed {
             desired: container.desired(true).unwrap(),
-            owner: Owner { token: token('a'), claimed: true },
+            owner: Owner {
+                token: token('a'),
+                claimed: true,
+            },
             state: ContainerState {
                 status: Status::Degraded,
                 image_digest: "sha256:0".into(),
@@ -171,7 +195,16 @@ mod tests {
 
     #[test]
     fn every_configured_attribute_comes_back_from_the_host() {
-        for container in [full(), Container { cpus: Attr::Null, memory: Attr::Null, dns_servers: Attr::Null, labels: Attr::Null, ..full() }] {
+        for container in [
+            full(),
+            Container {
+                cpus: Attr::Null,
+                memory: Attr::Null,
+                dns_servers: Attr::Null,
+                labels: Attr::Null,
+                ..full()
+            },
+        ] {
             let mut seen = Container::default();
             seen.observe(&observed(&container));
             let computed = Container {
@@ -189,14 +222,22 @@ mod tests {
     #[test]
     fn a_name_servers_spelling_stays_while_it_means_the_same() {
         let spelled = Attr::Known(vec!["2001:db8:0::53".parse().unwrap()]);
-        let mut container = Container { dns_servers: spelled.clone(), ..full() };
+        let mut container = Container {
+            dns_servers: spelled.clone(),
+            ..full()
+        };
         container.observe(&observed(&full()));
         assert_eq!(container.dns_servers, spelled);
     }
 
     #[test]
     fn a_value_that_is_not_known_yet_is_named() {
-        let error = Container { image: Attr::Unknown, ..full() }.desired(false).unwrap_err();
+        let error = Container {
+            image: Attr::Unknown,
+            ..full()
+        }
+        .desired(false)
+        .unwrap_err();
         assert!(error.to_string().contains("image"));
     }
 }

@@ -35,15 +35,25 @@ pub struct ContainerResource {
 
 impl Managed for ContainerResource {
     const PLACE: Place = Place::Host;
-    const LIMITS: Limits =
-        Limits { create: minutes(5), read: minutes(2), update: minutes(5), delete: minutes(5) };
+    const LIMITS: Limits = Limits {
+        create: minutes(5),
+        read: minutes(2),
+        update: minutes(5),
+        delete: minutes(5),
+    };
 
     fn hosts(&self) -> &Arc<Hosts> {
         &self.hosts
     }
 
     fn label(model: &Container) -> String {
-        format!("container {}", model.name.known().map_or("(name not known yet)", Parsed::text))
+        format!(
+            "container {}",
+            model
+                .name
+                .known()
+                .map_or("(name not known yet)", Parsed::text)
+        )
     }
 
     fn target(model: &Container) -> Option<Target> {
@@ -56,7 +66,9 @@ impl Managed for ContainerResource {
 
     fn import_key(name: Option<&str>) -> Result<ObjectKey, String> {
         let name = name.ok_or("the container's name is missing: write root@203.0.113.1:22/web")?;
-        name.parse().map(ObjectKey::Container).map_err(|error: InvalidName| error.to_string())
+        name.parse()
+            .map(ObjectKey::Container)
+            .map_err(|error: InvalidName| error.to_string())
     }
 
     fn timeouts(model: &Container) -> &Attr<Timeouts> {
@@ -68,13 +80,19 @@ impl Managed for ContainerResource {
         Ok(Desired::Container(Box::new(desired)))
     }
 
-    fn accompany(change: &mut Change, prior: Option<&Container>, planned: &Container, config: &Container) {
-        let anew = prior.is_none_or(|prior| {
-            prior.root_password_wo_version != planned.root_password_wo_version
-        });
+    fn accompany(
+        change: &mut Change,
+        prior: Option<&Container>,
+        planned: &Container,
+        config: &Container,
+    ) {
+        let anew = prior
+            .is_none_or(|prior| prior.root_password_wo_version != planned.root_password_wo_version);
         if anew {
-            change.secrets.root_password =
-                config.root_password_wo.known().map(|password| secret::Secret::new(password.expose()));
+            change.secrets.root_password = config
+                .root_password_wo
+                .known()
+                .map(|password| secret::Secret::new(password.expose()));
         }
     }
 
@@ -113,15 +131,27 @@ impl Resource for ContainerResource {
         plan::destroyable(&prior.model)
     }
 
-    async fn create(&self, request: Create<Self>, context: &Context) -> Result<State<Self>, Failed<Self>> {
+    async fn create(
+        &self,
+        request: Create<Self>,
+        context: &Context,
+    ) -> Result<State<Self>, Failed<Self>> {
         lifecycle::create(self, request, context).await
     }
 
-    async fn read(&self, state: State<Self>, context: &Context) -> Result<Option<State<Self>>, Diagnostics> {
+    async fn read(
+        &self,
+        state: State<Self>,
+        context: &Context,
+    ) -> Result<Option<State<Self>>, Diagnostics> {
         lifecycle::read(self, state, context).await
     }
 
-    async fn update(&self, request: Update<Self>, context: &Context) -> Result<State<Self>, Failed<Self>> {
+    async fn update(
+        &self,
+        request: Update<Self>,
+        context: &Context,
+    ) -> Result<State<Self>, Failed<Self>> {
         lifecycle::update(self, request, context).await
     }
 

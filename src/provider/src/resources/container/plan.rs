@@ -21,7 +21,11 @@ pub(super) fn validate(config: &Container, diagnostics: &mut Diagnostics) {
 }
 
 impl ContainerResource {
-    pub(super) fn adjust(&self, plan: &mut Plan<Self>, context: &Context) -> Result<(), Diagnostics> {
+    pub(super) fn adjust(
+        &self,
+        plan: &mut Plan<Self>,
+        context: &Context,
+    ) -> Result<(), Diagnostics> {
         settle(&mut plan.planned, &plan.config);
         if plan.is_replace()
             && let Some(prior) = &plan.prior
@@ -35,11 +39,15 @@ impl ContainerResource {
             if !restart.is_empty() {
                 context.warn(
                     format!("The {label} will be restarted"),
-                    format!("{label} is running, and a change of {} takes effect at a start.", restart.join(", ")),
+                    format!(
+                        "{label} is running, and a change of {} takes effect at a start.",
+                        restart.join(", ")
+                    ),
                 );
             }
         }
-        let (Some(target), Some(key)) = (Self::target(&plan.planned), Self::key(&plan.planned)) else {
+        let (Some(target), Some(key)) = (Self::target(&plan.planned), Self::key(&plan.planned))
+        else {
             return Ok(());
         };
         let host = target.to_string();
@@ -59,7 +67,9 @@ impl ContainerResource {
             ));
         }
         let expected = |image: &ObjectKey| self.hosts.planned.expects(&host, image);
-        snapshot.map_or(Ok(()), |snapshot| check_host(&host, &plan.planned, &snapshot, expected))
+        snapshot.map_or(Ok(()), |snapshot| {
+            check_host(&host, &plan.planned, &snapshot, expected)
+        })
     }
 }
 
@@ -89,7 +99,10 @@ fn restarts(prior: &Container, planned: &Container) -> Vec<&'static str> {
     [
         ("hostname", prior.hostname != planned.hostname),
         ("ephemeral", prior.ephemeral != planned.ephemeral),
-        ("nspawn_config", prior.nspawn_config != planned.nspawn_config),
+        (
+            "nspawn_config",
+            prior.nspawn_config != planned.nspawn_config,
+        ),
     ]
     .into_iter()
     .filter_map(|(name, changed)| changed.then_some(name))
@@ -100,10 +113,12 @@ fn restarts(prior: &Container, planned: &Container) -> Vec<&'static str> {
 fn settle_status(prior: &Container, planned: &mut Container, restart: bool) {
     let status = prior.status.as_deref();
     let settled = match planned.running.known() {
-        Some(true) => {
-            [Status::Running, Status::Degraded].iter().any(|good| status == Some(good.as_str()))
-        }
-        Some(false) => [Status::Stopped, Status::Failed].iter().any(|good| status == Some(good.as_str())),
+        Some(true) => [Status::Running, Status::Degraded]
+            .iter()
+            .any(|good| status == Some(good.as_str())),
+        Some(false) => [Status::Stopped, Status::Failed]
+            .iter()
+            .any(|good| status == Some(good.as_str())),
         None => false,
     };
     if restart || !settled {
@@ -112,7 +127,9 @@ fn settle_status(prior: &Container, planned: &mut Container, restart: bool) {
 }
 
 fn warn_of_newer_image(label: &str, prior: &Container, snapshot: &Snapshot, context: &Context) {
-    let (Some(name), Some(digest)) = (prior.image.known(), prior.image_digest.as_deref()) else { return };
+    let (Some(name), Some(digest)) = (prior.image.known(), prior.image_digest.as_deref()) else {
+        return;
+    };
     if let Some(image) = snapshot.images.get(name.value())
         && image.state.digest != *digest
     {
@@ -135,30 +152,49 @@ fn check_host(
     expected: impl Fn(&ObjectKey) -> bool,
 ) -> Result<(), Diagnostics> {
     let name = planned.name.known().map_or("", Parsed::text);
-    if snapshot.foreign_machines.iter().any(|machine| machine == name) {
+    if snapshot
+        .foreign_machines
+        .iter()
+        .any(|machine| machine == name)
+    {
         return Err(Diagnostics::error_at(
             path!("name"),
             format!("Name {name} is taken on {host}"),
-            format!("A machine {name} that this provider did not make is on {host} (see `machinectl list-images` and /etc/systemd/nspawn there). Choose another name, or remove that machine."),
+            format!(
+                "A machine {name} that this provider did not make is on {host} (see `machinectl list-images` and /etc/systemd/nspawn there). Choose another name, or remove that machine."
+            ),
         ));
     }
     if let Some(image) = planned.image.known().map(Parsed::value)
         && !snapshot.images.contains_key(image)
         && !expected(&ObjectKey::Image(image.clone()))
     {
-        let known = snapshot.images.keys().map(ToString::to_string).collect::<Vec<_>>();
-        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let known = snapshot
+            .images
+            .keys()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>();
+        let known = if known.is_empty() {
+            "none".to_owned()
+        } else {
+            known.join(", ")
+        };
         return Err(Diagnostics::error_at(
             path!("image"),
             format!("Unknown image {image}"),
-            format!("{host} has no image {image}, and none is planned before this container. Write image = nspawn_image.x.name. Images there: {known}."),
+            format!(
+                "{host} has no image {image}, and none is planned before this container. Write image = nspawn_image.x.name. Images there: {known}."
+            ),
         ));
     }
     if planned.storage.as_deref() == Some("overlay") && !snapshot.facts.idmapped_overlay {
         return Err(Diagnostics::error_at(
             path!("storage"),
             "Overlays don't work on this host",
-            format!("{host} runs kernel {}; overlays on idmapped mounts need 5.19. Write storage = \"copy\".", snapshot.facts.kernel),
+            format!(
+                "{host} runs kernel {}; overlays on idmapped mounts need 5.19. Write storage = \"copy\".",
+                snapshot.facts.kernel
+            ),
         ));
     }
     Ok(())
@@ -173,8 +209,10 @@ pub(super) fn destroyable(prior: &Container) -> Result<(), Diagnostics> {
     Err(Diagnostics::error_at(
         path!("delete_protection"),
         format!("The {label} is protected"),
-        format!("Its delete_protection is true, so that it can be neither destroyed nor replaced. Set delete_protection = false and apply that first. \
-                 If it is tainted because its creation failed, run `terraform untaint` before."),
+        format!(
+            "Its delete_protection is true, so that it can be neither destroyed nor replaced. Set delete_protection = false and apply that first. \
+                 If it is tainted because its creation failed, run `terraform untaint` before."
+        ),
     ))
 }
 
@@ -211,8 +249,15 @@ mod tests {
                 customize: None,
                 timeouts: None,
             },
-            owner: Owner { token: fixture::token('b'), claimed: true },
-            state: ImageState { digest: digest.into(), os: String::new(), size_bytes: 0 },
+            owner: Owner {
+                token: fixture::token('b'),
+                claimed: true,
+            },
+            state: ImageState {
+                digest: digest.into(),
+                os: String::new(),
+                size_bytes: 0,
+            },
             drift: vec![],
         };
         snapshot.images.insert("debian".parse().unwrap(), image);
@@ -221,23 +266,65 @@ mod tests {
 
     #[test]
     fn the_host_name_follows_the_name_unless_it_is_written() {
-        let mut planned = Container { hostname: Attr::Unknown, ..web() };
+        let mut planned = Container {
+            hostname: Attr::Unknown,
+            ..web()
+        };
         settle(&mut planned, &Container::default());
         assert_eq!(planned.hostname.known().unwrap().text(), "web");
         assert_eq!(planned.id.as_deref(), Some("root@203.0.113.1:22/web"));
-        let written = Container { hostname: Attr::Known("www".parse().unwrap()), ..web() };
+        let written = Container {
+            hostname: Attr::Known("www".parse().unwrap()),
+            ..web()
+        };
         let mut planned = written.clone();
         settle(&mut planned, &written);
-        assert_eq!(planned, Container { id: planned.id.clone(), ..written });
+        assert_eq!(
+            planned,
+            Container {
+                id: planned.id.clone(),
+                ..written
+            }
+        );
     }
 
     #[test]
     fn only_a_running_guest_is_restarted_and_only_by_some_attributes() {
-        let renamed = Container { hostname: Attr::Known("www".parse().unwrap()), ..web() };
+        let renamed = Container {
+            hostname: Attr::Known("www".parse().unwrap()),
+            ..web()
+        };
         assert_eq!(restarts(&web(), &renamed), ["hostname"]);
-        assert!(restarts(&Container { status: "stopped".into(), ..web() }, &renamed).is_empty());
-        assert!(restarts(&web(), &Container { running: false.into(), ..renamed }).is_empty());
-        assert!(restarts(&web(), &Container { memory: Attr::Known("1G".parse().unwrap()), ..web() }).is_empty());
+        assert!(
+            restarts(
+                &Container {
+                    status: "stopped".into(),
+                    ..web()
+                },
+                &renamed
+            )
+            .is_empty()
+        );
+        assert!(
+            restarts(
+                &web(),
+                &Container {
+                    running: false.into(),
+                    ..renamed
+                }
+            )
+            .is_empty()
+        );
+        assert!(
+            restarts(
+                &web(),
+                &Container {
+                    memory: Attr::Known("1G".parse().unwrap()),
+                    ..web()
+                }
+            )
+            .is_empty()
+        );
     }
 
     #[test]
@@ -251,10 +338,20 @@ mod tests {
             ("failed", true, false, false),
             ("stopped", false, false, true),
         ] {
-            let prior = Container { status: status.into(), ..web() };
-            let mut planned = Container { running: running.into(), ..prior.clone() };
+            let prior = Container {
+                status: status.into(),
+                ..web()
+            };
+            let mut planned = Container {
+                running: running.into(),
+                ..prior.clone()
+            };
             settle_status(&prior, &mut planned, restart);
-            assert_eq!(planned.status.is_known(), known, "{status} {running} {restart}");
+            assert_eq!(
+                planned.status.is_known(),
+                known,
+                "{status} {running} {restart}"
+            );
         }
     }
 
@@ -266,20 +363,46 @@ mod tests {
         };
         let there = with_image("sha256:old");
         assert_eq!(check(&web(), &there), Ok(()));
-        let pet = Container { name: Attr::Known("pet".parse().unwrap()), ..web() };
+        let pet = Container {
+            name: Attr::Known("pet".parse().unwrap()),
+            ..web()
+        };
         assert!(check(&pet, &there).unwrap_err().contains("pet is taken"));
-        assert!(check(&web(), &fixture::snapshot()).unwrap_err().contains("Unknown image debian"));
+        assert!(
+            check(&web(), &fixture::snapshot())
+                .unwrap_err()
+                .contains("Unknown image debian")
+        );
         assert!(check_host("root@a:22", &web(), &fixture::snapshot(), |_| true).is_ok());
         let mut old = there;
         old.facts.idmapped_overlay = false;
-        assert!(check(&web(), &old).unwrap_err().contains("storage = \"copy\""));
-        assert_eq!(check(&Container { storage: "copy".into(), ..web() }, &old), Ok(()));
+        assert!(
+            check(&web(), &old)
+                .unwrap_err()
+                .contains("storage = \"copy\"")
+        );
+        assert_eq!(
+            check(
+                &Container {
+                    storage: "copy".into(),
+                    ..web()
+                },
+                &old
+            ),
+            Ok(())
+        );
     }
 
     #[test]
     fn a_protected_container_is_not_destroyed() {
         assert!(destroyable(&web()).is_ok());
-        assert!(destroyable(&Container { delete_protection: true.into(), ..web() }).is_err());
+        assert!(
+            destroyable(&Container {
+                delete_protection: true.into(),
+                ..web()
+            })
+            .is_err()
+        );
     }
 
     #[test]
@@ -293,7 +416,11 @@ mod tests {
             (Attr::Null, 1.into(), true),
         ] {
             let mut diagnostics = Diagnostics::new();
-            let config = Container { root_password_wo: password, root_password_wo_version: version, ..web() };
+            let config = Container {
+                root_password_wo: password,
+                root_password_wo_version: version,
+                ..web()
+            };
             validate(&config, &mut diagnostics);
             assert_eq!(diagnostics.has_errors(), errors);
         }

@@ -1,9 +1,6 @@
 //! The attributes of nspawn_container.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use protocol::{
     name::{HostName, ImageName, MachineName},
@@ -29,9 +26,9 @@ tfplugin::model! {
     pub struct Container {
         /// How the host is reached: `nspawn_host.x`, or an object. A change is made in place, and refused when it leads to a different machine.
         host: Attr<HostReference> => required(),
-        /// Name of the machine on the host. A change replaces the container.
+        /// Name of the machine on the host.
         name: Attr<Parsed<MachineName>> => required().replace(),
-        /// Name of the image to make it from: `nspawn_image.x.name`. A change replaces the container.
+        /// Name of the image to make it from: `nspawn_image.x.name`.
         image: Attr<Parsed<ImageName>> => required().replace(),
         /// Host name inside the guest. Without it, the container's name. A change restarts the guest.
         hostname: Attr<Parsed<HostName>> => optional().computed(),
@@ -41,9 +38,9 @@ tfplugin::model! {
         autostart: Attr<bool> => optional().default(true),
         /// Whether everything that the guest writes to its root is thrown away at every stop. A change restarts the guest.
         ephemeral: Attr<bool> => optional().default(false),
-        /// How the root is made: `overlay` shares the image's tree, `copy` is a tree of its own, for hosts with a kernel before 5.19. A change replaces the container.
+        /// How the root is made: `overlay` shares the image's tree, `copy` is a tree of its own, for hosts with a kernel before 5.19.
         storage: Attr<String> => optional().default("overlay").validate(one_of(&["overlay", "copy"])).replace(),
-        /// Whether the guest has user ids of its own, so that its root is nobody on the host. A change replaces the container.
+        /// Whether the guest has user ids of its own, so that its root is nobody on the host.
         private_users: Attr<bool> => optional().default(true).replace(),
         /// Processor time, in processors: `1.5` is one and a half. Without it, no limit. A change is live.
         cpus: Attr<f64> => optional().validate(processors),
@@ -100,13 +97,20 @@ fn processors(count: &f64) -> Result<(), String> {
     if *count >= 0.01 && *count <= 8192.0 {
         Ok(())
     } else {
-        Err(format!("{count} is not a number of processors between 0.01 and 8192"))
+        Err(format!(
+            "{count} is not a number of processors between 0.01 and 8192"
+        ))
     }
 }
 
 fn lines(texts: &[String]) -> Result<(), String> {
-    match texts.iter().find(|text| text.trim().is_empty() || text.contains(['\n', '\r', '\0'])) {
-        Some(text) => Err(format!("{text:?} is not one line of authorized_keys: write one key an element, and trimspace(…) around file(…)")),
+    match texts
+        .iter()
+        .find(|text| text.trim().is_empty() || text.contains(['\n', '\r', '\0']))
+    {
+        Some(text) => Err(format!(
+            "{text:?} is not one line of authorized_keys: write one key an element, and trimspace(…) around file(…)"
+        )),
         None => Ok(()),
     }
 }
@@ -116,7 +120,11 @@ fn same_size(left: &Parsed<Size>, right: &Parsed<Size>) -> bool {
 }
 
 fn same_addresses(left: &Vec<Parsed<IpAddr>>, right: &Vec<Parsed<IpAddr>>) -> bool {
-    left.len() == right.len() && left.iter().zip(right).all(|(left, right)| left.value() == right.value())
+    left.len() == right.len()
+        && left
+            .iter()
+            .zip(right)
+            .all(|(left, right)| left.value() == right.value())
 }
 
 #[cfg(test)]
@@ -125,7 +133,9 @@ mod tests {
 
     #[test]
     fn values_that_make_no_sense_are_refused() {
-        assert!(processors(&0.5).is_ok() && processors(&0.0).is_err() && processors(&f64::NAN).is_err());
+        assert!(
+            processors(&0.5).is_ok() && processors(&0.0).is_err() && processors(&f64::NAN).is_err()
+        );
         assert!(lines(&["ssh-ed25519 AAAA a".into()]).is_ok());
         assert!(lines(&["a\nb".into()]).is_err() && lines(&[String::new()]).is_err());
     }
@@ -135,6 +145,9 @@ mod tests {
         let size = |text: &str| text.parse::<Parsed<Size>>().unwrap();
         assert!(same_size(&size("2048M"), &size("2G")) && !same_size(&size("2M"), &size("2G")));
         let servers = |text: &str| vec![text.parse::<Parsed<IpAddr>>().unwrap()];
-        assert!(same_addresses(&servers("2001:db8:0::1"), &servers("2001:db8::1")));
+        assert!(same_addresses(
+            &servers("2001:db8:0::1"),
+            &servers("2001:db8::1")
+        ));
     }
 }

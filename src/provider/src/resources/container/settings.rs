@@ -13,13 +13,37 @@ const OWN: [(&str, &str, &str); 13] = [
     ("Exec", "Hostname", "use the attribute hostname"),
     ("Exec", "PrivateUsers", "use the attribute private_users"),
     ("Exec", "ResolvConf", "use the attribute dns_servers"),
-    ("Files", "PrivateUsersOwnership", "use the attribute private_users"),
-    ("Files", "PrivateUsersChown", "use the attribute private_users"),
-    ("Network", "Private", "every container has a network of its own"),
-    ("Network", "VirtualEthernet", "every container has one virtual link to the host's bridge"),
-    ("Network", "Bridge", "use the attribute bridge of nspawn_host"),
+    (
+        "Files",
+        "PrivateUsersOwnership",
+        "use the attribute private_users",
+    ),
+    (
+        "Files",
+        "PrivateUsersChown",
+        "use the attribute private_users",
+    ),
+    (
+        "Network",
+        "Private",
+        "every container has a network of its own",
+    ),
+    (
+        "Network",
+        "VirtualEthernet",
+        "every container has one virtual link to the host's bridge",
+    ),
+    (
+        "Network",
+        "Bridge",
+        "use the attribute bridge of nspawn_host",
+    ),
     ("Network", "Zone", "use the attribute bridge of nspawn_host"),
-    ("Network", "Port", "use an nspawn_public_address: there is no NAT"),
+    (
+        "Network",
+        "Port",
+        "use an nspawn_public_address: there is no NAT",
+    ),
 ];
 
 /// `nspawn_config`
@@ -29,17 +53,30 @@ pub type Settings = BTreeMap<String, BTreeMap<String, Vec<String>>>;
 pub fn settings(settings: &Settings) -> Result<(), String> {
     for (section, keys) in settings {
         if !SECTIONS.contains(&section.as_str()) {
-            return Err(format!("{section:?} is not a section of systemd.nspawn(5): those are {}", SECTIONS.join(", ")));
+            return Err(format!(
+                "{section:?} is not a section of systemd.nspawn(5): those are {}",
+                SECTIONS.join(", ")
+            ));
         }
         for (key, values) in keys {
-            if let Some((.., instead)) = OWN.iter().find(|(own, name, _)| own == section && name == key) {
+            if let Some((.., instead)) = OWN
+                .iter()
+                .find(|(own, name, _)| own == section && name == key)
+            {
                 return Err(format!("{section}.{key} is the provider's own: {instead}"));
             }
             if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-                return Err(format!("{key:?} in section {section} is not a key of systemd.nspawn(5)"));
+                return Err(format!(
+                    "{key:?} in section {section} is not a key of systemd.nspawn(5)"
+                ));
             }
-            if values.iter().any(|value| value.contains(['\n', '\r', '\0'])) {
-                return Err(format!("{section}.{key} has a value with a line break: write one list element a line"));
+            if values
+                .iter()
+                .any(|value| value.contains(['\n', '\r', '\0']))
+            {
+                return Err(format!(
+                    "{section}.{key} has a value with a line break: write one list element a line"
+                ));
             }
         }
     }
@@ -51,12 +88,18 @@ mod tests {
     use super::*;
 
     fn one(section: &str, key: &str, value: &str) -> Settings {
-        BTreeMap::from([(section.into(), BTreeMap::from([(key.into(), vec![value.into()])]))])
+        BTreeMap::from([(
+            section.into(),
+            BTreeMap::from([(key.into(), vec![value.into()])]),
+        )])
     }
 
     #[test]
     fn a_user_may_add_what_the_provider_does_not_set() {
-        assert_eq!(settings(&one("Exec", "Capability", "CAP_NET_ADMIN")), Ok(()));
+        assert_eq!(
+            settings(&one("Exec", "Capability", "CAP_NET_ADMIN")),
+            Ok(())
+        );
         assert_eq!(settings(&one("Files", "Bind", "/srv/data")), Ok(()));
         for (section, key, value, part) in [
             ("Service", "Restart", "always", "not a section"),

@@ -28,9 +28,22 @@ impl Host {
 
     /// Takes them from a target.
     pub fn locate(&mut self, target: &Target) {
-        let HostReference { address, port, user, host_key, bastion } = target.into();
+        let HostReference {
+            address,
+            port,
+            user,
+            host_key,
+            bastion,
+        } = target.into();
         self.id = target.to_string().into();
-        *self = Self { address, port, user, host_key, bastion, ..std::mem::take(self) };
+        *self = Self {
+            address,
+            port,
+            user,
+            host_key,
+            bastion,
+            ..std::mem::take(self)
+        };
     }
 
     /// As the server keeps it. An uplink that the user didn't write is the server's own choice.
@@ -41,14 +54,23 @@ impl Host {
             install_packages: *self.install_packages.require(path!("install_packages"))?,
             nesting: *self.nesting.require(path!("nesting"))?,
             isolation: *self.isolation.require(path!("isolation"))?,
-            rollback_after: self.rollback_after.require(path!("rollback_after"))?.value().clone(),
+            rollback_after: self
+                .rollback_after
+                .require(path!("rollback_after"))?
+                .value()
+                .clone(),
             timeouts: timeouts::to_desired(&self.timeouts),
         })
     }
 
     /// What the server says of itself.
     pub fn observe(&mut self, facts: &Facts, host: &Observed<desired::Host, HostState>) {
-        let Observed { desired, state, drift, .. } = host;
+        let Observed {
+            desired,
+            state,
+            drift,
+            ..
+        } = host;
         self.bridge = Parsed::new(desired.bridge.clone()).into();
         self.uplink = state.uplink.parse().ok().into();
         self.install_packages = desired.install_packages.into();

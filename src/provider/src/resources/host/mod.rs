@@ -31,15 +31,25 @@ pub struct HostResource {
 
 impl Managed for HostResource {
     const PLACE: Place = Place::Own;
-    const LIMITS: Limits =
-        Limits { create: minutes(10), read: minutes(2), update: minutes(5), delete: minutes(5) };
+    const LIMITS: Limits = Limits {
+        create: minutes(10),
+        read: minutes(2),
+        update: minutes(5),
+        delete: minutes(5),
+    };
 
     fn hosts(&self) -> &Arc<Hosts> {
         &self.hosts
     }
 
     fn label(model: &Host) -> String {
-        format!("host {}", model.address.as_deref().unwrap_or("(address not known yet)"))
+        format!(
+            "host {}",
+            model
+                .address
+                .as_deref()
+                .unwrap_or("(address not known yet)")
+        )
     }
 
     fn target(model: &Host) -> Option<Target> {
@@ -93,15 +103,27 @@ impl Resource for HostResource {
         self.adjust(plan)
     }
 
-    async fn create(&self, request: Create<Self>, context: &Context) -> Result<State<Self>, Failed<Self>> {
+    async fn create(
+        &self,
+        request: Create<Self>,
+        context: &Context,
+    ) -> Result<State<Self>, Failed<Self>> {
         lifecycle::create(self, request, context).await
     }
 
-    async fn read(&self, state: State<Self>, context: &Context) -> Result<Option<State<Self>>, Diagnostics> {
+    async fn read(
+        &self,
+        state: State<Self>,
+        context: &Context,
+    ) -> Result<Option<State<Self>>, Diagnostics> {
         lifecycle::read(self, state, context).await
     }
 
-    async fn update(&self, request: Update<Self>, context: &Context) -> Result<State<Self>, Failed<Self>> {
+    async fn update(
+        &self,
+        request: Update<Self>,
+        context: &Context,
+    ) -> Result<State<Self>, Failed<Self>> {
         lifecycle::update(self, request, context).await
     }
 

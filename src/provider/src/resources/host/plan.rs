@@ -8,11 +8,23 @@ use crate::host_reference::{settle_bastion, settle_key};
 
 impl HostResource {
     pub(super) fn adjust(&self, plan: &mut Plan<Self>) -> Result<(), Diagnostics> {
-        settle(&mut plan.planned, &plan.config, plan.private.uplink_configured);
-        let Some(target) = plan.planned.target() else { return Ok(()) };
+        settle(
+            &mut plan.planned,
+            &plan.config,
+            plan.private.uplink_configured,
+        );
+        let Some(target) = plan.planned.target() else {
+            return Ok(());
+        };
         if !plan.is_create() {
-            self.hosts.planned.keep(&target.to_string(), ObjectKey::Host);
-        } else if !self.hosts.planned.create(&target.to_string(), ObjectKey::Host) {
+            self.hosts
+                .planned
+                .keep(&target.to_string(), ObjectKey::Host);
+        } else if !self
+            .hosts
+            .planned
+            .create(&target.to_string(), ObjectKey::Host)
+        {
             return Err(Diagnostics::error_at(
                 path!("address"),
                 format!("Two nspawn_host for {target}"),
@@ -26,7 +38,9 @@ impl HostResource {
 fn settle(planned: &mut Host, config: &Host, uplink_was_configured: bool) {
     settle_key(&mut planned.host_key, &config.host_key);
     settle_bastion(&mut planned.bastion, &config.bastion);
-    planned.id = planned.target().map_or(Attr::Unknown, |target| Attr::Known(target.to_string()));
+    planned.id = planned
+        .target()
+        .map_or(Attr::Unknown, |target| Attr::Known(target.to_string()));
     // An uplink that is no longer configured is the host's choice again.
     if config.uplink.is_null() && uplink_was_configured {
         planned.uplink = Attr::Unknown;
@@ -54,7 +68,10 @@ mod tests {
         let mut known = planned();
         settle(&mut known, &Host::default(), false);
         assert_eq!(known.id.as_deref(), Some("root@203.0.113.1:22"));
-        let mut unknown = Host { address: Attr::Unknown, ..planned() };
+        let mut unknown = Host {
+            address: Attr::Unknown,
+            ..planned()
+        };
         settle(&mut unknown, &Host::default(), false);
         assert!(unknown.id.is_unknown());
     }

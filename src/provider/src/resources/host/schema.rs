@@ -36,7 +36,7 @@ tfplugin::model! {
         host_key: Attr<Parsed<HostKey>> => optional().computed().same_when(same_key),
         /// A host to go through.
         bastion: Attr<BastionReference> => optional(),
-        /// Name of the bridge that the guests stand on; it is made, and has no port to the outside. A change replaces the host.
+        /// Name of the bridge that the guests stand on; it is made, and has no port to the outside.
         bridge: Attr<Parsed<InterfaceName>> => optional().default("br0").replace(),
         /// Interface to the world. Without it, the one of the default route.
         uplink: Attr<Parsed<InterfaceName>> => optional().computed(),

@@ -23,13 +23,22 @@ impl Image {
     fn source(&self) -> Result<ImageSource, Diagnostics> {
         match &self.debootstrap {
             Attr::Known(debootstrap) => debootstrap.desired().map(ImageSource::Debootstrap),
-            _ => self.tarball.require(path!("tarball"))?.desired().map(ImageSource::Tarball),
+            _ => self
+                .tarball
+                .require(path!("tarball"))?
+                .desired()
+                .map(ImageSource::Tarball),
         }
     }
 
     /// What the host says of it.
     pub fn observe(&mut self, image: &Observed<desired::Image, ImageState>) {
-        let Observed { desired, state, drift, .. } = image;
+        let Observed {
+            desired,
+            state,
+            drift,
+            ..
+        } = image;
         self.name = Parsed::new(desired.name.clone()).into();
         (self.debootstrap, self.tarball) = match &desired.source {
             ImageSource::Debootstrap(debootstrap) => (Attr::Known(debootstrap.into()), Attr::Null),
@@ -49,7 +58,10 @@ impl Debootstrap {
         Ok(desired::Debootstrap {
             suite: self.suite.require(path!("debootstrap", "suite"))?.clone(),
             mirror: self.mirror.cloned(),
-            variant: self.variant.require(path!("debootstrap", "variant"))?.clone(),
+            variant: self
+                .variant
+                .require(path!("debootstrap", "variant"))?
+                .clone(),
             include: self.include.cloned(),
             components: self.components.cloned(),
         })
@@ -85,7 +97,11 @@ impl From<&desired::Tarball> for Tarball {
             TarballLocation::Url(url) => (url.as_str().into(), Attr::Null),
             TarballLocation::Path(path) => (Attr::Null, path.as_str().into()),
         };
-        Self { url, path, sha256: tarball.sha256.clone().into() }
+        Self {
+            url,
+            path,
+            sha256: tarball.sha256.clone().into(),
+        }
     }
 }
 
@@ -104,11 +120,21 @@ mod tests {
             include: vec!["dbus".to_owned()].into(),
             components: Attr::Null,
         };
-        let tarball = |url: Attr<String>, path: Attr<String>| Tarball { url, path, sha256: "0a".repeat(32).into() };
+        let tarball = |url: Attr<String>, path: Attr<String>| Tarball {
+            url,
+            path,
+            sha256: "0a".repeat(32).into(),
+        };
         for (debootstrap, tarball) in [
             (Attr::Known(debootstrap), Attr::Null),
-            (Attr::Null, Attr::Known(tarball("https://a/b".to_owned().into(), Attr::Null))),
-            (Attr::Null, Attr::Known(tarball(Attr::Null, "b.tar".to_owned().into()))),
+            (
+                Attr::Null,
+                Attr::Known(tarball("https://a/b".to_owned().into(), Attr::Null)),
+            ),
+            (
+                Attr::Null,
+                Attr::Known(tarball(Attr::Null, "b.tar".to_owned().into())),
+            ),
         ] {
             let image = Image {
                 name: Attr::Known("debian-13".parse().unwrap()),
@@ -120,8 +146,15 @@ mod tests {
             let mut seen = Image::default();
             seen.observe(&Observed {
                 desired: image.desired().unwrap(),
-                owner: Owner { token: token('a'), claimed: true },
-                state: ImageState { digest: "sha256:0".into(), os: "Debian".into(), size_bytes: 7 },
+                owner: Owner {
+                    token: token('a'),
+                    claimed: true,
+                },
+                state: ImageState {
+                    digest: "sha256:0".into(),
+                    os: "Debian".into(),
+                    size_bytes: 7,
+                },
                 drift: vec![],
             });
             let computed = Image {

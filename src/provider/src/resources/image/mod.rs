@@ -33,15 +33,25 @@ pub struct ImageResource {
 
 impl Managed for ImageResource {
     const PLACE: Place = Place::Host;
-    const LIMITS: Limits =
-        Limits { create: minutes(20), read: minutes(2), update: minutes(20), delete: minutes(5) };
+    const LIMITS: Limits = Limits {
+        create: minutes(20),
+        read: minutes(2),
+        update: minutes(20),
+        delete: minutes(5),
+    };
 
     fn hosts(&self) -> &Arc<Hosts> {
         &self.hosts
     }
 
     fn label(model: &Image) -> String {
-        format!("image {}", model.name.known().map_or("(name not known yet)", Parsed::text))
+        format!(
+            "image {}",
+            model
+                .name
+                .known()
+                .map_or("(name not known yet)", Parsed::text)
+        )
     }
 
     fn target(model: &Image) -> Option<Target> {
@@ -53,8 +63,11 @@ impl Managed for ImageResource {
     }
 
     fn import_key(name: Option<&str>) -> Result<ObjectKey, String> {
-        let name = name.ok_or("the image's name is missing: write root@203.0.113.1:22/debian-13")?;
-        name.parse().map(ObjectKey::Image).map_err(|error: InvalidName| error.to_string())
+        let name =
+            name.ok_or("the image's name is missing: write root@203.0.113.1:22/debian-13")?;
+        name.parse()
+            .map(ObjectKey::Image)
+            .map_err(|error: InvalidName| error.to_string())
     }
 
     fn timeouts(model: &Image) -> &Attr<Timeouts> {
@@ -101,15 +114,27 @@ impl Resource for ImageResource {
         self.adjust(plan).await
     }
 
-    async fn create(&self, request: Create<Self>, context: &Context) -> Result<State<Self>, Failed<Self>> {
+    async fn create(
+        &self,
+        request: Create<Self>,
+        context: &Context,
+    ) -> Result<State<Self>, Failed<Self>> {
         lifecycle::create(self, request, context).await
     }
 
-    async fn read(&self, state: State<Self>, context: &Context) -> Result<Option<State<Self>>, Diagnostics> {
+    async fn read(
+        &self,
+        state: State<Self>,
+        context: &Context,
+    ) -> Result<Option<State<Self>>, Diagnostics> {
         lifecycle::read(self, state, context).await
     }
 
-    async fn update(&self, request: Update<Self>, context: &Context) -> Result<State<Self>, Failed<Self>> {
+    async fn update(
+        &self,
+        request: Update<Self>,
+        context: &Context,
+    ) -> Result<State<Self>, Failed<Self>> {
         lifecycle::update(self, request, context).await
     }
 

@@ -35,13 +35,20 @@ pub(super) fn validate(config: &Image, diagnostics: &mut Diagnostics) {
 
 impl ImageResource {
     pub(super) async fn adjust(&self, plan: &mut Plan<Self>) -> Result<(), Diagnostics> {
-        let fresh = plan.prior.as_ref().is_none_or(|prior| !same_tree(prior, &plan.planned));
+        let fresh = plan
+            .prior
+            .as_ref()
+            .is_none_or(|prior| !same_tree(prior, &plan.planned));
         settle(&mut plan.planned, &plan.config, fresh);
-        let moved = plan.prior.as_ref().is_none_or(|prior| prior.tarball != plan.planned.tarball);
+        let moved = plan
+            .prior
+            .as_ref()
+            .is_none_or(|prior| prior.tarball != plan.planned.tarball);
         if moved && let Some(tarball) = plan.planned.tarball.known() {
             check_file(tarball).await?;
         }
-        let (Some(target), Some(key)) = (Self::target(&plan.planned), Self::key(&plan.planned)) else {
+        let (Some(target), Some(key)) = (Self::target(&plan.planned), Self::key(&plan.planned))
+        else {
             return Ok(());
         };
         let host = target.to_string();
@@ -96,12 +103,16 @@ async fn check_file(tarball: &Tarball) -> Result<(), Diagnostics> {
         Ok(found) => Err(Diagnostics::error_at(
             path!("tarball", "sha256"),
             "Wrong SHA-256",
-            format!("tarball.sha256 is {wanted}, but {named} hashes to {found}. If the file is the right one, write sha256 = filesha256({named:?})."),
+            format!(
+                "tarball.sha256 is {wanted}, but {named} hashes to {found}. If the file is the right one, write sha256 = filesha256({named:?})."
+            ),
         )),
         Err(error) => Err(Diagnostics::error_at(
             path!("tarball", "path"),
             "Unreadable tarball",
-            format!("tarball.path: {named} can't be read: {error}. Relative paths begin where terraform runs; \"${{path.module}}/…\" begins beside the configuration."),
+            format!(
+                "tarball.path: {named} can't be read: {error}. Relative paths begin where terraform runs; \"${{path.module}}/…\" begins beside the configuration."
+            ),
         )),
     }
 }
@@ -115,7 +126,11 @@ fn hash(file: &Path) -> io::Result<String> {
             read => hasher.update(&buffer[..read]),
         }
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
 /// The name of the image on its host.
@@ -131,7 +146,11 @@ mod tests {
     use crate::resources::image::schema::Debootstrap;
 
     fn tarball(url: Attr<String>, path: Attr<String>) -> Attr<Tarball> {
-        Attr::Known(Tarball { url, path, sha256: "0".repeat(64).into() })
+        Attr::Known(Tarball {
+            url,
+            path,
+            sha256: "0".repeat(64).into(),
+        })
     }
 
     #[test]
@@ -148,7 +167,14 @@ mod tests {
             (debootstrap(), tarball("https://a".into(), "b".into()), 2),
         ] {
             let mut diagnostics = Diagnostics::new();
-            validate(&Image { debootstrap, tarball, ..Image::default() }, &mut diagnostics);
+            validate(
+                &Image {
+                    debootstrap,
+                    tarball,
+                    ..Image::default()
+                },
+                &mut diagnostics,
+            );
             assert_eq!(diagnostics.iter().count(), errors, "{diagnostics}");
         }
     }
@@ -159,22 +185,43 @@ mod tests {
         file.write_all(b"tar").unwrap();
         let path = file.path().to_str().unwrap().to_owned();
         let right = hash(file.path()).unwrap();
-        let tarball = |sha256: &str, path: &str| Tarball { url: Attr::Null, path: path.into(), sha256: sha256.into() };
+        let tarball = |sha256: &str, path: &str| Tarball {
+            url: Attr::Null,
+            path: path.into(),
+            sha256: sha256.into(),
+        };
         assert!(check_file(&tarball(&right, &path)).await.is_ok());
         let wrong = "0".repeat(64);
-        let error = check_file(&tarball(&wrong, &path)).await.unwrap_err().to_string();
-        assert!(error.contains(&right) && error.contains(&wrong) && error.contains("tarball.sha256"));
-        let error = check_file(&tarball(&right, "/nonexistent/x.tar")).await.unwrap_err().to_string();
+        let error = check_file(&tarball(&wrong, &path))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(&right) && error.contains(&wrong) && error.contains("tarball.sha256")
+        );
+        let error = check_file(&tarball(&right, "/nonexistent/x.tar"))
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("tarball.path"));
     }
 
     #[test]
     fn a_tree_is_the_same_wherever_its_tarball_comes_from() {
-        let image = |tarball| Image { tarball, ..Image::default() };
-        let (url, path) = (tarball("https://a".into(), Attr::Null), tarball(Attr::Null, "a".into()));
+        let image = |tarball| Image {
+            tarball,
+            ..Image::default()
+        };
+        let (url, path) = (
+            tarball("https://a".into(), Attr::Null),
+            tarball(Attr::Null, "a".into()),
+        );
         assert!(same_tree(&image(url.clone()), &image(path)));
         assert!(!same_tree(&image(url.clone()), &image(Attr::Null)));
-        let customized = Image { customize: vec!["true".to_owned()].into(), ..image(url.clone()) };
+        let customized = Image {
+            customize: vec!["true".to_owned()].into(),
+            ..image(url.clone())
+        };
         assert!(!same_tree(&image(url), &customized));
     }
 }

@@ -18,7 +18,7 @@ tfplugin::model! {
     pub struct Image {
         /// How the host is reached: `nspawn_host.x`, or an object. A change is made in place, and refused when it leads to a different machine.
         host: Attr<HostReference> => required(),
-        /// Name of the image on the host, by which containers refer to it. A change replaces the image.
+        /// Name of the image on the host, by which containers refer to it.
         name: Attr<Parsed<ImageName>> => required().replace(),
         /// Build the image with debootstrap(8), on the host. Exactly one of `debootstrap` and `tarball` is needed.
         debootstrap: Attr<Debootstrap> => optional(),
@@ -72,7 +72,9 @@ fn word(text: &str) -> Result<(), String> {
     if text.starts_with(|first: char| first.is_ascii_alphanumeric()) && text.chars().all(plain) {
         Ok(())
     } else {
-        Err(format!("{text:?} is not a plain word of letters, digits, '-', '_', '.', '+', ':' and '/'"))
+        Err(format!(
+            "{text:?} is not a plain word of letters, digits, '-', '_', '.', '+', ':' and '/'"
+        ))
     }
 }
 
@@ -81,11 +83,17 @@ fn words(texts: &[String]) -> Result<(), String> {
 }
 
 fn url(text: &str) -> Result<(), String> {
-    let known = ["http://", "https://", "file:///"].iter().any(|scheme| text.len() > scheme.len() && text.starts_with(scheme));
-    if known && !text.contains(|character: char| character.is_whitespace() || character.is_control()) {
+    let known = ["http://", "https://", "file:///"]
+        .iter()
+        .any(|scheme| text.len() > scheme.len() && text.starts_with(scheme));
+    if known
+        && !text.contains(|character: char| character.is_whitespace() || character.is_control())
+    {
         Ok(())
     } else {
-        Err(format!("{text:?} is not a URL: write one that begins with http://, https:// or file:///"))
+        Err(format!(
+            "{text:?} is not a URL: write one that begins with http://, https:// or file:///"
+        ))
     }
 }
 
@@ -94,7 +102,9 @@ fn sha256(text: &str) -> Result<(), String> {
     if text.len() == 64 && text.bytes().all(digit) {
         Ok(())
     } else {
-        Err(format!("{text:?} is not a SHA-256: write its 64 lower-case hexadecimal digits, as sha256sum or filesha256(…) gives them"))
+        Err(format!(
+            "{text:?} is not a SHA-256: write its 64 lower-case hexadecimal digits, as sha256sum or filesha256(…) gives them"
+        ))
     }
 }
 
@@ -105,7 +115,11 @@ mod tests {
     #[test]
     fn words_urls_and_digests() {
         for (check, good, bad) in [
-            (word as fn(&str) -> Result<(), String>, "trixie", "--foreign"),
+            (
+                word as fn(&str) -> Result<(), String>,
+                "trixie",
+                "--foreign",
+            ),
             (word, "libstdc++6", "a b"),
             (url, "https://deb.debian.org/x.tar.xz", "ftp://a/b"),
             (url, "file:///srv/x.tar", "https://"),

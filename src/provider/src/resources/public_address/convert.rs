@@ -26,7 +26,12 @@ impl PublicAddress {
 
     /// What the host says of it.
     pub fn observe(&mut self, observed: &Observed<Address, AddressState>) {
-        let Observed { desired, state, drift, .. } = observed;
+        let Observed {
+            desired,
+            state,
+            drift,
+            ..
+        } = observed;
         self.address = Parsed::new(desired.address.clone()).into();
         self.container = Parsed::new(desired.container.clone()).into();
         self.proxy = desired.proxy.into();
@@ -57,7 +62,10 @@ mod tests {
 
     #[test]
     fn every_configured_attribute_comes_back_from_the_host() {
-        for (text, uplink) in [("203.0.113.2/32", Attr::Null), ("2001:DB8::1", Attr::Known("eth1".parse().unwrap()))] {
+        for (text, uplink) in [
+            ("203.0.113.2/32", Attr::Null),
+            ("2001:DB8::1", Attr::Known("eth1".parse().unwrap())),
+        ] {
             let address = PublicAddress {
                 address: Attr::Known(text.parse().unwrap()),
                 container: Attr::Known("web".parse().unwrap()),
@@ -68,12 +76,24 @@ mod tests {
             let mut seen = PublicAddress::default();
             seen.observe(&Observed {
                 desired: address.desired().unwrap(),
-                owner: Owner { token: token('a'), claimed: true },
-                state: AddressState { gateway: Some("fe80::1".parse().unwrap()), attached: true },
+                owner: Owner {
+                    token: token('a'),
+                    claimed: true,
+                },
+                state: AddressState {
+                    gateway: Some("fe80::1".parse().unwrap()),
+                    attached: true,
+                },
                 drift: vec![],
             });
             let family = if text.contains(':') { "ipv6" } else { "ipv4" };
-            let computed = PublicAddress { family: family.into(), gateway: "fe80::1".into(), attached: true.into(), drift: vec![].into(), ..address };
+            let computed = PublicAddress {
+                family: family.into(),
+                gateway: "fe80::1".into(),
+                attached: true.into(),
+                drift: vec![].into(),
+                ..address
+            };
             assert_eq!(seen, computed);
         }
     }

@@ -33,15 +33,25 @@ pub struct PublicAddressResource {
 
 impl Managed for PublicAddressResource {
     const PLACE: Place = Place::Host;
-    const LIMITS: Limits =
-        Limits { create: minutes(2), read: minutes(2), update: minutes(2), delete: minutes(2) };
+    const LIMITS: Limits = Limits {
+        create: minutes(2),
+        read: minutes(2),
+        update: minutes(2),
+        delete: minutes(2),
+    };
 
     fn hosts(&self) -> &Arc<Hosts> {
         &self.hosts
     }
 
     fn label(model: &PublicAddress) -> String {
-        format!("address {}", model.address.known().map_or("(not known yet)", Parsed::text))
+        format!(
+            "address {}",
+            model
+                .address
+                .known()
+                .map_or("(not known yet)", Parsed::text)
+        )
     }
 
     fn target(model: &PublicAddress) -> Option<Target> {
@@ -49,7 +59,9 @@ impl Managed for PublicAddressResource {
     }
 
     fn key(model: &PublicAddress) -> Option<ObjectKey> {
-        Some(ObjectKey::Address(model.address.known()?.value().canonical()))
+        Some(ObjectKey::Address(
+            model.address.known()?.value().canonical(),
+        ))
     }
 
     fn import_key(name: Option<&str>) -> Result<ObjectKey, String> {
@@ -94,15 +106,27 @@ impl Resource for PublicAddressResource {
         self.adjust(plan, context)
     }
 
-    async fn create(&self, request: Create<Self>, context: &Context) -> Result<State<Self>, Failed<Self>> {
+    async fn create(
+        &self,
+        request: Create<Self>,
+        context: &Context,
+    ) -> Result<State<Self>, Failed<Self>> {
         lifecycle::create(self, request, context).await
     }
 
-    async fn read(&self, state: State<Self>, context: &Context) -> Result<Option<State<Self>>, Diagnostics> {
+    async fn read(
+        &self,
+        state: State<Self>,
+        context: &Context,
+    ) -> Result<Option<State<Self>>, Diagnostics> {
         lifecycle::read(self, state, context).await
     }
 
-    async fn update(&self, request: Update<Self>, context: &Context) -> Result<State<Self>, Failed<Self>> {
+    async fn update(
+        &self,
+        request: Update<Self>,
+        context: &Context,
+    ) -> Result<State<Self>, Failed<Self>> {
         lifecycle::update(self, request, context).await
     }
 

@@ -2,11 +2,7 @@
 
 use std::net::IpAddr;
 
-use protocol::{
-    address,
-    desired::ObjectKey,
-    observed::Facts,
-};
+use protocol::{address, desired::ObjectKey, observed::Facts};
 use tfplugin::{Attr, Context, Diagnostics, Parsed, Plan, path};
 
 use super::{PublicAddress, PublicAddressResource, convert::family};
@@ -31,19 +27,28 @@ pub(super) fn validate(config: &PublicAddress, diagnostics: &mut Diagnostics) {
 }
 
 impl PublicAddressResource {
-    pub(super) fn adjust(&self, plan: &mut Plan<Self>, context: &Context) -> Result<(), Diagnostics> {
+    pub(super) fn adjust(
+        &self,
+        plan: &mut Plan<Self>,
+        context: &Context,
+    ) -> Result<(), Diagnostics> {
         let mut problems = Diagnostics::new();
         // The address may have become known since validation.
         validate(&plan.planned, &mut problems);
         problems.into_result()?;
+        if let Some(host) = plan.planned.host.known_mut() {
+            host.settle(&plan.config.host);
+        }
         let target = Self::target(&plan.planned);
         let snapshot = target.as_ref().and_then(|target| self.hosts.peek(target));
         let facts = snapshot.as_ref().map(|snapshot| &snapshot.facts);
-        settle(plan.prior.as_ref(), &mut plan.planned, &plan.config, facts);
+        settle(plan.prior.as_ref(), &mut plan.planned, facts);
         if let Some(prior) = &plan.prior {
             warn_of_move(prior, &plan.planned, context);
         }
-        let (Some(target), Some(address)) = (target, plan.planned.address.known().map(Parsed::value)) else {
+        let (Some(target), Some(address)) =
+            (target, plan.planned.address.known().map(Parsed::value))
+        else {
             return Ok(());
         };
         let (host, key) = (target.to_string(), ObjectKey::Address(address.canonical()));
@@ -62,15 +67,7 @@ impl PublicAddressResource {
     }
 }
 
-fn settle(
-    prior: Option<&PublicAddress>,
-    planned: &mut PublicAddress,
-    config: &PublicAddress,
-    facts: Option<&Facts>,
-) {
-    if let Some(host) = planned.host.known_mut() {
-        host.settle(&config.host);
-    }
+fn settle(prior: Option<&PublicAddress>, planned: &mut PublicAddress, facts: Option<&Facts>) {
     let address = planned.address.known().map(Parsed::value);
     planned.id = match (PublicAddressResource::target(planned), address) {
         (Some(target), Some(address)) => object_id(&target, address.canonical()).into(),
@@ -83,7 +80,9 @@ fn settle(
     };
     let gateway = match address.ip() {
         IpAddr::V6(_) => Some(IPV6_GATEWAY.to_owned()),
-        IpAddr::V4(_) => facts.and_then(|facts| facts.ipv4_address).map(|ip| ip.to_string()),
+        IpAddr::V4(_) => facts
+            .and_then(|facts| facts.ipv4_address)
+            .map(|ip| ip.to_string()),
     };
     planned.family = family(address).into();
     if let (true, Some(gateway)) = (prior.is_none(), gateway) {
@@ -95,9 +94,14 @@ fn settle(
 }
 
 fn warn_of_move(prior: &PublicAddress, planned: &PublicAddress, context: &Context) {
-    let (Some(address), Some(from)) = (prior.address.known(), prior.container.known()) else { return };
+    let (Some(address), Some(from)) = (prior.address.known(), prior.container.known()) else {
+        return;
+    };
     if prior.address == planned.address && prior.container != planned.container {
-        let to = planned.container.known().map_or("a container that is not known yet", Parsed::text);
+        let to = planned
+            .container
+            .known()
+            .map_or("a container that is not known yet", Parsed::text);
         context.warn(
             format!("Address {address} moves away from container {from}"),
             format!("It goes to {to} while both run; connections over it to {from} end."),
@@ -112,8 +116,12 @@ fn check_address(
     facts: Option<&Facts>,
 ) -> Result<(), Diagnostics> {
     let reached_at = target.address.parse::<IpAddr>().ok();
-    let own = facts.into_iter().flat_map(|facts| facts.addresses.iter().map(|network| network.addr()));
-    let gateways = facts.into_iter().flat_map(|facts| facts.gateways.iter().copied());
+    let own = facts
+        .into_iter()
+        .flat_map(|facts| facts.addresses.iter().map(|network| network.addr()));
+    let gateways = facts
+        .into_iter()
+        .flat_map(|facts| facts.gateways.iter().copied());
     let peer = facts.and_then(|facts| facts.ssh_peer);
     let endangered = reached_at
         .into_iter()
@@ -123,12 +131,22 @@ fn check_address(
         .chain(peer.map(|ip| (ip, "the address that Terraform reaches the host from")));
     for (ip, what) in endangered {
         if address.network().contains(&ip) {
-            let is = if address.is_single() { "is" } else { "contains" };
-            let which = if address.is_single() { what.to_owned() } else { format!("{ip}, {what}") };
+            let is = if address.is_single() {
+                "is"
+            } else {
+                "contains"
+            };
+            let which = if address.is_single() {
+                what.to_owned()
+            } else {
+                format!("{ip}, {what}")
+            };
             return Err(Diagnostics::error_at(
                 path!("address"),
                 format!("Address {address} can't go to a container"),
-                format!("{address} {is} {which}: {target} could no longer be reached. Use an address that is routed to the host beside its own."),
+                format!(
+                    "{address} {is} {which}: {target} could no longer be reached. Use an address that is routed to the host beside its own."
+                ),
             ));
         }
     }
@@ -161,7 +179,13 @@ mod tests {
             ("2001:db8:1:5::/80", false.into(), false),
         ] {
             let mut diagnostics = Diagnostics::new();
-            validate(&PublicAddress { proxy, ..address(text) }, &mut diagnostics);
+            validate(
+                &PublicAddress {
+                    proxy,
+                    ..address(text)
+                },
+                &mut diagnostics,
+            );
             assert_eq!(diagnostics.has_errors(), errors, "{text}");
         }
     }
@@ -177,7 +201,9 @@ mod tests {
             ("198.51.100.2", "Terraform"),
             ("198.51.100.0/24", "Terraform"),
         ] {
-            let error = check_address(&target, &text.parse().unwrap(), Some(&facts())).unwrap_err().to_string();
+            let error = check_address(&target, &text.parse().unwrap(), Some(&facts()))
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(part), "{error}");
         }
         assert!(check_address(&target, &"203.0.113.2".parse().unwrap(), Some(&facts())).is_ok());
@@ -188,29 +214,58 @@ mod tests {
     #[test]
     fn what_follows_from_the_address_is_in_the_plan() {
         for (text, at_hand, family, gateway, id) in [
-            ("2001:DB8:1::10", false, "ipv6", Some("fe80::1"), "root@203.0.113.1:22/2001:db8:1::10"),
-            ("203.0.113.2/32", true, "ipv4", Some("203.0.113.1"), "root@203.0.113.1:22/203.0.113.2"),
-            ("203.0.113.2", false, "ipv4", None, "root@203.0.113.1:22/203.0.113.2"),
+            (
+                "2001:DB8:1::10",
+                false,
+                "ipv6",
+                Some("fe80::1"),
+                "root@203.0.113.1:22/2001:db8:1::10",
+            ),
+            (
+                "203.0.113.2/32",
+                true,
+                "ipv4",
+                Some("203.0.113.1"),
+                "root@203.0.113.1:22/203.0.113.2",
+            ),
+            (
+                "203.0.113.2",
+                false,
+                "ipv4",
+                None,
+                "root@203.0.113.1:22/203.0.113.2",
+            ),
         ] {
             let (mut planned, facts) = (address(text), facts());
-            settle(None, &mut planned, &address(text), at_hand.then_some(&facts));
+            settle(None, &mut planned, at_hand.then_some(&facts));
             assert_eq!(planned.family.known().map(String::as_str), Some(family));
             assert_eq!(planned.gateway.known().map(String::as_str), gateway);
             assert_eq!(planned.id.known().map(String::as_str), Some(id));
         }
-        let mut unknown = PublicAddress { address: Attr::Unknown, ..address("203.0.113.2") };
-        settle(None, &mut unknown, &PublicAddress::default(), None);
-        assert!(unknown.id.is_unknown() && unknown.family.is_unknown() && unknown.gateway.is_unknown());
+        let mut unknown = PublicAddress {
+            address: Attr::Unknown,
+            ..address("203.0.113.2")
+        };
+        settle(None, &mut unknown, None);
+        assert!(
+            unknown.id.is_unknown() && unknown.family.is_unknown() && unknown.gateway.is_unknown()
+        );
     }
 
     #[test]
     fn whether_it_is_attached_is_open_while_it_moves() {
-        let prior = PublicAddress { attached: true.into(), ..address("203.0.113.2") };
+        let prior = PublicAddress {
+            attached: true.into(),
+            ..address("203.0.113.2")
+        };
         let mut same = prior.clone();
-        settle(Some(&prior), &mut same, &prior, None);
+        settle(Some(&prior), &mut same, None);
         assert!(same.attached.is_known());
-        let mut moved = PublicAddress { container: Attr::Known("other".parse().unwrap()), ..prior.clone() };
-        settle(Some(&prior), &mut moved, &prior, None);
+        let mut moved = PublicAddress {
+            container: Attr::Known("other".parse().unwrap()),
+            ..prior.clone()
+        };
+        settle(Some(&prior), &mut moved, None);
         assert!(moved.attached.is_unknown());
     }
 }

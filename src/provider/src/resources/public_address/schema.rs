@@ -21,7 +21,7 @@ tfplugin::model! {
     pub struct PublicAddress {
         /// How the host is reached: `nspawn_host.x`, or an object. A change is made in place, and refused when it leads to a different machine.
         host: Attr<HostReference> => required(),
-        /// The address (`203.0.113.2`, `2001:db8:1::10`), or a prefix such as `2001:db8:1:5::/80` with `proxy = false`. May be unknown until the apply. A change replaces the resource.
+        /// The address (`203.0.113.2`, `2001:db8:1::10`), or a prefix such as `2001:db8:1:5::/80` with `proxy = false`. May be unknown until the apply.
         address: Attr<Parsed<Address>> => required().same_when(same_address).replace(),
         /// Name of the container that has the address. A change moves it within a second, while both guests run.
         container: Attr<Parsed<MachineName>> => required(),
