@@ -61,12 +61,15 @@ pub fn address(text: &str) -> Result<(), InvalidName> {
 impl HostReference {
     /// Whom that is, once all of it is known.
     pub fn target(&self) -> Option<Target> {
+        if self.host_key.is_unknown() || self.bastion.is_unknown() {
+            return None;
+        }
         Some(Target {
             address: self.address.cloned()?,
             port: port(&self.port)?,
             user: self.user.cloned()?,
-            host_key: optional(&self.host_key)?.map(Parsed::into_value),
-            bastion: match optional(&self.bastion)? {
+            host_key: self.host_key.cloned().map(Parsed::into_value),
+            bastion: match self.bastion.known() {
                 Some(bastion) => Some(bastion.bastion()?),
                 None => None,
             },
@@ -97,11 +100,14 @@ pub fn settle_bastion(planned: &mut Attr<BastionReference>, config: &Attr<Bastio
 
 impl BastionReference {
     fn bastion(&self) -> Option<Bastion> {
+        if self.host_key.is_unknown() {
+            return None;
+        }
         Some(Bastion {
             address: self.address.cloned()?,
             port: port(&self.port)?,
             user: self.user.cloned()?,
-            host_key: optional(&self.host_key)?.map(Parsed::into_value),
+            host_key: self.host_key.cloned().map(Parsed::into_value),
         })
     }
 }
@@ -131,15 +137,6 @@ impl From<&Bastion> for BastionReference {
 
 fn port(port: &Attr<i64>) -> Option<u16> {
     port.known().and_then(|port| u16::try_from(*port).ok())
-}
-
-/// `None` while it is unknown.
-fn optional<T: Clone>(attribute: &Attr<T>) -> Option<Option<T>> {
-    match attribute {
-        Attr::Null => Some(None),
-        Attr::Unknown => None,
-        Attr::Known(value) => Some(Some(value.clone())),
-    }
 }
 
 #[cfg(test)]

@@ -264,7 +264,7 @@ mod tests {
     proptest! {
         #[test]
         fn ids_come_back(user in "[a-z][a-z0-9_-]{0,8}", address in "[a-z0-9.]{1,12}|[0-9a-f]{1,4}::[0-9a-f]{1,4}", port in 1..=u16::MAX, name in "[a-z0-9:.]{1,8}(/[0-9]{1,3})?") {
-            let target = Target { user, port, ..Target::new(address) };
+            let target = Target { port, user, ..Target::new(address) };
             let id: Id = object_id(&target, &name).parse().unwrap();
             prop_assert_eq!(id, Id { target, name: Some(name) });
         }

@@ -52,7 +52,7 @@ pub async fn create<R: Managed>(
         upload: None,
     };
     R::accompany(&mut change, None, &planned, &config);
-    let changed = match resource.hosts().put(change, context).await {
+    let changed = match Box::pin(resource.hosts().put(change, context)).await {
         Ok(changed) => changed,
         Err(error) => {
             let diagnostics = diagnostics(&doing, &error, R::PLACE);
@@ -100,9 +100,7 @@ pub async fn update<R: Managed>(
         upload: None,
     };
     R::accompany(&mut change, Some(&prior), &planned, &config);
-    let changed = resource
-        .hosts()
-        .put(change, context)
+    let changed = Box::pin(resource.hosts().put(change, context))
         .await
         .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
     private.machine_id = Some(changed.machine_id.clone());

@@ -6,7 +6,7 @@ use protocol::{
 };
 use tfplugin::{Attr, Context, Diagnostics, Parsed, Plan, path};
 
-use super::{Container, ContainerResource};
+use super::{Container, ContainerResource, settings::Settings};
 use crate::{id::object_id, resources::Managed as _};
 
 /// Checks what single attributes can't.
@@ -16,6 +16,18 @@ pub(super) fn validate(config: &Container, diagnostics: &mut Diagnostics) {
             path!("root_password_wo_version"),
             "Password and version go together",
             "Set both root_password_wo and root_password_wo_version, or neither: the password is never stored, so that a change of root_password_wo_version tells that it is to be set anew.",
+        );
+    }
+    let own = |settings: &Settings| {
+        settings
+            .get("Exec")
+            .is_some_and(|exec| exec.contains_key("ResolvConf"))
+    };
+    if config.dns_servers.is_set() && config.nspawn_config.known().is_some_and(own) {
+        diagnostics.add_error_at(
+            path!("nspawn_config"),
+            "Two ways to set name servers",
+            "nspawn_config sets Exec.ResolvConf, and dns_servers is set too. Keep one of them.",
         );
     }
 }
@@ -209,10 +221,8 @@ pub(super) fn destroyable(prior: &Container) -> Result<(), Diagnostics> {
     Err(Diagnostics::error_at(
         path!("delete_protection"),
         format!("The {label} is protected"),
-        format!(
-            "Its delete_protection is true, so that it can be neither destroyed nor replaced. Set delete_protection = false and apply that first. \
-                 If it is tainted because its creation failed, run `terraform untaint` before."
-        ),
+        "Its delete_protection is true, so that it can be neither destroyed nor replaced. Set delete_protection = false and apply that first. \
+                 If it is tainted because its creation failed, run `terraform untaint` before.",
     ))
 }
 
@@ -403,6 +413,27 @@ mod tests {
             })
             .is_err()
         );
+    }
+
+    #[test]
+    fn name_servers_are_set_in_one_way() {
+        let settings = Settings::from([(
+            "Exec".into(),
+            [("ResolvConf".into(), vec!["off".into()])].into(),
+        )]);
+        for (servers, errors) in [
+            (Attr::Null, false),
+            (vec!["2001:db8::53".parse().unwrap()].into(), true),
+        ] {
+            let mut diagnostics = Diagnostics::new();
+            let config = Container {
+                dns_servers: servers,
+                nspawn_config: settings.clone().into(),
+                ..web()
+            };
+            validate(&config, &mut diagnostics);
+            assert_eq!(diagnostics.has_errors(), errors);
+        }
     }
 
     #[test]

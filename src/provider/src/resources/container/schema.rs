@@ -43,7 +43,7 @@ tfplugin::model! {
         /// Whether the guest has user ids of its own, so that its root is nobody on the host.
         private_users: Attr<bool> => optional().default(true).replace(),
         /// Processor time, in processors: `1.5` is one and a half. Without it, no limit. A change is live.
-        cpus: Attr<f64> => optional().validate(processors),
+        cpus: Attr<f64> => optional().validate(|count: &f64| processors(*count)),
         /// Memory, such as `512M` or `2G`, in binary units. Without it, no limit. A change is live.
         memory: Attr<Parsed<Size>> => optional().same_when(same_size),
         /// Swap, such as `512M`. Without it, no limit. A change is live.
@@ -59,7 +59,7 @@ tfplugin::model! {
         /// Lines of the guest's /root/.ssh/authorized_keys. Without it, the file is left alone. A change is live.
         ssh_authorized_keys: Attr<Vec<String>> => optional().validate(lines),
         /// IP addresses of the guest's name servers. Without it, systemd-nspawn's own way. A change is live.
-        dns_servers: Attr<Vec<Parsed<IpAddr>>> => optional().same_when(same_addresses),
+        dns_servers: Attr<Vec<Parsed<IpAddr>>> => optional().same_when(|left, right| same_addresses(left, right)),
         /// Whether destroying or replacing the container is refused.
         delete_protection: Attr<bool> => optional().default(false),
         /// Notes of your own; kept on the host.
@@ -93,8 +93,8 @@ tfplugin::model! {
     }
 }
 
-fn processors(count: &f64) -> Result<(), String> {
-    if *count >= 0.01 && *count <= 8192.0 {
+fn processors(count: f64) -> Result<(), String> {
+    if (0.01..=8192.0).contains(&count) {
         Ok(())
     } else {
         Err(format!(
@@ -119,7 +119,7 @@ fn same_size(left: &Parsed<Size>, right: &Parsed<Size>) -> bool {
     left.value().bytes() == right.value().bytes()
 }
 
-fn same_addresses(left: &Vec<Parsed<IpAddr>>, right: &Vec<Parsed<IpAddr>>) -> bool {
+fn same_addresses(left: &[Parsed<IpAddr>], right: &[Parsed<IpAddr>]) -> bool {
     left.len() == right.len()
         && left
             .iter()
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn values_that_make_no_sense_are_refused() {
         assert!(
-            processors(&0.5).is_ok() && processors(&0.0).is_err() && processors(&f64::NAN).is_err()
+            processors(0.5).is_ok() && processors(0.0).is_err() && processors(f64::NAN).is_err()
         );
         assert!(lines(&["ssh-ed25519 AAAA a".into()]).is_ok());
         assert!(lines(&["a\nb".into()]).is_err() && lines(&[String::new()]).is_err());

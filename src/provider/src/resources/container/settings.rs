@@ -8,11 +8,11 @@ const SECTIONS: [&str; 3] = ["Exec", "Files", "Network"];
 /// What the agent writes itself, and which attribute or resource governs it.
 const OWN: [(&str, &str, &str); 13] = [
     ("Exec", "Boot", "a container always boots"),
+    ("Exec", "ProcessTwo", "a container always boots"),
     ("Exec", "Ephemeral", "use the attribute ephemeral"),
     ("Exec", "NotifyReady", "use wait_for.boot"),
     ("Exec", "Hostname", "use the attribute hostname"),
     ("Exec", "PrivateUsers", "use the attribute private_users"),
-    ("Exec", "ResolvConf", "use the attribute dns_servers"),
     (
         "Files",
         "PrivateUsersOwnership",
@@ -72,10 +72,10 @@ pub fn settings(settings: &Settings) -> Result<(), String> {
             }
             if values
                 .iter()
-                .any(|value| value.contains(['\n', '\r', '\0']))
+                .any(|value| value.contains(['\n', '\r', '\0']) || value.ends_with('\\'))
             {
                 return Err(format!(
-                    "{section}.{key} has a value with a line break: write one list element a line"
+                    "{section}.{key} has a value of more than one line: write one list element a line"
                 ));
             }
         }
@@ -106,7 +106,8 @@ mod tests {
             ("Network", "Bridge", "br1", "nspawn_host"),
             ("Exec", "PrivateUsers", "no", "private_users"),
             ("Exec", "A=b\nBoot", "no", "not a key"),
-            ("Exec", "Environment", "A=b\n[Network]", "line break"),
+            ("Exec", "Environment", "A=b\n[Network]", "one line"),
+            ("Exec", "Environment", "A=b\\", "one line"),
         ] {
             let error = settings(&one(section, key, value)).unwrap_err();
             assert!(error.contains(part), "{error}");

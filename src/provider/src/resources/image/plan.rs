@@ -1,6 +1,7 @@
 //! What the plan of an nspawn_image says beside what follows from its attributes.
 
 use std::{
+    fmt::Write as _,
     fs::File,
     io::{self, Read as _},
     path::Path,
@@ -126,11 +127,12 @@ fn hash(file: &Path) -> io::Result<String> {
             read => hasher.update(&buffer[..read]),
         }
     }
-    Ok(hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    let mut digits = String::with_capacity(64);
+    for byte in hasher.finalize() {
+        // Writing to a String can't fail.
+        let _ = write!(digits, "{byte:02x}");
+    }
+    Ok(digits)
 }
 
 /// The name of the image on its host.

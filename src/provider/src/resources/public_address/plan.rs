@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use protocol::{address, desired::ObjectKey, observed::Facts};
 use tfplugin::{Attr, Context, Diagnostics, Parsed, Plan, path};
 
@@ -118,7 +119,7 @@ fn check_address(
     let reached_at = target.address.parse::<IpAddr>().ok();
     let own = facts
         .into_iter()
-        .flat_map(|facts| facts.addresses.iter().map(|network| network.addr()));
+        .flat_map(|facts| facts.addresses.iter().map(IpNet::addr));
     let gateways = facts
         .into_iter()
         .flat_map(|facts| facts.gateways.iter().copied());
