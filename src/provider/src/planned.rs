@@ -1,12 +1,14 @@
-//! What this run plans, over all its resources: finds one object planned twice, and knows what will
-//! be there by the time that another resource needs it.
+//! What this run has read and plans, over all its resources: finds one object planned twice, and
+//! knows what will be there by the time that another resource needs it.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Mutex, PoisonError},
 };
 
 use protocol::desired::ObjectKey;
+
+use crate::resources::Private;
 
 /// The objects that this process has planned, each with its host.
 #[derive(Debug, Default)]
@@ -18,6 +20,7 @@ pub struct Planned {
 struct Objects {
     creates: HashSet<(String, ObjectKey)>,
     all: HashSet<(String, ObjectKey)>,
+    read: HashMap<(String, ObjectKey), Private>,
 }
 
 impl Planned {
@@ -37,6 +40,22 @@ impl Planned {
         objects.all.insert((host.to_owned(), key));
     }
 
+    /// Notes what the state holds of an object beside its attributes.
+    pub fn read(&self, host: &str, key: ObjectKey, private: Private) {
+        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        objects.read.insert((host.to_owned(), key), private);
+    }
+
+    /// What the state holds of an object that is to be created.
+    ///
+    /// Terraform plans the replacement of a tainted object without its private state, and hands what
+    /// that plan says to the destroy of the tainted one, which needs the token.
+    pub fn replaced(&self, host: &str, key: &ObjectKey) -> Private {
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = objects.read.get(&(host.to_owned(), key.clone()));
+        read.cloned().unwrap_or_default()
+    }
+
     /// Whether the object will be there after this run.
     pub fn expects(&self, host: &str, key: &ObjectKey) -> bool {
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
@@ -47,6 +66,18 @@ impl Planned {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_replacement_of_a_tainted_object_knows_its_token() {
+        let (planned, key) = (Planned::default(), ObjectKey::Host);
+        let private = Private {
+            token: Some(crate::fixture::token('a')),
+            ..Private::default()
+        };
+        planned.read("root@a:22", key.clone(), private.clone());
+        assert_eq!(planned.replaced("root@a:22", &key), private);
+        assert_eq!(planned.replaced("root@b:22", &key), Private::default());
+    }
 
     #[test]
     fn the_same_object_twice_on_one_host_is_found() {

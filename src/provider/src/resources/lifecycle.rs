@@ -10,7 +10,7 @@ use protocol::{
     observed::{Object, Owner, Snapshot},
 };
 use tfplugin::{
-    Context, Create, Diagnostics, Failed, Path, State, Update, Value, schema::AttributeType,
+    Context, Create, Diagnostics, Failed, Path, Plan, State, Update, Value, schema::AttributeType,
 };
 
 use super::{Managed, Private};
@@ -119,6 +119,36 @@ pub async fn update<R: Managed>(
     Err(Failed::with_partial(State::new(model, private), diagnostic))
 }
 
+/// Notes what is planned, and where that is. The same object twice is an error.
+pub fn register<R: Managed>(
+    resource: &R,
+    plan: &mut Plan<R>,
+) -> Result<Option<(Target, ObjectKey)>, Diagnostics> {
+    let planned = &resource.hosts().planned;
+    let (Some(target), Some(key)) = (R::target(&plan.planned), R::key(&plan.planned)) else {
+        return Ok(None);
+    };
+    let host = target.to_string();
+    if !plan.is_create() {
+        planned.keep(&host, key.clone());
+        return Ok(Some((target, key)));
+    }
+    if !planned.create(&host, key.clone()) {
+        let label = R::label(&plan.planned);
+        return Err(Diagnostics::error_at(
+            Path::root().then(R::IDENTITY),
+            format!("The {label} twice on {host}"),
+            format!(
+                "Another {} of this configuration has the same {} on the same host. Keep one of them, or change it.",
+                R::NAME,
+                R::IDENTITY
+            ),
+        ));
+    }
+    plan.private = planned.replaced(&host, &key);
+    Ok(Some((target, key)))
+}
+
 /// Looks at the object. None when it is gone or another state's; an error when its host can't be asked.
 pub async fn read<R: Managed>(
     resource: &R,
@@ -148,7 +178,8 @@ pub async fn read<R: Managed>(
         return Ok(None);
     };
     let found = owner_of(&object);
-    if private.token.as_ref() != Some(&found.token) {
+    let token = owner::<R>(&model, &private)?;
+    if token != found.token {
         context.warn(
             format!("The {label} on {target} belongs to another state"),
             "Another Terraform state has made or imported it since. It is gone from this one, as if it had been destroyed; \
@@ -157,11 +188,13 @@ pub async fn read<R: Managed>(
         return Ok(None);
     }
     if !found.claimed {
-        resource.hosts().claim(&target, key, found.token.clone());
+        resource.hosts().claim(&target, key.clone(), token);
     }
     private.machine_id = Some(snapshot.facts.machine_id.clone());
     R::observe(&mut model, &object);
     R::remember(&mut private, &object);
+    let planned = &resource.hosts().planned;
+    planned.read(&target.to_string(), key, private.clone());
     Ok(Some(State::new(model, private)))
 }
 

@@ -43,6 +43,9 @@ pub trait Managed: Resource<Private = Private> {
     /// Where it says how its host is reached.
     const PLACE: Place;
 
+    /// The attribute that tells it from others of its kind on the same host.
+    const IDENTITY: &'static str;
+
     /// How long its operations may take.
     const LIMITS: Limits;
 

@@ -35,6 +35,7 @@ pub struct ContainerResource {
 
 impl Managed for ContainerResource {
     const PLACE: Place = Place::Host;
+    const IDENTITY: &str = "name";
     const LIMITS: Limits = Limits {
         create: minutes(5),
         read: minutes(2),

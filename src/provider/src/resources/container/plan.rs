@@ -7,7 +7,10 @@ use protocol::{
 use tfplugin::{Attr, Context, Diagnostics, Parsed, Plan, path};
 
 use super::{Container, ContainerResource, settings::Settings};
-use crate::{id::object_id, resources::Managed as _};
+use crate::{
+    id::object_id,
+    resources::{Managed as _, lifecycle},
+};
 
 /// Checks what single attributes can't.
 pub(super) fn validate(config: &Container, diagnostics: &mut Diagnostics) {
@@ -58,30 +61,20 @@ impl ContainerResource {
                 );
             }
         }
-        let (Some(target), Some(key)) = (Self::target(&plan.planned), Self::key(&plan.planned))
-        else {
+        let Some((target, _)) = lifecycle::register(self, plan)? else {
             return Ok(());
         };
-        let host = target.to_string();
-        let snapshot = self.hosts.peek(&target);
-        if let Some(prior) = &plan.prior {
-            self.hosts.planned.keep(&host, key);
-            if let Some(snapshot) = snapshot.filter(|_| !plan.is_replace()) {
-                warn_of_newer_image(&label, prior, &snapshot, context);
-            }
+        let Some(snapshot) = self.hosts.peek(&target) else {
             return Ok(());
+        };
+        if plan.is_create() {
+            let host = target.to_string();
+            let expected = |image: &ObjectKey| self.hosts.planned.expects(&host, image);
+            check_host(&host, &plan.planned, &snapshot, expected)?;
+        } else if let Some(prior) = plan.prior.as_ref().filter(|_| !plan.is_replace()) {
+            warn_of_newer_image(&label, prior, &snapshot, context);
         }
-        if !self.hosts.planned.create(&host, key) {
-            return Err(Diagnostics::error_at(
-                path!("name"),
-                format!("Two {label} on {host}"),
-                "Another nspawn_container of this configuration has the same name on the same host. Give one of them another name.",
-            ));
-        }
-        let expected = |image: &ObjectKey| self.hosts.planned.expects(&host, image);
-        snapshot.map_or(Ok(()), |snapshot| {
-            check_host(&host, &plan.planned, &snapshot, expected)
-        })
+        Ok(())
     }
 }
 

@@ -31,6 +31,7 @@ pub struct HostResource {
 
 impl Managed for HostResource {
     const PLACE: Place = Place::Own;
+    const IDENTITY: &str = "address";
     const LIMITS: Limits = Limits {
         create: minutes(10),
         read: minutes(2),

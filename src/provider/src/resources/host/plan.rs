@@ -1,10 +1,12 @@
 //! What the plan of an nspawn_host says beside what follows from its attributes.
 
-use protocol::desired::ObjectKey;
-use tfplugin::{Attr, Diagnostics, Plan, path};
+use tfplugin::{Attr, Diagnostics, Plan};
 
 use super::{Host, HostResource};
-use crate::host_reference::{settle_bastion, settle_key};
+use crate::{
+    host_reference::{settle_bastion, settle_key},
+    resources::lifecycle,
+};
 
 impl HostResource {
     pub(super) fn adjust(&self, plan: &mut Plan<Self>) -> Result<(), Diagnostics> {
@@ -13,25 +15,7 @@ impl HostResource {
             &plan.config,
             plan.private.uplink_configured,
         );
-        let Some(target) = plan.planned.target() else {
-            return Ok(());
-        };
-        if !plan.is_create() {
-            self.hosts
-                .planned
-                .keep(&target.to_string(), ObjectKey::Host);
-        } else if !self
-            .hosts
-            .planned
-            .create(&target.to_string(), ObjectKey::Host)
-        {
-            return Err(Diagnostics::error_at(
-                path!("address"),
-                format!("Two nspawn_host for {target}"),
-                "Another nspawn_host of this configuration has the same address. Keep one of them, and refer to it.",
-            ));
-        }
-        Ok(())
+        lifecycle::register(self, plan).map(|_| ())
     }
 }
 

@@ -33,6 +33,7 @@ pub struct ImageResource {
 
 impl Managed for ImageResource {
     const PLACE: Place = Place::Host;
+    const IDENTITY: &str = "name";
     const LIMITS: Limits = Limits {
         create: minutes(20),
         read: minutes(2),

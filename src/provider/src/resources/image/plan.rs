@@ -12,7 +12,10 @@ use sha2::{Digest as _, Sha256};
 use tfplugin::{Attr, Diagnostics, Plan, path};
 
 use super::{Image, ImageResource, schema::Tarball};
-use crate::{id::object_id, resources::Managed as _};
+use crate::{
+    id::object_id,
+    resources::{Managed as _, lifecycle},
+};
 
 /// Checks what single attributes can't.
 pub(super) fn validate(config: &Image, diagnostics: &mut Diagnostics) {
@@ -48,21 +51,7 @@ impl ImageResource {
         if moved && let Some(tarball) = plan.planned.tarball.known() {
             check_file(tarball).await?;
         }
-        let (Some(target), Some(key)) = (Self::target(&plan.planned), Self::key(&plan.planned))
-        else {
-            return Ok(());
-        };
-        let host = target.to_string();
-        if !plan.is_create() {
-            self.hosts.planned.keep(&host, key);
-        } else if !self.hosts.planned.create(&host, key) {
-            return Err(Diagnostics::error_at(
-                path!("name"),
-                format!("Two {} on {host}", Self::label(&plan.planned)),
-                "Another nspawn_image of this configuration has the same name on the same host. Give one of them another name.",
-            ));
-        }
-        Ok(())
+        lifecycle::register(self, plan).map(|_| ())
     }
 }
 

@@ -33,6 +33,7 @@ pub struct PublicAddressResource {
 
 impl Managed for PublicAddressResource {
     const PLACE: Place = Place::Host;
+    const IDENTITY: &str = "address";
     const LIMITS: Limits = Limits {
         create: minutes(2),
         read: minutes(2),

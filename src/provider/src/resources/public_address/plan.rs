@@ -3,11 +3,15 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use protocol::{address, desired::ObjectKey, observed::Facts};
+use protocol::{address, observed::Facts};
 use tfplugin::{Attr, Context, Diagnostics, Parsed, Plan, path};
 
 use super::{PublicAddress, PublicAddressResource, convert::family};
-use crate::{connection::Target, id::object_id, resources::Managed as _};
+use crate::{
+    connection::Target,
+    id::object_id,
+    resources::{Managed as _, lifecycle},
+};
 
 /// The guests' way out for IPv6, on the bridge of every host.
 const IPV6_GATEWAY: &str = "fe80::1";
@@ -40,35 +44,25 @@ impl PublicAddressResource {
         if let Some(host) = plan.planned.host.known_mut() {
             host.settle(&plan.config.host);
         }
-        let target = Self::target(&plan.planned);
-        let snapshot = target.as_ref().and_then(|target| self.hosts.peek(target));
-        let facts = snapshot.as_ref().map(|snapshot| &snapshot.facts);
-        settle(plan.prior.as_ref(), &mut plan.planned, facts);
+        settle(plan.prior.as_ref(), &mut plan.planned);
         if let Some(prior) = &plan.prior {
             warn_of_move(prior, &plan.planned, context);
         }
-        let (Some(target), Some(address)) =
-            (target, plan.planned.address.known().map(Parsed::value))
-        else {
-            return Ok(());
-        };
-        let (host, key) = (target.to_string(), ObjectKey::Address(address.canonical()));
-        if !plan.is_create() {
-            self.hosts.planned.keep(&host, key);
-            return Ok(());
+        let registered = lifecycle::register(self, plan)?;
+        match (registered, plan.planned.address.known()) {
+            (Some((target, _)), Some(address)) if plan.is_create() => {
+                let snapshot = self.hosts.peek(&target);
+                let facts = snapshot.as_ref().map(|snapshot| &snapshot.facts);
+                check_address(&target, address.value(), facts)
+            }
+            _ => Ok(()),
         }
-        if !self.hosts.planned.create(&host, key) {
-            return Err(Diagnostics::error_at(
-                path!("address"),
-                format!("Address {address} twice on {host}"),
-                "Another nspawn_public_address of this configuration has the same address on the same host. An address belongs to one container.",
-            ));
-        }
-        check_address(&target, address, facts)
     }
 }
 
-fn settle(prior: Option<&PublicAddress>, planned: &mut PublicAddress, facts: Option<&Facts>) {
+/// What follows from the attributes alone. Terraform plans once more in the apply, when no snapshot
+/// may be at hand, and what was known has to stay so: an IPv4 gateway, the host's to say, is unknown.
+fn settle(prior: Option<&PublicAddress>, planned: &mut PublicAddress) {
     let address = planned.address.known().map(Parsed::value);
     planned.id = match (PublicAddressResource::target(planned), address) {
         (Some(target), Some(address)) => object_id(&target, address.canonical()).into(),
@@ -79,15 +73,9 @@ fn settle(prior: Option<&PublicAddress>, planned: &mut PublicAddress, facts: Opt
         planned.gateway = Attr::Unknown;
         return;
     };
-    let gateway = match address.ip() {
-        IpAddr::V6(_) => Some(IPV6_GATEWAY.to_owned()),
-        IpAddr::V4(_) => facts
-            .and_then(|facts| facts.ipv4_address)
-            .map(|ip| ip.to_string()),
-    };
     planned.family = family(address).into();
-    if let (true, Some(gateway)) = (prior.is_none(), gateway) {
-        planned.gateway = gateway.into();
+    if prior.is_none() && address.ip().is_ipv6() {
+        planned.gateway = IPV6_GATEWAY.into();
     }
     if prior.is_some_and(|prior| prior.container != planned.container) {
         planned.attached = Attr::Unknown;
@@ -214,40 +202,31 @@ mod tests {
 
     #[test]
     fn what_follows_from_the_address_is_in_the_plan() {
-        for (text, at_hand, family, gateway, id) in [
+        for (text, family, gateway, id) in [
             (
                 "2001:DB8:1::10",
-                false,
                 "ipv6",
                 Some("fe80::1"),
                 "root@203.0.113.1:22/2001:db8:1::10",
             ),
             (
                 "203.0.113.2/32",
-                true,
-                "ipv4",
-                Some("203.0.113.1"),
-                "root@203.0.113.1:22/203.0.113.2",
-            ),
-            (
-                "203.0.113.2",
-                false,
                 "ipv4",
                 None,
                 "root@203.0.113.1:22/203.0.113.2",
             ),
         ] {
-            let (mut planned, facts) = (address(text), facts());
-            settle(None, &mut planned, at_hand.then_some(&facts));
-            assert_eq!(planned.family.known().map(String::as_str), Some(family));
-            assert_eq!(planned.gateway.known().map(String::as_str), gateway);
-            assert_eq!(planned.id.known().map(String::as_str), Some(id));
+            let mut planned = address(text);
+            settle(None, &mut planned);
+            assert_eq!(planned.family.as_deref(), Some(family));
+            assert_eq!(planned.gateway.as_deref(), gateway);
+            assert_eq!(planned.id.as_deref(), Some(id));
         }
         let mut unknown = PublicAddress {
             address: Attr::Unknown,
             ..address("203.0.113.2")
         };
-        settle(None, &mut unknown, None);
+        settle(None, &mut unknown);
         assert!(
             unknown.id.is_unknown() && unknown.family.is_unknown() && unknown.gateway.is_unknown()
         );
@@ -260,13 +239,13 @@ mod tests {
             ..address("203.0.113.2")
         };
         let mut same = prior.clone();
-        settle(Some(&prior), &mut same, None);
+        settle(Some(&prior), &mut same);
         assert!(same.attached.is_known());
         let mut moved = PublicAddress {
             container: Attr::Known("other".parse().unwrap()),
             ..prior.clone()
         };
-        settle(Some(&prior), &mut moved, None);
+        settle(Some(&prior), &mut moved);
         assert!(moved.attached.is_unknown());
     }
 }
