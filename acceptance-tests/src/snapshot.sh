@@ -44,7 +44,8 @@ systemctl list-units --all --plain --no-legend --no-pager --state=active,failed,
 section files-etc
 tree /etc
 section files-of-systemd
-tree /run/systemd/system; tree /run/systemd/network; tree /run/systemd/nspawn; tree /run/systemd/machines
+# /run/systemd/nspawn is systemd-nspawn's own: empty folders that it makes at its first start and never removes.
+tree /run/systemd/system; tree /run/systemd/network; tree /run/systemd/nspawn -type f; tree /run/systemd/machines
 tree /run/networkd; tree /usr/local; tree /opt; tree /srv; tree /root ! -name .bash_history ! -name .wget-hsts
 section files-lib
 ls -lA /usr/lib/systemd/system /usr/lib/systemd/network /usr/lib/tmpfiles.d /usr/lib/sysctl.d | awk '{ print $1, $3, $4, $5, $9, $10, $11 }' | grep -v '^total'

@@ -143,7 +143,9 @@ impl Terraform {
 
     /// Runs terraform with any arguments to its end, whatever its exit status.
     pub fn run(&self, arguments: &[&str]) -> Result<Output> {
-        run(&mut self.command(arguments), DEADLINE)
+        let mut output = run(&mut self.command(arguments), DEADLINE)?;
+        output.stdout = without_notice(&output.stdout);
+        Ok(output)
     }
 
     /// Starts terraform, to be watched, interrupted and waited for.
@@ -179,6 +181,17 @@ impl Terraform {
             .envs(self.environment.iter().map(|(name, value)| (name, value)));
         terraform
     }
+}
+
+/// Leaves out Terraform's own warning about `dev_overrides`, so that a test sees the provider's.
+fn without_notice(text: &str) -> String {
+    const START: &str = "\nWarning: Provider development overrides are in effect";
+    const END: &str = "releases.\n";
+    let found = text.split_once(START).and_then(|(before, rest)| {
+        let (_, after) = rest.split_once(END)?;
+        Some(format!("{before}{after}"))
+    });
+    found.unwrap_or_else(|| text.to_owned())
 }
 
 /// Puts -no-color where flags have to be: after the subcommand and before resources and ids.

@@ -133,7 +133,7 @@ fn a_full_disk_leaves_nothing_half_made() -> Result<()> {
     let terraform = lab.terraform(&configuration::host(lab.vps1(), ""))?;
     terraform.apply()?;
     lab.vps1()
-        .root("mount -t tmpfs -o size=60M tmpfs /var/lib/nspawn-agent")?;
+        .root("mkdir -p /var/lib/nspawn-agent; mount -t tmpfs -o size=60M tmpfs /var/lib/nspawn-agent")?;
     terraform.configure(
         &(configuration::host(lab.vps1(), "") + &configuration::image(Guest::Debian)?),
     )?;
@@ -194,7 +194,7 @@ fn who_cannot_get_in_is_told_why() -> Result<()> {
     let empty = "  known_hosts_file = \"/dev/null\"\n";
     assert_says(
         &fails(provider(&(key.clone() + empty)) + &host)?,
-        &["known_hosts", &real, "host_key"],
+        &["add this line to /dev/null", &real, "host_key"],
     )?;
 
     // A key that is refused lists what was tried.

@@ -116,8 +116,8 @@ fn a_guest_stops_and_starts_by_running_and_by_the_hosts_own_commands() -> Result
     let terraform = lab.terraform(&text)?;
     terraform.apply()?;
     for script in [
-        "machinectl poweroff web; while systemctl -q is-active systemd-nspawn@web; do :; done; systemctl start systemd-nspawn@web",
-        "machinectl terminate web; while systemctl -q is-active systemd-nspawn@web; do :; done; machinectl start web",
+        "machinectl poweroff web; until systemctl is-active systemd-nspawn@web | grep -qxE 'inactive|failed'; do :; done; systemctl start systemd-nspawn@web",
+        "machinectl terminate web; until systemctl is-active systemd-nspawn@web | grep -qxE 'inactive|failed'; do :; done; machinectl start web",
         "systemctl restart systemd-nspawn@web",
         "machinectl reboot web",
     ] {
@@ -129,7 +129,7 @@ fn a_guest_stops_and_starts_by_running_and_by_the_hosts_own_commands() -> Result
     }
     // After SIGKILL of systemd-nspawn itself the next start has to work, too.
     lab.vps1().root("kill -KILL $(systemctl show --value -p MainPID systemd-nspawn@web); \
-         while systemctl -q is-active systemd-nspawn@web; do :; done; systemctl reset-failed systemd-nspawn@web; systemctl start systemd-nspawn@web")?;
+         until systemctl is-active systemd-nspawn@web | grep -qxE 'inactive|failed'; do :; done; systemctl reset-failed systemd-nspawn@web; systemctl start systemd-nspawn@web")?;
     ensure!(lab.tcp("203.0.113.2", 7777)?.starts_with("web"));
     terraform.assert_plan_is_empty()?;
 

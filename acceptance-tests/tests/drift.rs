@@ -10,7 +10,7 @@ const MEDDLING: [(&str, &str); 9] = [
     ("ip neigh del proxy 203.0.113.2 dev eth0", "proxy"),
     ("sysctl -qw net.ipv4.ip_forward=0", "ip_forward"),
     ("ip link set br0 down", "br0"),
-    ("nft flush ruleset", "filter"),
+    ("nft flush ruleset", "nftables table"),
     (
         "echo '# meddled' >> /etc/systemd/nspawn/web.nspawn",
         "web.nspawn",

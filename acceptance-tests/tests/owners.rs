@@ -35,7 +35,7 @@ fn two_states_share_a_host_and_never_an_object() -> Result<()> {
     ))?;
     let refused = second.apply_fails()?;
     ensure!(
-        refused.contains("web") && refused.contains("import"),
+        refused.contains("web") && refused.contains("terraform import"),
         "{refused}"
     );
     second.configure(&literal(
@@ -43,7 +43,7 @@ fn two_states_share_a_host_and_never_an_object() -> Result<()> {
     ))?;
     let refused = second.apply_fails()?;
     ensure!(
-        refused.contains("203.0.113.2") && refused.contains("import"),
+        refused.contains("203.0.113.2") && refused.contains("terraform import"),
         "{refused}"
     );
     ensure!(lab.tcp("203.0.113.2", 7777)?.starts_with("web"));

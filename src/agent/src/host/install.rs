@@ -202,6 +202,20 @@ pub async fn remove_service(context: &Context) -> Result<(), Failure> {
     Systemd::of_host(context).await?.reload().await
 }
 
+/// Stops machine.slice when nothing is left in it: systemd starts it with the first machine, and
+/// never stops it by itself. systemd.special(7)
+pub async fn stop_empty_slice(context: &Context) -> Result<(), Failure> {
+    const SLICE: &str = "machine.slice";
+    let Ok(entries) = fs::read_dir(Path::new("/sys/fs/cgroup").join(SLICE)) else {
+        return Ok(());
+    };
+    if entries.flatten().any(|entry| entry.path().is_dir()) {
+        return Ok(());
+    }
+    let job = Systemd::of_host(context).await?.stop(SLICE).await?;
+    job.end(time_left(context)).await.map(drop)
+}
+
 /// Lets networkd read its files again, where it runs.
 pub async fn reload_networkd(context: &Context) -> Result<(), Failure> {
     let bus = context.bus().await?;

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     context::Context,
+    image,
     object::Object,
     store::{Inventory, Stored},
     system::{
@@ -273,6 +274,9 @@ pub async fn clear_but_service(context: &Context, stored: &Stored<Host>) -> Resu
     files::remove_file(Path::new(plan::MODULES_FILE))?;
     install::reload_networkd(context).await?;
     pending::disarm(context)?;
+    // What an image that could not be made has left; check_unused() has seen that nobody needs it.
+    image::tree::collect(&Inventory::default())?;
+    install::stop_empty_slice(context).await?;
     files::remove_tree(&context.run_folder.join("network"))?;
     files::remove_empty_folder(Path::new(plan::NETWORKD_FOLDER))
 }
