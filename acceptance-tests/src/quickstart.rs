@@ -19,7 +19,9 @@ const GUESTS: [(&str, &str); 4] = [
 ///
 /// Ctrl-C ends it at any moment; the lab removes itself.
 pub fn show() -> Result<()> {
-    println!("==> Booting a cloud in a box: an operator, a router, a Debian server (the first run builds its disks)");
+    println!(
+        "==> Booting a cloud in a box: an operator, a router, a Debian server (the first run builds its disks)"
+    );
     let started = Instant::now();
     let lab = Lab::start(Hosts::one())?;
     let terraform = prepare(&lab)?;
@@ -36,7 +38,10 @@ pub fn show() -> Result<()> {
     for (name, address) in GUESTS {
         lab.ping(address)?;
         let banner = lab.tcp(address, 7777)?;
-        ensure!(banner.starts_with(name), "{address} answers as {banner:?}, not as {name}");
+        ensure!(
+            banner.starts_with(name),
+            "{address} answers as {banner:?}, not as {name}"
+        );
         println!("    {address:<15} answers ping, and on port 7777: {banner}");
     }
     how_to_look_around(&lab, &terraform);
@@ -50,7 +55,8 @@ pub fn show() -> Result<()> {
 
 fn prepare(lab: &Lab) -> Result<Terraform> {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/quickstart/main.tf");
-    let text = fs::read_to_string(&example).with_context(|| format!("read {}", example.display()))?;
+    let text =
+        fs::read_to_string(&example).with_context(|| format!("read {}", example.display()))?;
     let mut terraform = lab.terraform(&text)?;
     // The example names the provider's source itself.
     fs::remove_file(terraform.folder().join("versions.tf"))?;
@@ -60,7 +66,11 @@ fn prepare(lab: &Lab) -> Result<Terraform> {
 }
 
 fn show_progress(output: &Output) {
-    for line in output.stdout.lines().filter(|line| line.contains(": Creation complete") || line.starts_with("Apply complete")) {
+    for line in output
+        .stdout
+        .lines()
+        .filter(|line| line.contains(": Creation complete") || line.starts_with("Apply complete"))
+    {
         println!("    {line}");
     }
 }
@@ -69,7 +79,10 @@ fn how_to_look_around(lab: &Lab, terraform: &Terraform) {
     let client = lab.client().name();
     println!("==> Look around, in another terminal of this machine (as root):");
     println!("    ip netns exec {client} ping 203.0.113.2");
-    println!("    ip netns exec {client} ssh -F {}/ssh_config vps1      # then: machinectl; ip neigh show proxy; ip route", lab.folder().display());
+    println!(
+        "    ip netns exec {client} ssh -F {}/ssh_config vps1      # then: machinectl; ip neigh show proxy; ip route",
+        lab.folder().display()
+    );
     println!(
         "    TF_CLI_CONFIG_FILE={folder}/terraform.rc TF_VAR_image=/dev/null ip netns exec {client} {program} -chdir={folder} show",
         folder = terraform.folder().display(),
@@ -83,7 +96,9 @@ fn wait_for_enter() -> Result<()> {
     if !rustix::termios::isatty(&stdin) {
         return Ok(());
     }
-    println!("==> Enter destroys everything (terraform destroy), Ctrl-C drops the whole lab at once.");
+    println!(
+        "==> Enter destroys everything (terraform destroy), Ctrl-C drops the whole lab at once."
+    );
     poll(&mut [PollFd::new(&stdin, PollFlags::IN)], None).context("wait for Enter")?;
     stdin.lock().read_exact(&mut [0]).context("read Enter")?;
     Ok(())

@@ -1,7 +1,12 @@
 //! `nspawn_host`: other Debians, other users, other names of the uplink, and what it installs.
 
-use acceptance_tests::{Flavour, Hosts, Lab, Snapshot, User, configuration, images::Guest};
+use std::time::Duration;
+
+use acceptance_tests::{
+    Flavour, Hosts, Lab, Snapshot, User, command::wait_until, configuration, images::Guest,
+};
 use anyhow::{Result, ensure};
+use serde_json::Value;
 
 fn one_guest(lab: &Lab) -> Result<String> {
     Ok(configuration::host(lab.vps1(), "")
@@ -12,7 +17,8 @@ fn one_guest(lab: &Lab) -> Result<String> {
 }
 
 fn comes_and_goes(lab: &Lab) -> Result<()> {
-    let before = Snapshot::take(lab.vps1())?;
+    // The machine-wide sysctls are shared with the labs of other tests.
+    let before = Snapshot::take(lab.vps1())?.without("sysctl-machine");
     let terraform = lab.terraform(&one_guest(lab)?)?;
     terraform.apply()?;
     for address in ["203.0.113.2", "2001:db8:1::2"] {
@@ -21,7 +27,7 @@ fn comes_and_goes(lab: &Lab) -> Result<()> {
     }
     terraform.assert_plan_is_empty()?;
     terraform.destroy()?;
-    let differences = before.differences(&Snapshot::take(lab.vps1())?);
+    let differences = before.differences(&Snapshot::take(lab.vps1())?.without("sysctl-machine"));
     ensure!(
         differences.is_empty(),
         "destroy left the server changed:\n{differences}"
@@ -66,6 +72,145 @@ fn missing_packages_are_installed_or_named() -> Result<()> {
         .vps1()
         .root("find / -xdev -name '*nspawn-agent*' -o -xdev -name '*nspawn_agent*'")?;
     ensure!(left.is_empty(), "something is left:\n{left}");
+    Ok(())
+}
+
+#[test]
+fn a_server_that_still_boots_is_waited_for() -> Result<()> {
+    let lab = Lab::prepare(Hosts::one())?;
+    let terraform = lab.terraform(&configuration::host(lab.vps1(), ""))?;
+    let apply = terraform.start(&["apply", "-auto-approve", "-input=false"])?;
+    wait_until("the apply begins", Duration::from_mins(1), || {
+        ensure!(apply.printed().contains("nspawn_host.vps1: Creating..."));
+        Ok(())
+    })?;
+    lab.vps1().power_on()?;
+    apply.wait(Duration::from_mins(2))?.checked()?;
+    terraform.assert_plan_is_empty()?;
+    terraform.destroy()?;
+    Ok(())
+}
+
+#[test]
+fn another_way_to_the_same_machine_is_an_update_in_place() -> Result<()> {
+    let lab = Lab::start(Hosts::two())?;
+    let text = one_guest(&lab)?;
+    let terraform = lab.terraform(&text)?;
+    terraform.apply()?;
+    let created = lab
+        .vps1()
+        .root("systemctl show --value -p ExecMainStartTimestampMonotonic systemd-nspawn@web")?;
+
+    // Its IPv6 address, and through the other server as a bastion.
+    let bastion = format!(
+        "bastion = {{ address = \"192.0.2.1\", host_key = \"{}\" }}",
+        lab.vps2().host_key()?
+    );
+    let moved = text.replace(
+        "address = \"203.0.113.1\"",
+        &format!("address = \"2001:db8:1::1\"\n  {bastion}"),
+    );
+    terraform.configure(&moved)?;
+    let output = terraform.run(&["apply", "-auto-approve", "-input=false", "-refresh=false"])?;
+    ensure!(
+        output.success() && output.stdout.contains("0 destroyed"),
+        "{}{}",
+        output.stdout,
+        output.stderr
+    );
+    terraform.assert_plan_is_empty()?;
+    let id = terraform.resource("nspawn_container.web")?["id"].clone();
+    ensure!(id == "root@[2001:db8:1::1]:22/web", "{id}");
+    let now = lab
+        .vps1()
+        .root("systemctl show --value -p ExecMainStartTimestampMonotonic systemd-nspawn@web")?;
+    ensure!(now == created, "the guest was restarted");
+
+    // Another machine is not the same host.
+    terraform.configure(&text.replace("203.0.113.1", "192.0.2.1"))?;
+    let refused = terraform.run(&["apply", "-auto-approve", "-input=false", "-refresh=false"])?;
+    ensure!(
+        !refused.success() && refused.stderr.contains("machine"),
+        "{}",
+        refused.stderr
+    );
+    terraform.configure(&moved)?;
+    terraform.destroy()?;
+    Ok(())
+}
+
+#[test]
+fn nesting_and_isolation_are_switched_live_and_taken_back() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let guest = configuration::image(Guest::Debian)? + &configuration::container("web", "");
+    let host = |more: &str| configuration::host(lab.vps1(), more) + &guest;
+    let terraform = lab.terraform(&host("  nesting = true\n  isolation = false"))?;
+    terraform.apply()?;
+    ensure!(
+        lab.vps1().root("nft list tables")?.trim().is_empty(),
+        "the filter is there"
+    );
+    ensure!(
+        lab.vps1()
+            .root("cat /etc/sysctl.d/90-nspawn-agent.conf")?
+            .contains("vm.overcommit_memory")
+    );
+    terraform.assert_plan_is_empty()?;
+    terraform.configure(&host(""))?;
+    terraform.apply()?;
+    ensure!(
+        lab.vps1()
+            .root("nft list tables")?
+            .contains("bridge nspawn_agent")
+    );
+    ensure!(
+        !lab.vps1()
+            .root("cat /etc/sysctl.d/90-nspawn-agent.conf")?
+            .contains("vm.overcommit_memory")
+    );
+    ensure!(lab.vps1().guest("web", "echo alive")?.trim() == "alive");
+    terraform.assert_plan_is_empty()?;
+    terraform.destroy()?;
+    Ok(())
+}
+
+#[test]
+fn every_attribute_has_a_description() -> Result<()> {
+    fn undescribed(path: &str, attributes: &Value, found: &mut Vec<String>) {
+        for (name, attribute) in attributes.as_object().into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            if attribute["description"].as_str().unwrap_or_default().len() < 10 {
+                found.push(path.clone());
+            }
+            undescribed(&path, &attribute["nested_type"]["attributes"], found);
+        }
+    }
+    let lab = Lab::prepare(Hosts(Vec::new()))?;
+    let terraform = lab.terraform("")?;
+    let text = terraform
+        .run(&["providers", "schema", "-json"])?
+        .checked()?;
+    let schema: Value = serde_json::from_str(&text)?;
+    let provider = &schema["provider_schemas"]
+        .as_object()
+        .and_then(|all| all.values().next())
+        .cloned()
+        .unwrap_or_default();
+    let mut found = Vec::new();
+    undescribed(
+        "provider",
+        &provider["provider"]["block"]["attributes"],
+        &mut found,
+    );
+    let resources = provider["resource_schemas"]
+        .as_object()
+        .cloned()
+        .unwrap_or_default();
+    ensure!(resources.len() == 4, "{:?}", resources.keys());
+    for (name, resource) in &resources {
+        undescribed(name, &resource["block"]["attributes"], &mut found);
+    }
+    ensure!(found.is_empty(), "without a description: {found:?}");
     Ok(())
 }
 

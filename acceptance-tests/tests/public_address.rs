@@ -222,3 +222,20 @@ fn honest_traffic_between_guests_loses_nothing() -> Result<()> {
     terraform.destroy()?;
     Ok(())
 }
+
+#[test]
+fn an_address_may_be_unknown_in_the_plan() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    // As hcloud_floating_ip.x.ip_address is: known only after something else was made.
+    let bought = "resource \"terraform_data\" \"floating\" {\n  input = \"203.0.113.90\"\n}\n";
+    let address = configuration::address("bought", "X", "blue")
+        .replace("\"X\"", "terraform_data.floating.output");
+    let terraform = lab.terraform(&(two_guests(&lab, Guest::Debian)? + bought + &address))?;
+    let plan = terraform.plan()?;
+    ensure!(plan.contains("address   = (known after apply)"), "{plan}");
+    terraform.apply()?;
+    ensure!(lab.tcp("203.0.113.90", 7777)?.starts_with("blue"));
+    terraform.assert_plan_is_empty()?;
+    terraform.destroy()?;
+    Ok(())
+}
