@@ -1,7 +1,9 @@
 //! Ids and import strings: `root@203.0.113.1:22`, `root@[2001:db8::1]:22/203.0.113.2`,
 //! `root@203.0.113.1:22/web?host_key=SHA256:…&bastion=jump@198.51.100.9:22`.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, iter, str::FromStr};
+
+use protocol::desired::ObjectKey;
 
 use crate::connection::{
     Bastion, HostKey, Target,
@@ -50,6 +52,35 @@ pub struct Id {
 /// The id of a named object of a host.
 pub fn object_id(target: &Target, name: impl fmt::Display) -> String {
     format!("{target}/{name}")
+}
+
+/// What `terraform import` takes for an object of a host, with all that is needed to reach it.
+pub fn import_id(target: &Target, key: &ObjectKey) -> String {
+    let mut id = match key {
+        ObjectKey::Host => target.to_string(),
+        ObjectKey::Image(name) => object_id(target, name),
+        ObjectKey::Container(name) => object_id(target, name),
+        ObjectKey::Address(address) => object_id(target, address),
+    };
+    let bastion = target.bastion.as_ref();
+    let options = [
+        (
+            "host_key",
+            target.host_key.as_ref().map(HostKey::fingerprint),
+        ),
+        ("bastion", bastion.map(ToString::to_string)),
+        (
+            "bastion_host_key",
+            bastion.and_then(|bastion| bastion.host_key.as_ref().map(HostKey::fingerprint)),
+        ),
+    ];
+    let options = options
+        .into_iter()
+        .filter_map(|(option, value)| value.map(|value| (option, value)));
+    for ((option, value), separator) in options.zip(iter::once('?').chain(iter::repeat('&'))) {
+        id = format!("{id}{separator}{option}={value}");
+    }
+    id
 }
 
 impl FromStr for Id {
@@ -236,6 +267,22 @@ mod tests {
         let line =
             "ssh-ed25519%20AAAAC3NzaC1lZDI1NTE5AAAAIPmFIqQZmPJWF4yVjBXlGG1kHIzVtQXGo0RZ5HnLYAnQ";
         assert!(format!("h?host_key={line}").parse::<Id>().is_ok());
+    }
+
+    #[test]
+    fn what_is_advised_for_an_import_can_be_imported() {
+        let key = ObjectKey::Container("web".parse().unwrap());
+        for text in [
+            "root@203.0.113.1:22/web".to_owned(),
+            format!("root@203.0.113.1:22/web?host_key={FINGERPRINT}"),
+            format!(
+                "root@203.0.113.1:22/web?bastion=jump@[2001:db8::9]:23&bastion_host_key={FINGERPRINT}"
+            ),
+        ] {
+            let id: Id = text.parse().unwrap();
+            assert_eq!(import_id(&id.target, &key), text);
+        }
+        assert_eq!(import_id(&Target::new("a"), &ObjectKey::Host), "root@a:22");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Create, read, update, delete and import, the same for every object of a host.
+//! Create, read, update and delete, the same for every object of a host.
 
 use std::collections::BTreeMap;
 
@@ -13,12 +13,11 @@ use tfplugin::{
     Context, Create, Diagnostics, Failed, Path, Plan, State, Update, Value, schema::AttributeType,
 };
 
-use super::{Managed, Private};
+use super::{Managed, Private, import::with_import};
 use crate::{
     connection::{CallError, ConnectionErrorKind, Target},
     failure::{Place, diagnostics, failure_diagnostic},
     hosts::{Change, Changed, same_machine},
-    id::{Id, InvalidId},
     random,
 };
 
@@ -40,6 +39,7 @@ pub async fn create<R: Managed>(
         session: Some(resource.hosts().session().clone()),
         ..Private::default()
     };
+    let key = required_key::<R>(&planned)?;
     let mut change = Change {
         target: target.clone(),
         machine_id: None,
@@ -55,6 +55,7 @@ pub async fn create<R: Managed>(
     let changed = match Box::pin(resource.hosts().put(change, context)).await {
         Ok(changed) => changed,
         Err(error) => {
+            let error = with_import(resource, error, &target, &key).await;
             let diagnostics = diagnostics(&doing, &error, R::PLACE);
             return Err(if may_have_been_made(&error) {
                 Failed::with_partial(State::new(planned, private), diagnostics)
@@ -230,45 +231,6 @@ pub async fn delete<R: Managed>(
     })
 }
 
-/// Finds the object by its id and takes it over.
-pub async fn import<R: Managed>(resource: &R, id: &str) -> Result<State<R>, Diagnostics> {
-    let doing = format!("Importing {} {id}", R::NAME);
-    let refused = |reason: String| Diagnostics::error(doing.clone(), format!("{reason}."));
-    let Id { target, name } = id
-        .parse()
-        .map_err(|error: InvalidId| refused(error.to_string()))?;
-    let key = R::import_key(name.as_deref()).map_err(refused)?;
-    let failed = |error: CallError| diagnostics(&doing, &error, R::PLACE);
-    let snapshot = resource
-        .hosts()
-        .snapshot(&target, R::LIMITS.read)
-        .await
-        .map_err(failed)?;
-    let Some(object) = find(&snapshot, &key) else {
-        return Err(refused(format!(
-            "{target} has no such object. {}",
-            what_is_there(&snapshot, &key)
-        )));
-    };
-    let token = random::owner_token().map_err(|error| refused(error.to_string()))?;
-    resource
-        .hosts()
-        .take_over(&target, key.clone(), token.clone())
-        .await
-        .map_err(failed)?;
-    let mut private = Private {
-        token: Some(token),
-        session: Some(resource.hosts().session().clone()),
-        machine_id: Some(snapshot.facts.machine_id.clone()),
-        ..Private::default()
-    };
-    let mut model = R::Model::default();
-    R::locate(&mut model, &target, &key);
-    R::observe(&mut model, &object);
-    R::remember(&mut private, &object);
-    Ok(State::new(model, private))
-}
-
 /// What was planned, with all that was unknown filled in from what is there.
 fn settled<R: Managed>(
     planned: &R::Model,
@@ -348,27 +310,8 @@ pub fn find(snapshot: &Snapshot, key: &ObjectKey) -> Option<Object> {
     }
 }
 
-/// What an import could have meant.
-fn what_is_there(snapshot: &Snapshot, key: &ObjectKey) -> String {
-    fn list<T: ToString>(what: &str, names: impl Iterator<Item = T>) -> String {
-        let names: Vec<_> = names.map(|name| name.to_string()).collect();
-        if names.is_empty() {
-            format!("It has no {what} that this provider made")
-        } else {
-            format!("Its {what}: {}", names.join(", "))
-        }
-    }
-    match key {
-        ObjectKey::Host => {
-            "It has not been set up by this provider: create an nspawn_host".to_owned()
-        }
-        ObjectKey::Image(_) => list("images", snapshot.images.keys()),
-        ObjectKey::Container(_) => list("containers", snapshot.containers.keys()),
-        ObjectKey::Address(_) => list("addresses", snapshot.addresses.keys()),
-    }
-}
-
-fn owner_of(object: &Object) -> &Owner {
+/// Whose an object is.
+pub fn owner_of(object: &Object) -> &Owner {
     match object {
         Object::Host(_, host) => &host.owner,
         Object::Image(image) => &image.owner,

@@ -1,9 +1,10 @@
 //! The resources, a folder each: schema, conversion, planning. What they have in common, the way
-//! from a plan to a change on a host and back into the state, is in [`lifecycle`].
+//! from a plan to a change on a host and back into the state, is in [`lifecycle`] and [`import`].
 
 pub mod container;
 pub mod host;
 pub mod image;
+pub mod import;
 pub mod lifecycle;
 pub mod public_address;
 

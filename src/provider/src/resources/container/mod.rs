@@ -17,7 +17,7 @@ use tfplugin::{Attr, Context, Create, Diagnostics, Failed, Parsed, Plan, Resourc
 
 pub use schema::{Container, WaitFor};
 
-use super::{Managed, Private, lifecycle};
+use super::{Managed, Private, import, lifecycle};
 use crate::{
     connection::Target,
     failure::Place,
@@ -161,6 +161,6 @@ impl Resource for ContainerResource {
     }
 
     async fn import(&self, id: &str, _: &Context) -> Result<State<Self>, Diagnostics> {
-        lifecycle::import(self, id).await
+        import::import(self, id).await
     }
 }

@@ -14,7 +14,7 @@ use tfplugin::{Attr, Context, Create, Diagnostics, Failed, Plan, Resource, State
 
 pub use schema::Host;
 
-use super::{Managed, Private, lifecycle};
+use super::{Managed, Private, import, lifecycle};
 use crate::{
     connection::Target,
     failure::Place,
@@ -133,6 +133,6 @@ impl Resource for HostResource {
     }
 
     async fn import(&self, id: &str, _: &Context) -> Result<State<Self>, Diagnostics> {
-        lifecycle::import(self, id).await
+        import::import(self, id).await
     }
 }

@@ -15,7 +15,7 @@ use tfplugin::{Attr, Context, Create, Diagnostics, Failed, Parsed, Plan, Resourc
 
 pub use schema::Image;
 
-use super::{Managed, Private, lifecycle};
+use super::{Managed, Private, import, lifecycle};
 use crate::{
     connection::Target,
     failure::Place,
@@ -144,6 +144,6 @@ impl Resource for ImageResource {
     }
 
     async fn import(&self, id: &str, _: &Context) -> Result<State<Self>, Diagnostics> {
-        lifecycle::import(self, id).await
+        import::import(self, id).await
     }
 }

@@ -15,7 +15,7 @@ use tfplugin::{Attr, Context, Create, Diagnostics, Failed, Parsed, Plan, Resourc
 
 pub use schema::PublicAddress;
 
-use super::{Managed, Private, lifecycle};
+use super::{Managed, Private, import, lifecycle};
 use crate::{
     connection::Target,
     failure::Place,
@@ -136,6 +136,6 @@ impl Resource for PublicAddressResource {
     }
 
     async fn import(&self, id: &str, _: &Context) -> Result<State<Self>, Diagnostics> {
-        lifecycle::import(self, id).await
+        import::import(self, id).await
     }
 }

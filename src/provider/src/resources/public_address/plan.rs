@@ -115,7 +115,7 @@ fn check_address(
     let endangered = reached_at
         .into_iter()
         .chain(own)
-        .map(|ip| (ip, "an address of the host itself"))
+        .map(|ip| (ip, "one of the host's own addresses"))
         .chain(gateways.map(|ip| (ip, "the host's gateway")))
         .chain(peer.map(|ip| (ip, "the address that Terraform reaches the host from")));
     for (ip, what) in endangered {
@@ -183,9 +183,9 @@ mod tests {
     fn what_would_cut_off_the_host_is_refused() {
         let target = Target::new("203.0.113.1");
         for (text, part) in [
-            ("203.0.113.1", "host itself"),
-            ("2001:db8:1::1", "host itself"),
-            ("2001:db8:1::/64", "host itself"),
+            ("203.0.113.1", "host's own"),
+            ("2001:db8:1::1", "host's own"),
+            ("2001:db8:1::/64", "host's own"),
             ("172.31.1.1", "gateway"),
             ("198.51.100.2", "Terraform"),
             ("198.51.100.0/24", "Terraform"),
