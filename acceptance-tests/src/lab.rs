@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::{
     command::{Output, check, command, run, wait_until},
@@ -204,6 +204,16 @@ impl Lab {
                     .banner(SocketAddr::new(address, port), Duration::from_secs(2))
             },
         )
+    }
+
+    /// Waits until the guest of this name answers on its port 7777; another one, or one that is just ending, won't do.
+    pub fn answers_as(&self, address: &str, name: &str) -> Result<()> {
+        let what = format!("{address} answers as {name}");
+        wait_until(&what, Duration::from_secs(10), || {
+            let banner = self.tcp(address, 7777)?;
+            ensure!(banner.split(' ').next() == Some(name), "it says {banner:?}");
+            Ok(())
+        })
     }
 
     /// Asserts that an address answers a ping from the operator's machine.

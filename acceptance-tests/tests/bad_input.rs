@@ -37,7 +37,7 @@ fn what_can_be_known_from_the_text_fails_in_the_plan() -> Result<()> {
             &["address", "203.0.113.2", "twice"],
         ),
         (configuration::address("a", "203.0.113.1", "web"), &["address", "203.0.113.1", "host's own"]),
-        (configuration::container("-web", "").replace("\"nspawn_container\" \"-web\"", "\"nspawn_container\" \"web\""), &["name", "-web"]),
+        ((image.clone() + &configuration::container("-web", "")).replace("\"nspawn_container\" \"-web\"", "\"nspawn_container\" \"web\""), &["name", "-web"]),
         (image.clone() + &container("  memory = \"12 potatoes\""), &["memory", "12 potatoes", "512M"]),
         (image.clone() + &container("  storage = \"zfs\""), &["storage", "overlay", "copy"]),
         (image.clone() + &container("  wait_for = { timeout = \"soon\" }"), &["timeout", "soon"]),
@@ -139,7 +139,7 @@ fn a_full_disk_leaves_nothing_half_made() -> Result<()> {
     terraform.configure(
         &(configuration::host(lab.vps1(), "") + &configuration::image(Guest::Debian)?),
     )?;
-    assert_says(&terraform.apply_fails()?, &["debian", "No space left"])?;
+    assert_says(&terraform.apply_fails()?, &["debian", "disk is full"])?;
     let left = lab
         .vps1()
         .root("find /var/lib/nspawn-agent -type f | head -n 5")?;

@@ -64,10 +64,7 @@ fn the_quickstart() -> Result<()> {
         ("203.0.113.3", "beta"),
         ("2001:db8:1::3", "beta"),
     ] {
-        ensure!(
-            lab.tcp(address, 7777)?.starts_with(name),
-            "{address} is not {name}"
-        );
+        lab.answers_as(address, name)?;
     }
     terraform.assert_plan_is_empty()?;
     terraform.destroy()?;

@@ -46,10 +46,7 @@ fn interrupted_by(signal: Signal, marks: &[&str]) -> Result<()> {
     }
     terraform.apply()?;
     for number in 2..8 {
-        ensure!(
-            lab.tcp(&format!("203.0.113.{number}"), 7777)?
-                .starts_with(&format!("guest{number}"))
-        );
+        lab.answers_as(&format!("203.0.113.{number}"), &format!("guest{number}"))?;
     }
     terraform.assert_plan_is_empty()?;
     terraform.destroy()?;

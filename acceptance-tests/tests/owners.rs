@@ -46,7 +46,7 @@ fn two_states_share_a_host_and_never_an_object() -> Result<()> {
         refused.contains("203.0.113.2") && refused.contains("terraform import"),
         "{refused}"
     );
-    ensure!(lab.tcp("203.0.113.2", 7777)?.starts_with("web"));
+    lab.answers_as("203.0.113.2", "web")?;
 
     // An import takes over: the first state no longer has it.
     second.configure(&literal(

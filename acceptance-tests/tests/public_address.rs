@@ -94,7 +94,7 @@ fn an_address_waits_for_its_container_and_survives_its_replacement() -> Result<(
 
     terraform.configure(&(base.clone() + &address + &configuration::container("late", "")))?;
     terraform.apply()?;
-    ensure!(lab.tcp("203.0.113.60", 7777)?.starts_with("late"));
+    lab.answers_as("203.0.113.60", "late")?;
     terraform.assert_plan_is_empty()?;
 
     // Another storage replaces the container; the address stays and answers from the new one.
@@ -107,7 +107,7 @@ fn an_address_waits_for_its_container_and_survives_its_replacement() -> Result<(
         "{plan}"
     );
     terraform.apply()?;
-    ensure!(lab.tcp("203.0.113.60", 7777)?.starts_with("late"));
+    lab.answers_as("203.0.113.60", "late")?;
     terraform.assert_plan_is_empty()?;
     terraform.destroy()?;
     Ok(())
@@ -234,7 +234,7 @@ fn an_address_may_be_unknown_in_the_plan() -> Result<()> {
     let plan = terraform.plan()?;
     ensure!(plan.contains("address   = (known after apply)"), "{plan}");
     terraform.apply()?;
-    ensure!(lab.tcp("203.0.113.90", 7777)?.starts_with("blue"));
+    lab.answers_as("203.0.113.90", "blue")?;
     terraform.assert_plan_is_empty()?;
     terraform.destroy()?;
     Ok(())
