@@ -154,7 +154,10 @@ pub enum Storage {
 }
 
 /// `nspawn_container`
-#[allow(clippy::struct_excessive_bools, reason = "each is an attribute of its own")]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is an attribute of its own"
+)]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Container {
     /// The machine's name.
