@@ -72,8 +72,9 @@ pub async fn with_import<R: Managed>(
         return failure.into();
     }
     let (name, id) = (R::NAME, import_id(target, key));
+    // Terraform wraps no line that begins with a space, so that the command can be copied.
     let help = format!(
-        "To manage it from this state instead of the other, take it over: terraform import {name}.NAME '{id}'"
+        "To manage it from this state instead of the other, take it over:\n\n  terraform import {name}.NAME '{id}'"
     );
     failure.help(help).into()
 }
