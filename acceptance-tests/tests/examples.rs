@@ -2,7 +2,9 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use acceptance_tests::{Hosts, Lab, Terraform, command::wait_until, images::Guest};
+use acceptance_tests::{
+    Hosts, Lab, Terraform, command::wait_until, images::Guest, namespace::Namespace,
+};
 use anyhow::{Context, Result, ensure};
 
 fn example(path: &str) -> Result<String> {
@@ -98,6 +100,71 @@ fn three_guests_on_two_hosts_form_an_etcd_cluster() -> Result<()> {
     )?;
     ensure!(read.trim() == "green", "the third member says {read:?}");
     terraform.assert_plan_is_empty()?;
+    terraform.destroy()?;
+    Ok(())
+}
+
+/// The account is stood in for (src/bin/account.rs): its "server" is one of the lab's. All else is the example as it stands.
+#[test]
+fn hetzner_without_an_account() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let text = example("hetzner/main.tf")?;
+    let mirrored = text.replace(
+        "suite   = ",
+        &format!("mirror  = \"{}\"\n    suite   = ", lab.mirror_url()),
+    );
+    ensure!(mirrored != text, "the example has no debootstrap any more");
+    let mut terraform = prepare(&lab, &mirrored, Guest::Debian, "unused")?;
+    let account = lab.folder().join("account");
+    fs::create_dir(&account)?;
+    for name in ["hcloud", "tls"] {
+        fs::copy(
+            env!("CARGO_BIN_EXE_account"),
+            account.join(format!("terraform-provider-{name}")),
+        )?;
+    }
+    let overrides = format!(
+        "dev_overrides {{\n \"hetznercloud/hcloud\" = \"{folder}\"\n \"hashicorp/tls\" = \"{folder}\"",
+        folder = account.display()
+    );
+    let settings = fs::read_to_string(terraform.folder().join("terraform.rc"))?;
+    terraform.write(
+        "terraform.rc",
+        &settings.replace("dev_overrides {", &overrides),
+    )?;
+    let network = "2001:db8:1:40::/64";
+    for (name, value) in [
+        ("ACCOUNT_SERVER", "203.0.113.1"),
+        ("ACCOUNT_HOST_KEY", &lab.vps1().host_key()?),
+        ("ACCOUNT_IPV4", "203.0.113.40"),
+        ("ACCOUNT_IPV6_NETWORK", network),
+        // The host's key comes from the graph alone.
+        ("NSPAWN_SSH_KNOWN_HOSTS_FILE", "/dev/null"),
+        (
+            "TF_VAR_ssh_public_key",
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEJ1dCB0aGlzIGlzIG5vdCBhIGtleSBhdCBhbGwu me",
+        ),
+    ] {
+        terraform.set_environment(name, value);
+    }
+    // The cloud routes a floating IPv6 network to the server.
+    Namespace::named(&format!("lab-{}-router", lab.id()))
+        .ip(&format!("-6 route add {network} via 2001:db8:1::1"))?;
+
+    terraform.plan()?;
+    terraform.apply()?;
+    for address in ["203.0.113.40", "2001:db8:1:40::1"] {
+        lab.ping(address)?;
+    }
+    terraform.assert_plan_is_empty()?;
+    terraform.set_environment("TF_VAR_live", "green");
+    terraform.apply()?;
+    let attached = lab.vps1().guest("green", "ip -o addr show dev host0")?;
+    ensure!(
+        attached.contains("203.0.113.40") && attached.contains("2001:db8:1:40::1"),
+        "{attached}"
+    );
+    lab.ping("203.0.113.40")?;
     terraform.destroy()?;
     Ok(())
 }

@@ -63,7 +63,7 @@ resource "nspawn_image" "debian" {
 
   debootstrap = {
     suite   = "trixie"
-    include = ["systemd", "systemd-sysv", "systemd-resolved", "dbus", "iproute2", "openssh-server"]
+    include = ["systemd", "systemd-sysv", "dbus", "iproute2", "openssh-server"]
   }
 }
 
