@@ -79,6 +79,13 @@ pub enum Step {
         /// The bridge's number.
         bridge: u32,
     },
+    /// Set a port up.
+    SetUp {
+        /// Its number.
+        index: u32,
+        /// Its name.
+        name: String,
+    },
     /// Set the flags of a port.
     SetPort {
         /// Its number.
@@ -164,6 +171,7 @@ pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
         Step::JoinBridge { index, bridge, .. } => {
             context.netlink.join_bridge(*index, *bridge).await
         }
+        Step::SetUp { index, .. } => context.netlink.set_link(*index, None).await,
         Step::SetPort { index, flags, .. } => context.netlink.set_port(*index, *flags).await,
         Step::AddForwarding { index, mac, .. } => context.netlink.add_forwarding(*index, mac).await,
     }
@@ -230,6 +238,7 @@ pub fn sentence(step: &Step) -> String {
             format!("the nftables table bridge {TABLE} is there, though isolation is off")
         }
         Step::JoinBridge { name, .. } => format!("{name} is not a port of the bridge"),
+        Step::SetUp { name, .. } => format!("the bridge port {name} is down"),
         Step::SetPort { name, .. } => format!("the bridge port {name} has other flags"),
         Step::AddForwarding { name, mac, .. } => {
             format!(

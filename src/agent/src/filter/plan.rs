@@ -80,6 +80,12 @@ pub fn plan(inventory: &Inventory, observed: &Observation) -> Vec<Step> {
 
 fn port_steps(network: &Network, link: &Link, mac: [u8; 6], isolation: bool) -> Vec<Step> {
     let mut steps = Vec::new();
+    if !link.up {
+        steps.push(Step::SetUp {
+            index: link.index,
+            name: link.name.clone(),
+        });
+    }
     let flags = if isolation {
         PortFlags::APART
     } else {

@@ -28,6 +28,7 @@ fn a_port_gets_its_flags_and_its_guest() {
         &found[..],
         [
             Step::Load(_),
+            Step::SetUp { index: 9, .. },
             Step::SetPort {
                 index: 9,
                 flags: PortFlags::APART,
@@ -38,6 +39,9 @@ fn a_port_gets_its_flags_and_its_guest() {
     ));
     if let Some(host) = &mut inventory.host {
         host.desired.isolation = false;
+    }
+    if let Some(link) = network.links.last_mut() {
+        link.up = true;
     }
     assert_eq!(plan(&inventory, &observation(network.clone())), []);
     if let Some(link) = network.links.last_mut() {
