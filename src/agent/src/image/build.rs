@@ -89,7 +89,10 @@ async fn build_once(context: &Context, image: &Image) -> Result<(Incoming, Assig
     identity::clear(&tree).doing(clearing)?;
     let os = identity::os(&tree).doing(clearing)?;
     let size_bytes = off_thread(root, |root| {
-        super::tree::clean_and_measure(&root).doing(|| format!("measure {}", root.display()))
+        let size = super::tree::clean_and_measure(&root)
+            .doing(|| format!("measure {}", root.display()))?;
+        super::tree::sync(&root).doing(|| format!("bring {} to the disk", root.display()))?;
+        Ok(size)
     })
     .await?;
     context.progress(format!(

@@ -162,6 +162,12 @@ fn names(folder: &Path) -> Result<Vec<String>, Failure> {
         .collect()
 }
 
+/// Brings a tree to the disk before it gets its name: a rename may get there before the data, and
+/// a power cut would leave a tree of this digest whose files are empty. syncfs(2)
+pub fn sync(root: &Path) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(root)?)?)
+}
+
 /// Removes device nodes, which no guest may use, and gives the disk used by the rest. Bytes.
 pub fn clean_and_measure(folder: &Path) -> io::Result<u64> {
     let found = fs::symlink_metadata(folder)?;
