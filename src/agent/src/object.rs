@@ -25,6 +25,12 @@ pub trait Object: Kept {
     /// The object as a person calls it: `the container "web"`.
     fn what(&self) -> String;
 
+    /// Whether an object that a killed run left can't become the one that is asked for now, because
+    /// what differs is chosen once: it is removed and made anew then, as a replacement would.
+    fn must_be_made_anew(&self, _left: &Stored<Self>, _inventory: &Inventory) -> bool {
+        false
+    }
+
     /// Long work, done without the host's lock: an image is fetched and unpacked here.
     async fn prepare(
         &self,

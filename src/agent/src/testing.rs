@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use protocol::{
-    desired::{Address, Container, Host, Storage, WaitFor},
+    desired::{
+        Address, Container, Host, Image, ImageSource, Storage, Tarball, TarballLocation, WaitFor,
+    },
     observed::{Facts, Owner},
 };
 
@@ -27,6 +29,25 @@ pub fn stored<D: Kept>(desired: D, assigned: D::Assigned) -> Stored<D> {
         desired,
         assigned,
     }
+}
+
+/// An image with a tree of this digest.
+pub fn image(name: &str, digest: &str) -> Stored<Image> {
+    let source = ImageSource::Tarball(Tarball {
+        location: TarballLocation::Url("file:///image.tar".to_owned()),
+        sha256: "0".repeat(64),
+    });
+    let desired = Image {
+        name: name.parse().unwrap(),
+        source,
+        customize: None,
+        timeouts: None,
+    };
+    let assigned = image::Assigned {
+        digest: digest.to_owned(),
+        ..image::Assigned::default()
+    };
+    stored(desired, assigned)
 }
 
 /// An address of a container.

@@ -172,6 +172,14 @@ impl Object for Container {
         format!("the container {:?}", self.name.as_str())
     }
 
+    fn must_be_made_anew(&self, left: &Stored<Self>, inventory: &Inventory) -> bool {
+        let image = inventory.images.get(&self.image);
+        self.image != left.desired.image
+            || self.storage != left.desired.storage
+            || self.private_users != left.desired.private_users
+            || image.is_some_and(|image| image.assigned.digest != left.assigned.image_digest)
+    }
+
     async fn prepare(
         &self,
         _context: &Context,

@@ -75,3 +75,29 @@ fn keep<D: Kept>(desired: D, assigned: D::Assigned) -> Stored<D> {
         assigned,
     }
 }
+
+#[test]
+fn what_a_killed_run_left_is_made_anew_when_what_is_chosen_once_differs() {
+    use crate::{object::Object as _, store::Inventory};
+    let left = stored(container("web"));
+    let mut inventory = Inventory::default();
+    let anew = |change: fn(&mut Container), inventory: &Inventory| {
+        let mut desired = container("web");
+        change(&mut desired);
+        desired.must_be_made_anew(&left, inventory)
+    };
+    assert!(!anew(|_| (), &inventory));
+    assert!(!anew(|desired| desired.cpus = Some(1.0), &inventory));
+    assert!(anew(
+        |desired| desired.image = "other".parse().unwrap(),
+        &inventory
+    ));
+    assert!(anew(|desired| desired.storage = Storage::Copy, &inventory));
+    assert!(anew(|desired| desired.private_users = false, &inventory));
+    let image = crate::testing::image("debian", &left.assigned.image_digest);
+    inventory.images.insert("debian".parse().unwrap(), image);
+    assert!(!anew(|_| (), &inventory));
+    let image = crate::testing::image("debian", "sha256:1");
+    inventory.images.insert("debian".parse().unwrap(), image);
+    assert!(anew(|_| (), &inventory), "the image has moved on");
+}

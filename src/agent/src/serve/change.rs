@@ -15,7 +15,7 @@ use crate::{
     context::Context,
     lock::HostLock,
     object::Object,
-    ownership::{self, Asking, Existing},
+    ownership::{self, Asking, Existing, Permit},
     reconcile::{Scope, reconcile},
     store::Stored,
 };
@@ -50,7 +50,21 @@ pub async fn put<O: Object>(
         let _lock = HostLock::take(context).await?;
         // It may have changed hands while this waited.
         let previous = context.store.get::<O>(&name)?;
-        permit(context, &desired, previous.as_ref(), &asked)?;
+        let permit = permit(context, &desired, previous.as_ref(), &asked)?;
+        let previous = match previous {
+            Some(left)
+                if permit == Permit::Adopt
+                    && desired.must_be_made_anew(&left, &context.store.inventory()?) =>
+            {
+                context.progress(format!(
+                    "{} was left by a run that was killed and is made anew",
+                    desired.what()
+                ));
+                remove_locked(context, &left).await?;
+                None
+            }
+            previous => previous,
+        };
         let inventory = context.store.inventory()?;
         let assigned = desired
             .admit(context, &inventory, previous.as_ref(), prepared)
@@ -102,7 +116,7 @@ fn permit<O: Object>(
     desired: &O,
     previous: Option<&Stored<O>>,
     asked: &Asked,
-) -> Result<(), Failure> {
+) -> Result<Permit, Failure> {
     let existing = previous.map(|stored| Existing {
         owner: &stored.owner,
         session: &stored.session,
@@ -112,7 +126,7 @@ fn permit<O: Object>(
         token: &asked.token,
         session: &session_of(context)?,
     };
-    ownership::put(&desired.what(), asked.intent, existing, asking).map(|_| ())
+    ownership::put(&desired.what(), asked.intent, existing, asking)
 }
 
 /// An update keeps what is known of the owner; a create, also one that adopts, is unclaimed yet.
