@@ -19,6 +19,8 @@ pub struct Planned {
 #[derive(Debug, Default)]
 struct Objects {
     creates: HashSet<(String, ObjectKey)>,
+    kept: HashSet<(String, ObjectKey)>,
+    renamed: HashSet<(String, ObjectKey)>,
     all: HashSet<(String, ObjectKey)>,
     read: HashMap<(String, ObjectKey), Private>,
 }
@@ -26,18 +28,31 @@ struct Objects {
 impl Planned {
     /// Notes that an object will be created. False when another resource has planned the same.
     ///
-    /// Terraform plans each create once a process, also as the second half of a replacement: only
-    /// plans without a prior state come here.
-    pub fn create(&self, host: &str, key: ObjectKey) -> bool {
+    /// Terraform plans each create once a process, also as the second half of a replacement, which
+    /// `replaces` an object that may have been kept just before, under the same name.
+    pub fn create(&self, host: &str, key: ObjectKey, replaces: bool) -> bool {
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        objects.all.insert((host.to_owned(), key.clone()));
-        objects.creates.insert((host.to_owned(), key))
+        let object = (host.to_owned(), key);
+        objects.all.insert(object.clone());
+        let own = replaces && !objects.renamed.contains(&object);
+        let free = own || !objects.kept.contains(&object);
+        objects.creates.insert(object) && free
     }
 
-    /// Notes that an object stays or is changed.
-    pub fn keep(&self, host: &str, key: ObjectKey) {
+    /// Notes that an object stays or is changed. False when another resource is planned to become it.
+    pub fn keep(&self, host: &str, key: ObjectKey) -> bool {
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        objects.all.insert((host.to_owned(), key));
+        let object = (host.to_owned(), key);
+        objects.all.insert(object.clone());
+        objects.kept.insert(object.clone());
+        !objects.creates.contains(&object)
+    }
+
+    /// Notes the first half of a replacement that gives the object another name.
+    pub fn rename(&self, host: &str, key: ObjectKey) {
+        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        objects.all.insert((host.to_owned(), key.clone()));
+        objects.renamed.insert((host.to_owned(), key));
     }
 
     /// Notes what the state holds of an object beside its attributes.
@@ -83,13 +98,32 @@ mod tests {
     fn the_same_object_twice_on_one_host_is_found() {
         let planned = Planned::default();
         let key = || ObjectKey::Address("203.0.113.2".into());
-        planned.keep("root@a:22", key());
+        assert!(planned.keep("root@a:22", key()));
         assert!(
-            planned.create("root@a:22", key()),
+            planned.create("root@a:22", key(), true),
             "the second half of a replacement"
         );
-        assert!(!planned.create("root@a:22", key()));
-        assert!(planned.create("root@b:22", key()));
+        assert!(!planned.create("root@a:22", key(), false));
+        assert!(planned.create("root@b:22", key(), false));
         assert!(planned.expects("root@b:22", &key()) && !planned.expects("root@c:22", &key()));
+    }
+
+    #[test]
+    fn what_is_there_is_not_made_or_renamed_to_once_more() {
+        let key = || ObjectKey::Address("203.0.113.2".into());
+        let planned = Planned::default();
+        assert!(planned.keep("root@a:22", key()));
+        assert!(!planned.create("root@a:22", key(), false), "a new one");
+        let planned = Planned::default();
+        assert!(planned.create("root@a:22", key(), false));
+        assert!(!planned.keep("root@a:22", key()), "in the other order");
+        let planned = Planned::default();
+        assert!(planned.keep("root@a:22", key()));
+        planned.rename("root@a:22", key());
+        assert!(!planned.create("root@a:22", key(), true), "a renamed one");
+        let planned = Planned::default();
+        planned.rename("root@a:22", key());
+        assert!(planned.create("root@a:22", key(), true));
+        assert!(!planned.keep("root@a:22", key()), "in the other order");
     }
 }

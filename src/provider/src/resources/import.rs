@@ -14,7 +14,10 @@ use crate::{
     random,
 };
 
-/// Finds the object by its id and takes it over.
+/// Finds the object by its id, to be taken over.
+///
+/// Terraform imports in a plan too, which must not change anything: the host learns of its new owner
+/// from the first process that has this from a saved state or plan.
 pub async fn import<R: Managed>(resource: &R, id: &str) -> Result<State<R>, Diagnostics> {
     let doing = format!("Importing {} {id}", R::NAME);
     let refused = |reason: String| Diagnostics::error(doing.clone(), format!("{reason}."));
@@ -35,13 +38,9 @@ pub async fn import<R: Managed>(resource: &R, id: &str) -> Result<State<R>, Diag
         )));
     };
     let token = random::owner_token().map_err(|error| refused(error.to_string()))?;
-    resource
-        .hosts()
-        .take_over(&target, key.clone(), token.clone())
-        .await
-        .map_err(failed)?;
     let mut private = Private {
         token: Some(token),
+        taken_from: Some(owner_of(&object).token.clone()),
         session: Some(resource.hosts().session().clone()),
         machine_id: Some(snapshot.facts.machine_id.clone()),
         ..Private::default()

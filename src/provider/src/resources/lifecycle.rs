@@ -13,7 +13,7 @@ use tfplugin::{
     Context, Create, Diagnostics, Failed, Path, Plan, State, Update, Value, schema::AttributeType,
 };
 
-use super::{Managed, Private, import::with_import};
+use super::{Managed, Private, Standing, import::with_import};
 use crate::{
     connection::{CallError, ConnectionErrorKind, Target},
     failure::{Place, diagnostics, failure_diagnostic},
@@ -89,6 +89,10 @@ pub async fn update<R: Managed>(
     } = request;
     let doing = format!("Changing {}", R::label(&planned));
     let target = required_target::<R>(&planned)?;
+    let key = required_key::<R>(&planned)?;
+    finish_import(resource, &target, &key, &mut private)
+        .await
+        .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
     let mut change = Change {
         target: target.clone(),
         machine_id: private.machine_id.clone(),
@@ -130,11 +134,16 @@ pub fn register<R: Managed>(
         return Ok(None);
     };
     let host = target.to_string();
-    if !plan.is_create() {
-        planned.keep(&host, key.clone());
-        return Ok(Some((target, key)));
-    }
-    if !planned.create(&host, key.clone()) {
+    let free = match &plan.prior {
+        Some(prior) if R::key(prior).as_ref() == Some(&key) => planned.keep(&host, key.clone()),
+        Some(_) => {
+            planned.rename(&host, key.clone());
+            true
+        }
+        // Only the second half of a replacement has a token.
+        None => planned.create(&host, key.clone(), plan.private.token.is_some()),
+    };
+    if !free {
         let label = R::label(&plan.planned);
         return Err(Diagnostics::error_at(
             Path::root().then(R::IDENTITY),
@@ -146,7 +155,9 @@ pub fn register<R: Managed>(
             ),
         ));
     }
-    plan.private = planned.replaced(&host, &key);
+    if plan.is_create() {
+        plan.private = planned.replaced(&host, &key);
+    }
     Ok(Some((target, key)))
 }
 
@@ -180,7 +191,15 @@ pub async fn read<R: Managed>(
     };
     let found = owner_of(&object);
     let token = owner::<R>(&model, &private)?;
-    if token != found.token {
+    // Whoever has imported it in another process has saved that by now.
+    let saved = private.session.as_ref() != Some(resource.hosts().session());
+    let standing = private.standing(&found.token, saved);
+    if standing == Standing::Imported {
+        take_over(resource, &target, &key, &mut private)
+            .await
+            .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
+    }
+    if standing == Standing::Stranger {
         context.warn(
             format!("The {label} on {target} belongs to another state"),
             "Another Terraform state has made or imported it since. It is gone from this one, as if it had been destroyed; \
@@ -188,7 +207,7 @@ pub async fn read<R: Managed>(
         );
         return Ok(None);
     }
-    if !found.claimed {
+    if !found.claimed && standing == Standing::Owner {
         resource.hosts().claim(&target, key.clone(), token);
     }
     private.machine_id = Some(snapshot.facts.machine_id.clone());
@@ -205,9 +224,13 @@ pub async fn delete<R: Managed>(
     state: State<R>,
     context: &Context,
 ) -> Result<(), Failed<R>> {
-    let State { model, private } = state;
+    let State { model, mut private } = state;
     R::destroyable(&model)?;
     let (target, key) = (required_target::<R>(&model)?, required_key::<R>(&model)?);
+    let doing = format!("Destroying {}", R::label(&model));
+    finish_import(resource, &target, &key, &mut private)
+        .await
+        .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
     let token = owner::<R>(&model, &private)?;
     let limit = R::LIMITS.with(R::timeouts(&model)).delete;
     let removed = resource
@@ -221,14 +244,42 @@ pub async fn delete<R: Managed>(
             context,
         )
         .await;
-    removed.map_err(|error| {
-        diagnostics(
-            &format!("Destroying {}", R::label(&model)),
-            &error,
-            R::PLACE,
-        )
-        .into()
-    })
+    removed.map_err(|error| diagnostics(&doing, &error, R::PLACE).into())
+}
+
+/// Makes an object that the plan has imported this state's, before it is changed.
+async fn finish_import<R: Managed>(
+    resource: &R,
+    target: &Target,
+    key: &ObjectKey,
+    private: &mut Private,
+) -> Result<(), CallError> {
+    if private.taken_from.is_none() {
+        return Ok(());
+    }
+    let snapshot = resource.hosts().snapshot(target, R::LIMITS.read).await?;
+    let Some(object) = find(&snapshot, key) else {
+        return Ok(());
+    };
+    if private.standing(&owner_of(&object).token, true) == Standing::Imported {
+        take_over(resource, target, key, private).await?;
+    }
+    Ok(())
+}
+
+/// Tells the host that an imported object is this state's from now on.
+async fn take_over<R: Managed>(
+    resource: &R,
+    target: &Target,
+    key: &ObjectKey,
+    private: &mut Private,
+) -> Result<(), CallError> {
+    if let Some(token) = private.token.clone() {
+        let hosts = resource.hosts();
+        hosts.take_over(target, key.clone(), token).await?;
+        private.taken_from = None;
+    }
+    Ok(())
 }
 
 /// What was planned, with all that was unknown filled in from what is there.

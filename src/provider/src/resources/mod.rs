@@ -37,6 +37,37 @@ pub struct Private {
     pub machine_id: Option<String>,
     /// Whether nspawn_host's `uplink` was written by the user; otherwise the host chose it.
     pub uplink_configured: bool,
+    /// Whose an imported object was, until this state's saved token is the host's as well.
+    pub taken_from: Option<OwnerToken>,
+}
+
+/// How a state stands to an object on a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is this state's.
+    Owner,
+    /// It is being imported, in a plan that may never be applied: the host must not change yet.
+    Importing,
+    /// It was imported into a saved state, and the host doesn't know yet.
+    Imported,
+    /// It is another state's.
+    Stranger,
+}
+
+impl Private {
+    /// How this state stands to the object with that token. `saved`: whether what this holds comes
+    /// from a state or plan that was written down.
+    pub fn standing(&self, found: &OwnerToken, saved: bool) -> Standing {
+        if self.token.as_ref() == Some(found) {
+            Standing::Owner
+        } else if self.taken_from.as_ref() != Some(found) {
+            Standing::Stranger
+        } else if saved {
+            Standing::Imported
+        } else {
+            Standing::Importing
+        }
+    }
 }
 
 /// A resource that is one object of a host.
@@ -92,5 +123,33 @@ pub trait Managed: Resource<Private = Private> {
     /// Refuses to destroy a protected object.
     fn destroyable(_model: &Self::Model) -> Result<(), Diagnostics> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::token;
+
+    #[test]
+    fn an_import_waits_until_it_is_saved() {
+        let made = Private {
+            token: Some(token('a')),
+            ..Private::default()
+        };
+        let imported = Private {
+            taken_from: Some(token('b')),
+            ..made.clone()
+        };
+        for (private, found, saved, standing) in [
+            (&made, 'a', false, Standing::Owner),
+            (&made, 'b', true, Standing::Stranger),
+            (&imported, 'b', false, Standing::Importing),
+            (&imported, 'b', true, Standing::Imported),
+            (&imported, 'a', true, Standing::Owner),
+            (&imported, 'c', true, Standing::Stranger),
+        ] {
+            assert_eq!(private.standing(&token(found), saved), standing);
+        }
     }
 }
