@@ -70,12 +70,12 @@ impl Diagnostic {
             severity: severity.into(),
             detail: self.located_detail(),
             summary: self.summary,
-            attribute: self.attribute.map(|path| path.to_proto()),
+            attribute: self.attribute.map(|path| path.outermost().to_proto()),
         }
     }
 
-    /// Terraform shows a diagnostic on a nested or unset attribute at the resource's head, so the
-    /// attribute is named in the text as well.
+    /// Terraform finds the line of an attribute of the resource itself only, so the attribute is named
+    /// in the text as well.
     fn located_detail(&self) -> String {
         let Some(path) = self
             .attribute
@@ -227,6 +227,20 @@ mod tests {
         );
         let already = Diagnostic::error_at(path!("port"), "Bad", "port is too big.");
         assert_eq!(already.to_string(), "Bad: port is too big.");
+    }
+
+    /// Given `bastion.port`, Terraform 1.11 shows the line of the resource's own `port`.
+    #[test]
+    fn a_nested_attribute_is_shown_at_the_outermost() {
+        let nested = Diagnostic::error_at(path!("bastion", "port"), "Bad", "Take another.");
+        let sent = nested.into_proto();
+        assert_eq!(sent.attribute, Some(path!("bastion").to_proto()));
+        assert!(sent.detail.contains("bastion.port"));
+        let element = Diagnostic::error_at(path!("servers", 1), "Bad", "Take another.");
+        assert_eq!(
+            element.into_proto().attribute,
+            Some(path!("servers", 1).to_proto())
+        );
     }
 
     #[test]

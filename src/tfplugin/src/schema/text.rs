@@ -102,7 +102,15 @@ where
         let Value::String(text) = value else {
             return unfit(value, path, "a string");
         };
-        text.parse().map_err(|error| Issue::invalid(path, error))
+        text.parse().map_err(|error: T::Err| {
+            let reason = error.to_string();
+            // Not every error of a library says what it is about.
+            if reason.contains(text.as_str()) {
+                Issue::invalid(path, reason)
+            } else {
+                Issue::invalid(path, format!("{text:?}: {reason}"))
+            }
+        })
     }
 
     fn encode(&self) -> Value {

@@ -61,6 +61,13 @@ impl Path {
         &self.0
     }
 
+    /// The attribute of the object itself that this is in, or its element.
+    pub(crate) fn outermost(&self) -> Self {
+        let nested = |step: &Step| matches!(step, Step::Attribute(_));
+        let end = self.0.iter().skip(1).position(nested);
+        Self(self.0[..end.map_or(self.0.len(), |end| end + 1)].to_vec())
+    }
+
     pub(crate) fn to_proto(&self) -> proto::AttributePath {
         use proto::attribute_path::{Step as Wire, step::Selector};
         let selector = |step: &Step| match step {

@@ -94,7 +94,7 @@ fn every_wrong_value_is_named() {
         [
             "outer.text has to be a string, not a bool.",
             "outer.whole: a whole number is wanted, without a fraction.",
-            "outer.parsed: number too large to fit in target type.",
+            "outer.parsed: \"300\": number too large to fit in target type.",
             "outer.set has to be a whole number, not a string.",
             "outer.deep[\"a\"] has to be a map, not a list.",
         ]
