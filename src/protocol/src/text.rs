@@ -44,10 +44,7 @@ impl FromStr for Size {
             _ => return Err(invalid()),
         };
         let number: u64 = number.parse().map_err(|_| invalid())?;
-        let bytes = number
-            .checked_mul(1 << shift)
-            .filter(|bytes| *bytes > 0)
-            .ok_or_else(invalid)?;
+        let bytes = number.checked_mul(1 << shift).ok_or_else(invalid)?;
         Ok(Self {
             text: text.to_owned(),
             bytes,
@@ -151,6 +148,7 @@ mod tests {
             ("1KiB", 1024),
             ("7", 7),
             ("1Ti", 1 << 40),
+            ("0", 0),
         ] {
             let size: Size = text.parse().unwrap();
             assert_eq!((size.bytes(), size.to_string().as_str()), (bytes, text));
@@ -161,8 +159,6 @@ mod tests {
             "M",
             "-1M",
             "1.5G",
-            "0",
-            "0M",
             "99999999999T",
             "2g",
             "2 G",

@@ -45,8 +45,8 @@ tfplugin::model! {
         /// Processor time, in processors: `1.5` is one and a half. Without it, no limit. A change is live.
         cpus: Attr<f64> => optional().validate(|count: &f64| processors(*count)),
         /// Memory, such as `512M` or `2G`, in binary units. Without it, no limit. A change is live.
-        memory: Attr<Parsed<Size>> => optional().same_when(same_size),
-        /// Swap, such as `512M`. Without it, no limit. A change is live.
+        memory: Attr<Parsed<Size>> => optional().same_when(same_size).validate(enough),
+        /// Swap, such as `512M`; `0` for none. Without it, no limit. A change is live.
         memory_swap: Attr<Parsed<Size>> => optional().same_when(same_size),
         /// Number of tasks (processes and threads). Without it, the host's default. A change is live.
         tasks: Attr<i64> => optional().validate(between(1..=4_194_304)),
@@ -103,6 +103,19 @@ fn processors(count: f64) -> Result<(), String> {
     }
 }
 
+/// The kernel kills a guest at once that can't have this much.
+const LEAST_MEMORY: u64 = 16 << 20;
+
+fn enough(memory: &Size) -> Result<(), String> {
+    if memory.bytes() >= LEAST_MEMORY {
+        return Ok(());
+    }
+    Err(format!(
+        "{memory} ({} bytes) is too little for a guest to boot: write 16M or more, with its unit, such as \"512M\"",
+        memory.bytes()
+    ))
+}
+
 fn lines(texts: &[String]) -> Result<(), String> {
     match texts
         .iter()
@@ -137,6 +150,8 @@ mod tests {
             processors(0.5).is_ok() && processors(0.0).is_err() && processors(f64::NAN).is_err()
         );
         assert!(lines(&["ssh-ed25519 AAAA a".into()]).is_ok());
+        let size = |text: &str| text.parse::<Size>().unwrap();
+        assert!(enough(&size("16M")).is_ok() && enough(&size("512")).is_err());
         assert!(lines(&["a\nb".into()]).is_err() && lines(&[String::new()]).is_err());
     }
 
