@@ -1,5 +1,7 @@
 //! The `host` object that every resource but nspawn_host has: how its host is reached.
 
+use std::net::IpAddr;
+
 use protocol::name::InvalidName;
 use tfplugin::{
     Attr, Parsed,
@@ -53,6 +55,17 @@ pub fn address(text: &str) -> Result<(), InvalidName> {
             text: text.to_owned(),
             what: "host address",
             rule: "write an IP address or a host name, without user, port or brackets",
+        });
+    }
+    // Nobody names a host like that: it is an IP address with a typing error.
+    let last = text.rsplit('.').next().unwrap_or_default();
+    let numeric = !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit());
+    let bare = text.split_once('%').map_or(text, |(bare, _)| bare);
+    if (numeric || text.contains(':')) && bare.parse::<IpAddr>().is_err() {
+        return Err(InvalidName {
+            text: text.to_owned(),
+            what: "IP address",
+            rule: "write one such as 203.0.113.1 or 2001:db8::1, without port or brackets",
         });
     }
     Ok(())
@@ -199,6 +212,8 @@ mod tests {
             "vps.example",
             "fe80::1%eth0",
             "my_alias",
+            "vps1",
+            "10.example",
         ] {
             assert!(address(text).is_ok(), "{text}");
         }
@@ -209,6 +224,10 @@ mod tests {
             "[2001:db8::1]",
             "a b",
             "a/b",
+            "203.0.113.300",
+            "203.0.113",
+            "203.0.113.1:22",
+            "2001:db8::1::2",
         ] {
             assert!(address(text).is_err(), "{text}");
         }
