@@ -3,7 +3,7 @@
 use std::{env, fmt::Display, path::PathBuf, str::FromStr, sync::Arc};
 
 use protocol::{secret, text::TimeSpan};
-use tfplugin::{Attr, Context, Diagnostic, Diagnostics, Parsed, Path, Provider, Secret, Server};
+use tfplugin::{Attr, Context, Diagnostic, Diagnostics, Parsed, Provider, Secret, Server};
 
 use crate::{
     connection::{Credentials, HostKeyChecking, Pool},
@@ -176,11 +176,9 @@ impl<E: Fn(&str) -> Option<String>> Given<E> {
                 let detail = format!(
                     "The environment variable {variable}, which stands in for {attribute}: {error}."
                 );
-                self.problems.push(Diagnostic::error_at(
-                    Path::root().then(attribute),
-                    "Invalid value",
-                    detail,
-                ));
+                // Not at the attribute: there is no line of the configuration to show.
+                let summary = format!("Invalid value in {variable}");
+                self.problems.push(Diagnostic::error(summary, detail));
             })
             .ok()
     }
