@@ -11,7 +11,7 @@ ip -6 addr replace fe80::1/64 dev by-hand nodad
 sysctl -qw net.ipv4.ip_forward=1
 
 for ((i = 1; i <= count; i++)); do
-  name=hand$i base=$((1000000000 + i * 65536)) address=203.0.113.$((100 + i))
+  name=hand$i base=$(((16384 + i) * 65536)) address=203.0.113.$((100 + i))
   root=/var/lib/machines/$name
   mkdir -p $state/$name/network $root
   cat > $state/$name/network/10-host0.network <<END
