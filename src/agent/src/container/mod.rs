@@ -126,7 +126,8 @@ pub async fn prepare_start(context: &Context, name: &MachineName) -> Result<(), 
     let paths = Paths::of(name);
     if let Some(folder) = paths.started().parent() {
         files::create_folder(folder, 0o700)?;
-        give_host_keys(&stored, folder)?;
+        // No container's name begins with a dot.
+        give_host_keys(&stored, &folder.join(format!(".{name}")))?;
     }
     let settings = plan::start_settings(&stored.desired);
     files::replace(&paths.started(), settings.as_bytes(), 0o600)

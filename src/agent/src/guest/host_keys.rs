@@ -1,7 +1,7 @@
 //! A guest's SSH host keys: cleared from the image, because guests must not share them, and made
 //! anew before the first start, because Debian's sshd makes none by itself and would not start.
 
-use std::{fs, io, path::Path, process::Command};
+use std::{fs, io, os::unix::fs::DirBuilderExt as _, path::Path, process::Command};
 
 use protocol::name::HostName;
 
@@ -10,7 +10,8 @@ use super::root::{Access, GuestRoot};
 /// What sshd(8) and every client of the last decade know; RSA keys take long to make.
 const TYPES: [&str; 2] = ["ed25519", "ecdsa"];
 
-/// Makes host keys where there is an sshd without any. `scratch` is a folder of the host's root alone.
+/// Makes host keys where there is an sshd without any. `scratch` is a folder of this guest's own,
+/// made for the time being: hostnames may be shared, and a killed start must not stop the next.
 pub fn ensure(root: &GuestRoot, hostname: &HostName, scratch: &Path) -> io::Result<()> {
     // A guest that has put something else in their place has no sshd to start.
     let has_sshd = matches!(root.access("usr/sbin/sshd"), Ok(Some(_)));
@@ -18,34 +19,39 @@ pub fn ensure(root: &GuestRoot, hostname: &HostName, scratch: &Path) -> io::Resu
     if !has_sshd || !lacks_keys {
         return Ok(());
     }
+    match fs::remove_dir_all(scratch) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::DirBuilder::new().mode(0o700).create(scratch)?;
+    let made = make_all(root, hostname, scratch);
+    fs::remove_dir_all(scratch)?;
+    made
+}
+
+fn make_all(root: &GuestRoot, hostname: &HostName, scratch: &Path) -> io::Result<()> {
     for kind in TYPES {
-        let file = scratch.join(format!("{hostname}.{kind}"));
+        let file = scratch.join(kind);
         let public = file.with_added_extension("pub");
-        let made = make(kind, hostname, &file).and_then(|()| {
-            let path = format!("etc/ssh/ssh_host_{kind}_key");
-            root.write(
-                &path,
-                &fs::read_to_string(&file)?,
-                Access {
-                    mode: 0o600,
-                    group: 0,
-                },
-            )?;
-            let path = format!("{path}.pub");
-            root.write(
-                &path,
-                &fs::read_to_string(&public)?,
-                Access {
-                    mode: 0o644,
-                    group: 0,
-                },
-            )
-        });
-        for file in [&file, &public] {
-            // It may not have been made.
-            let _ = fs::remove_file(file);
-        }
-        made?;
+        make(kind, hostname, &file)?;
+        let path = format!("etc/ssh/ssh_host_{kind}_key");
+        root.write(
+            &path,
+            &fs::read_to_string(&file)?,
+            Access {
+                mode: 0o600,
+                group: 0,
+            },
+        )?;
+        let path = format!("{path}.pub");
+        root.write(
+            &path,
+            &fs::read_to_string(&public)?,
+            Access {
+                mode: 0o644,
+                group: 0,
+            },
+        )?;
     }
     Ok(())
 }
@@ -78,24 +84,28 @@ mod tests {
 
     #[test]
     fn a_guest_with_sshd_gets_keys_of_its_own_once() {
-        let (folder, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (folder, parent) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let scratch = parent.path().join(".web");
         let root = GuestRoot::open(folder.path(), 0).unwrap();
         let hostname = "web".parse().unwrap();
-        ensure(&root, &hostname, scratch.path()).unwrap();
+        ensure(&root, &hostname, &scratch).unwrap();
         assert_eq!(root.names("etc/ssh").unwrap(), [""; 0], "no sshd, no keys");
         fs::create_dir_all(folder.path().join("usr/sbin")).unwrap();
         fs::write(folder.path().join("usr/sbin/sshd"), "").unwrap();
-        ensure(&root, &hostname, scratch.path()).unwrap();
+        // What a start that was killed has left.
+        fs::create_dir(&scratch).unwrap();
+        fs::write(scratch.join("ed25519"), "").unwrap();
+        ensure(&root, &hostname, &scratch).unwrap();
         let key = folder.path().join("etc/ssh/ssh_host_ed25519_key");
         let first = fs::read_to_string(&key).unwrap();
         assert_eq!(
             fs::metadata(&key).unwrap().permissions().mode() & 0o777,
             0o600
         );
-        ensure(&root, &hostname, scratch.path()).unwrap();
+        ensure(&root, &hostname, &scratch).unwrap();
         assert_eq!(fs::read_to_string(&key).unwrap(), first);
         assert_eq!(
-            fs::read_dir(scratch.path()).unwrap().count(),
+            fs::read_dir(parent.path()).unwrap().count(),
             0,
             "no key stays on the host"
         );
