@@ -43,6 +43,12 @@ impl Scope {
         matches!(self, Self::All) || matches!(self, Self::Container(container) if container == name)
     }
 
+    /// Whether the port of this container is looked after. A change of one container must not wait
+    /// for the ports of others that are just starting: their own changes, and the resident, see to those.
+    pub fn has_port(&self, name: &MachineName) -> bool {
+        matches!(self, Self::Host) || self.has_container(name)
+    }
+
     /// Whether this address is looked after.
     pub fn has_address(&self, stored: &Stored<Address>) -> bool {
         match self {
@@ -129,7 +135,7 @@ pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec
     );
     // A container that starts finds its port allowed already.
     steps.extend(
-        filter::plan::plan(inventory, observed)
+        filter::plan::plan(inventory, observed, scope)
             .into_iter()
             .map(Step::Filter),
     );
@@ -181,15 +187,17 @@ const ROUNDS: usize = 4;
 pub async fn reconcile(context: &Context, scope: &Scope) -> Result<Vec<String>, Failure> {
     let mut done = Vec::new();
     let mut failed: Option<Failure> = None;
-    let mut left = Vec::new();
+    let mut left: Vec<Step> = Vec::new();
     for _ in 0..ROUNDS {
         let inventory = context.store.inventory()?;
         let observed = observe(context, &inventory, scope).await?;
         let steps = plan(&inventory, &observed, scope);
+        if steps.is_empty() {
+            return Ok(done);
+        }
         // Nothing new has come up since the last look: doing the same again won't help.
-        if steps.is_empty() || steps == left {
-            left = steps;
-            break;
+        if steps == left {
+            return Err(failed.unwrap_or_else(|| undone(&steps)));
         }
         failed = None;
         for step in &steps {
@@ -203,13 +211,15 @@ pub async fn reconcile(context: &Context, scope: &Scope) -> Result<Vec<String>, 
         }
         left = steps;
     }
-    match (failed, left.first()) {
-        (Some(failure), Some(_)) => Err(failure),
-        (None, Some(step)) => Err(Failure::new(
-            FailureKind::System,
-            format!("something on this host undoes what was done: {step:?}"),
-        )
-        .help("Look for another program that manages the same interfaces, files or units.")),
-        (_, None) => Ok(done),
-    }
+    // Other things came up in each round, as when many guests start at once: all is done that was
+    // seen, and what comes next has an event of its own.
+    failed.map_or(Ok(done), Err)
+}
+
+fn undone(steps: &[Step]) -> Failure {
+    Failure::new(
+        FailureKind::System,
+        format!("something on this host undoes what was done: {steps:?}"),
+    )
+    .help("Look for another program that manages the same interfaces, files or units.")
 }

@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use super::{Elements, Step, port};
 use crate::{
     container::mac::{mac_address, parse_machine_id},
-    reconcile::Observation,
+    reconcile::{Observation, Scope},
     store::Inventory,
     system::netlink::{Link, Network, PortFlags},
 };
@@ -33,7 +33,7 @@ pub fn elements(inventory: &Inventory, observed: &Observation) -> Elements {
 }
 
 /// What has to be done for the filter and the ports.
-pub fn plan(inventory: &Inventory, observed: &Observation) -> Vec<Step> {
+pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec<Step> {
     let mut steps = Vec::new();
     let isolation = inventory
         .host
@@ -58,7 +58,11 @@ pub fn plan(inventory: &Inventory, observed: &Observation) -> Vec<Step> {
     ) else {
         return steps;
     };
-    for name in inventory.containers.keys() {
+    let looked_after = inventory
+        .containers
+        .keys()
+        .filter(|name| scope.has_port(name));
+    for name in looked_after {
         let bridge = host.desired.bridge.as_str();
         if let (Some(link), Some(bridge)) = (
             port::find_stray(&observed.network, name),

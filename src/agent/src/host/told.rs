@@ -35,7 +35,7 @@ fn drift(stored: &Stored<Host>, inventory: &Inventory, observed: &Observation) -
         .map(|step| sentence(step, inventory, observed))
         .collect();
     drift.extend(
-        filter::plan::plan(inventory, observed)
+        filter::plan::plan(inventory, observed, &Scope::All)
             .iter()
             .map(filter::sentence),
     );

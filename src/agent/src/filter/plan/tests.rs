@@ -4,7 +4,7 @@ use crate::testing::{inventory, network, observation};
 #[test]
 fn a_container_is_let_in_before_its_port_is_there() {
     let inventory = inventory(&["web"], &[("203.0.113.2", "web")]);
-    let found = plan(&inventory, &observation(network()));
+    let found = plan(&inventory, &observation(network()), &Scope::All);
     let [Step::Load(elements)] = &found[..] else {
         panic!("{found:?}");
     };
@@ -23,7 +23,7 @@ fn a_port_gets_its_flags_and_its_guest() {
         port: Some(PortFlags::TOGETHER),
         ..Link::default()
     });
-    let found = plan(&inventory, &observation(network.clone()));
+    let found = plan(&inventory, &observation(network.clone()), &Scope::All);
     assert!(matches!(
         &found[..],
         [
@@ -43,11 +43,14 @@ fn a_port_gets_its_flags_and_its_guest() {
     if let Some(link) = network.links.last_mut() {
         link.up = true;
     }
-    assert_eq!(plan(&inventory, &observation(network.clone())), []);
+    assert_eq!(
+        plan(&inventory, &observation(network.clone()), &Scope::All),
+        []
+    );
     if let Some(link) = network.links.last_mut() {
         link.bridge = None;
     }
-    let found = plan(&inventory, &observation(network));
+    let found = plan(&inventory, &observation(network), &Scope::All);
     assert!(matches!(
         &found[..],
         [Step::JoinBridge {
@@ -56,4 +59,27 @@ fn a_port_gets_its_flags_and_its_guest() {
             ..
         }]
     ));
+}
+
+#[test]
+fn a_change_leaves_the_ports_of_other_containers_to_their_own() {
+    let inventory = inventory(&["db", "web"], &[]);
+    let mut network = network();
+    network.links.push(Link {
+        index: 9,
+        name: "vb-web".to_owned(),
+        kind: Some("veth".to_owned()),
+        bridge: Some(3),
+        ..Link::default()
+    });
+    let observed = observation(network);
+    let has_port_step = |scope: &Scope| {
+        let found = plan(&inventory, &observed, scope);
+        found
+            .iter()
+            .any(|step| matches!(step, Step::SetPort { index: 9, .. }))
+    };
+    assert!(has_port_step(&Scope::Container("web".parse().unwrap())));
+    assert!(has_port_step(&Scope::All) && has_port_step(&Scope::Host));
+    assert!(!has_port_step(&Scope::Container("db".parse().unwrap())));
 }
