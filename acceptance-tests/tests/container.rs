@@ -289,3 +289,26 @@ fn autostart_decides_what_a_reboot_brings_back() -> Result<()> {
     terraform.destroy()?;
     Ok(())
 }
+
+#[test]
+fn many_are_made_at_once_and_all_answer() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let mut text = base(&lab)?;
+    for number in 1..=24 {
+        let name = format!("guest{number}");
+        text += &configuration::container(&name, "  wait_for = { boot = false }");
+        text += &configuration::address(&name, &format!("203.0.113.{}", 100 + number), &name);
+    }
+    let terraform = lab.terraform(&text)?;
+    let apply = ["apply", "-auto-approve", "-input=false", "-parallelism=48"];
+    terraform.run(&apply)?.checked()?;
+    for number in 1..=24 {
+        lab.answers_as(
+            &format!("203.0.113.{}", 100 + number),
+            &format!("guest{number}"),
+        )?;
+    }
+    terraform.assert_plan_is_empty()?;
+    terraform.destroy()?;
+    Ok(())
+}
