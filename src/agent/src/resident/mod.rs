@@ -27,6 +27,8 @@ use crate::{
 const TIME: Duration = Duration::from_mins(2);
 /// Events come in bursts: a link that comes up, its addresses, its routes. Guests are dark meanwhile.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+/// The same on a full host, where one look takes long.
+const LONGEST_DEBOUNCE: Duration = Duration::from_millis(500);
 /// The same while there is always something.
 const STORM_DEBOUNCE: Duration = Duration::from_millis(700);
 /// Sysctls and files change without an event.
@@ -72,7 +74,9 @@ pub async fn run(netlink: Netlink) -> Result<(), Failure> {
         match lock {
             Ok(_lock) => {
                 roll_back_if_due(&context).await?;
+                let began = Instant::now();
                 pace.after(&heal(&context).await);
+                pace.took = began.elapsed();
             }
             Err(failure) => pace.after(&Err(failure)),
         }
@@ -91,13 +95,17 @@ struct Pace {
     busy: u32,
     /// What was told last.
     told: String,
+    /// How long the last reconcile took.
+    took: Duration,
 }
 
 impl Pace {
     /// How long to wait after an event for those that come along with it.
     fn after_event(&self) -> Duration {
         if self.pause.is_zero() && self.busy < STORM_LIMIT {
-            DEBOUNCE
+            // A full host that changes all the time is not looked at all the time, and a change that
+            // waits for the lock gets its turn; yet all is mended within a second.
+            DEBOUNCE.max(self.took.min(LONGEST_DEBOUNCE))
         } else {
             STORM_DEBOUNCE
         }
@@ -220,6 +228,16 @@ mod tests {
     use protocol::FailureKind;
 
     use super::*;
+
+    #[test]
+    fn a_full_host_is_looked_at_less_often_but_within_a_second() {
+        let mut pace = Pace::default();
+        for (took, debounce) in [(1, 50), (200, 200), (5000, 500)] {
+            pace.took = Duration::from_millis(took);
+            pace.after(&Ok(0));
+            assert_eq!(pace.after_event(), Duration::from_millis(debounce));
+        }
+    }
 
     #[test]
     fn it_slows_down_when_that_does_not_help_and_recovers() {
