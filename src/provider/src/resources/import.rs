@@ -73,7 +73,9 @@ pub async fn with_import<R: Managed>(
     let (name, id) = (R::NAME, import_id(target, key));
     // Terraform wraps no line that begins with a space, so that the command can be copied.
     let help = format!(
-        "To manage it from this state instead of the other, take it over:\n\n  terraform import {name}.NAME '{id}'"
+        "To manage it from this state instead of the other, take it over:\n\n  terraform import {name}.NAME '{id}'\n\n\
+         When this state has it already, its lifecycle rule create_before_destroy is in the way: two of one name can't be on \
+         one host at once. Take that rule away."
     );
     failure.help(help).into()
 }
