@@ -3,6 +3,8 @@
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$top" || exit 1
+# Where cargo puts what it builds.
+target=${CARGO_TARGET_DIR:-$top/target}
 
 # program:package pairs; dpkg isn't asked, for a program may come from elsewhere.
 needed=(
