@@ -1,6 +1,51 @@
 //! The resources, a folder each: schema, conversion, planning. What they have in common, the way
 //! from a plan to a change on a host and back into the state, is in [`lifecycle`] and [`import`].
 
+/// The operations of [`tfplugin::Resource`] that are done in one way for every object of a host.
+macro_rules! same_for_every_object {
+    () => {
+        async fn create(
+            &self,
+            request: tfplugin::Create<Self>,
+            context: &tfplugin::Context,
+        ) -> Result<tfplugin::State<Self>, tfplugin::Failed<Self>> {
+            $crate::resources::lifecycle::create(self, request, context).await
+        }
+
+        async fn read(
+            &self,
+            state: tfplugin::State<Self>,
+            context: &tfplugin::Context,
+        ) -> Result<Option<tfplugin::State<Self>>, tfplugin::Diagnostics> {
+            $crate::resources::lifecycle::read(self, state, context).await
+        }
+
+        async fn update(
+            &self,
+            request: tfplugin::Update<Self>,
+            context: &tfplugin::Context,
+        ) -> Result<tfplugin::State<Self>, tfplugin::Failed<Self>> {
+            $crate::resources::lifecycle::update(self, request, context).await
+        }
+
+        async fn delete(
+            &self,
+            state: tfplugin::State<Self>,
+            context: &tfplugin::Context,
+        ) -> Result<(), tfplugin::Failed<Self>> {
+            $crate::resources::lifecycle::delete(self, state, context).await
+        }
+
+        async fn import(
+            &self,
+            id: &str,
+            _: &tfplugin::Context,
+        ) -> Result<tfplugin::State<Self>, tfplugin::Diagnostics> {
+            $crate::resources::import::import(self, id).await
+        }
+    };
+}
+
 pub mod container;
 pub mod host;
 pub mod image;

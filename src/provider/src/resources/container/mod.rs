@@ -13,11 +13,11 @@ use protocol::{
     observed::Object,
     secret,
 };
-use tfplugin::{Attr, Context, Create, Diagnostics, Failed, Parsed, Plan, Resource, State, Update};
+use tfplugin::{Attr, Context, Diagnostics, Parsed, Plan, Resource, State};
 
 pub use schema::{Container, WaitFor};
 
-use super::{Managed, Private, import, lifecycle};
+use super::{Managed, Private};
 use crate::{
     connection::Target,
     failure::Place,
@@ -132,35 +132,5 @@ impl Resource for ContainerResource {
         plan::destroyable(&prior.model)
     }
 
-    async fn create(
-        &self,
-        request: Create<Self>,
-        context: &Context,
-    ) -> Result<State<Self>, Failed<Self>> {
-        lifecycle::create(self, request, context).await
-    }
-
-    async fn read(
-        &self,
-        state: State<Self>,
-        context: &Context,
-    ) -> Result<Option<State<Self>>, Diagnostics> {
-        lifecycle::read(self, state, context).await
-    }
-
-    async fn update(
-        &self,
-        request: Update<Self>,
-        context: &Context,
-    ) -> Result<State<Self>, Failed<Self>> {
-        lifecycle::update(self, request, context).await
-    }
-
-    async fn delete(&self, state: State<Self>, context: &Context) -> Result<(), Failed<Self>> {
-        lifecycle::delete(self, state, context).await
-    }
-
-    async fn import(&self, id: &str, _: &Context) -> Result<State<Self>, Diagnostics> {
-        import::import(self, id).await
-    }
+    same_for_every_object!();
 }

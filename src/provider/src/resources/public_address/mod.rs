@@ -11,11 +11,11 @@ use protocol::{
     desired::{Desired, ObjectKey},
     observed::Object,
 };
-use tfplugin::{Attr, Context, Create, Diagnostics, Failed, Parsed, Plan, Resource, State, Update};
+use tfplugin::{Attr, Context, Diagnostics, Parsed, Plan, Resource};
 
 pub use schema::PublicAddress;
 
-use super::{Managed, Private, import, lifecycle};
+use super::{Managed, Private};
 use crate::{
     connection::Target,
     failure::Place,
@@ -107,35 +107,5 @@ impl Resource for PublicAddressResource {
         self.adjust(plan, context)
     }
 
-    async fn create(
-        &self,
-        request: Create<Self>,
-        context: &Context,
-    ) -> Result<State<Self>, Failed<Self>> {
-        lifecycle::create(self, request, context).await
-    }
-
-    async fn read(
-        &self,
-        state: State<Self>,
-        context: &Context,
-    ) -> Result<Option<State<Self>>, Diagnostics> {
-        lifecycle::read(self, state, context).await
-    }
-
-    async fn update(
-        &self,
-        request: Update<Self>,
-        context: &Context,
-    ) -> Result<State<Self>, Failed<Self>> {
-        lifecycle::update(self, request, context).await
-    }
-
-    async fn delete(&self, state: State<Self>, context: &Context) -> Result<(), Failed<Self>> {
-        lifecycle::delete(self, state, context).await
-    }
-
-    async fn import(&self, id: &str, _: &Context) -> Result<State<Self>, Diagnostics> {
-        import::import(self, id).await
-    }
+    same_for_every_object!();
 }
