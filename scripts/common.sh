@@ -9,8 +9,8 @@ target=${CARGO_TARGET_DIR:-$top/target}
 # program:package pairs; dpkg isn't asked, for a program may come from elsewhere.
 needed=(
   debootstrap:debootstrap systemd-nspawn:systemd-container nft:nftables ip:iproute2 ping:iputils-ping
-  setpriv:util-linux ssh:openssh-client sshd:openssh-server gpg:gnupg zstd:zstd xz:xz-utils tar:tar cc:gcc make:make perl:perl
-  unshare:util-linux sysctl:procps
+  setpriv:util-linux ssh:openssh-client sshd:openssh-server gpg:gnupg zstd:zstd xz:xz-utils tar:tar cc:gcc c++:g++ make:make perl:perl
+  unshare:util-linux sysctl:procps mkfs.ext4:e2fsprogs mount:mount
 )
 
 say() { printf '\033[1m==> %s\033[0m\n' "$*"; }
@@ -65,4 +65,55 @@ need_cargo_tool() {
   command -v "$program" >/dev/null && return
   say "Installing with cargo: $program (takes some minutes, once)"
   cargo install --quiet --locked "$program"
+}
+
+# The lab's disks and images, made once; and the provider that the lab's tests try.
+prepare_lab() {
+  say "The lab's disks and images (made once, kept in ${NSPAWN_LAB_CACHE:-/var/cache/nspawn-lab})"
+  cargo build --locked --package acceptance-tests --bins
+  "${as_root[@]}" "$target/debug/lab" images
+}
+
+# A provider of a later release, to be upgraded to. It is built in the place of the one under test, for then few
+# crates are built twice; that one is put back.
+build_later_provider() {
+  say "Building the provider of a later release"
+  cargo build --locked --package terraform-provider-nspawn --features later-release
+  NSPAWN_LATER_PROVIDER_BINARY=$target/later-release/terraform-provider-nspawn
+  export NSPAWN_LATER_PROVIDER_BINARY
+  install -D "$target/debug/terraform-provider-nspawn" "$NSPAWN_LATER_PROVIDER_BINARY"
+  cargo build --locked --package terraform-provider-nspawn
+}
+
+# The provider with an agent that can be killed at any step, for the kill sweep alone. The file's name is what Terraform
+# looks for. Built before the one that is used: each takes the other's place in the target folder.
+build_with_fault_points() {
+  say "Build for the kill sweep"
+  cargo build --locked --package terraform-provider-nspawn --features fault-points
+  mkdir -p "$target/fault-points"
+  cp "$target/debug/terraform-provider-nspawn" "$target/fault-points/"
+  export NSPAWN_FAULT_PROVIDER_BINARY=$target/fault-points/terraform-provider-nspawn
+}
+
+# Tests that make namespaces and mounts run as root; building does not.
+run_tests_as_root() {
+  if [ ${#as_root[@]} -gt 0 ]; then
+    export "CARGO_TARGET_$(uname -m | tr a-z A-Z)_UNKNOWN_LINUX_GNU_RUNNER=${as_root[*]}"
+  fi
+}
+
+# Where the tests of a run note which promises held.
+collect_promises() {
+  NSPAWN_PROMISES_REPORT=$target/promises
+  export NSPAWN_PROMISES_REPORT
+  "${as_root[@]}" rm -rf "$NSPAWN_PROMISES_REPORT"
+}
+
+# What doesn't fit into a test: notes how a command ended as a case of a promise.
+promise_case() {
+  local promise=$1 name=$2 file=$NSPAWN_PROMISES_REPORT/$1-$$
+  shift 2
+  mkdir -p "$NSPAWN_PROMISES_REPORT"
+  printf 'begun\t%s\n' "$name" >> "$file"
+  "$@" && printf 'held\t%s\n' "$name" >> "$file"
 }

@@ -86,6 +86,37 @@ impl Process {
             .with_context(|| format!("signal `{}`", self.command))
     }
 
+    /// Sends a signal to the programs of this name that it has started, and they in turn; tells to how many.
+    pub fn signal_below(&self, program: &str, signal: Signal) -> Result<usize> {
+        let mut signalled = 0;
+        let mut next = vec![self.child.id()];
+        while let Some(pid) = next.pop() {
+            let name = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+            if name.file_name().is_some_and(|name| name == program)
+                && let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw)
+            {
+                rustix::process::kill_process(pid, signal)
+                    .with_context(|| format!("signal {program}"))?;
+                signalled += 1;
+            }
+            // Each thread has children of its own. proc_pid_tid_children(5)
+            for task in std::fs::read_dir(format!("/proc/{pid}/task"))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
+                let text = std::fs::read_to_string(task.path().join("children"));
+                let children = text.unwrap_or_default();
+                next.extend(
+                    children
+                        .split_whitespace()
+                        .filter_map(|pid| pid.parse::<u32>().ok()),
+                );
+            }
+        }
+        Ok(signalled)
+    }
+
     /// Returns what the program has printed so far, standard output first.
     pub fn printed(&self) -> String {
         self.stdout.text() + &self.stderr.text()
@@ -98,7 +129,7 @@ impl Process {
 
     /// Waits for the end of the program; one that is still there at the deadline is killed, which is an error.
     pub fn wait(mut self, deadline: Duration) -> Result<Output> {
-        if !ends_within(&self.child, deadline)? {
+        if self.is_running() && !ends_within(&self.child, deadline)? {
             let printed = self.printed();
             bail!(
                 "`{}` still ran after {deadline:?} and was killed; so far:\n{printed}",

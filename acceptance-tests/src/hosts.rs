@@ -45,6 +45,8 @@ pub struct HostOptions {
     pub uplink: String,
     /// Who logs in.
     pub user: User,
+    /// Whether its root is a file system of its own, whose unsaved state a power cut drops.
+    pub own_disk: bool,
 }
 
 impl Default for HostOptions {
@@ -53,6 +55,7 @@ impl Default for HostOptions {
             flavour: Flavour::Trixie,
             uplink: "eth0".to_owned(),
             user: User::Root,
+            own_disk: false,
         }
     }
 }
@@ -85,6 +88,13 @@ impl Hosts {
         self.0
             .iter_mut()
             .for_each(|host| uplink.clone_into(&mut host.uplink));
+        self
+    }
+
+    /// Gives each a disk of its own, whose unsaved state a power cut drops.
+    #[must_use]
+    pub fn own_disks(mut self) -> Self {
+        self.0.iter_mut().for_each(|host| host.own_disk = true);
         self
     }
 

@@ -14,6 +14,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::{
     fs::{FlockOperation, flock},
+    mount::{UnmountFlags, unmount},
     process::{Pid, Signal, kill_process},
 };
 use signal_hook::{
@@ -140,6 +141,7 @@ impl Instance {
         for namespace in Namespace::with_prefix(&self.namespace_name("")) {
             note(namespace.remove());
         }
+        note(unmount_below(&self.folder));
         let what = format!("{} is gone", self.folder.display());
         note(wait_until(&what, Duration::from_secs(5), || {
             remove_folder(&self.folder)
@@ -269,6 +271,20 @@ fn remove_group(group: &Path) -> Result<()> {
         }
     }
     fs::remove_dir(group).with_context(|| format!("remove {}", group.display()))
+}
+
+/// Takes the disks of servers away; their loop devices go along.
+fn unmount_below(folder: &Path) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    for mount in mounts.lines().rev() {
+        // Labs' folders have no character that this table would escape.
+        let at = Path::new(mount.split(' ').nth(1).unwrap_or_default());
+        if at.starts_with(folder) {
+            unmount(at, UnmountFlags::DETACH)
+                .with_context(|| format!("unmount {}", at.display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn remove_folder(folder: &Path) -> Result<()> {

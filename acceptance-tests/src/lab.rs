@@ -18,9 +18,9 @@ use crate::{
     instance::{Instance, Registration},
     namespace::Namespace,
     network::{CLIENT_IPV4, Network},
-    requirements,
+    provider, requirements,
     servers::{HTTP_PORT, Servers},
-    terraform::{self, Terraform},
+    terraform::Terraform,
     vps::Vps,
 };
 
@@ -106,6 +106,11 @@ impl Lab {
         &self.network.client
     }
 
+    /// Returns the router's namespace; its link to a server has the server's name.
+    pub fn router(&self) -> &Namespace {
+        &self.network.router
+    }
+
     /// Returns the servers.
     pub fn servers(&self) -> &[Vps] {
         &self.servers
@@ -154,7 +159,12 @@ impl Lab {
 
     /// Makes a working directory for Terraform with a configuration; the provider's own block is added.
     pub fn terraform(&self, configuration: &str) -> Result<Terraform> {
-        let terraform = self.terraform_without_provider_block(configuration)?;
+        self.terraform_with(&provider::under_test()?, configuration)
+    }
+
+    /// Makes the same with another build of the provider.
+    pub fn terraform_with(&self, provider: &Path, configuration: &str) -> Result<Terraform> {
+        let terraform = self.working_directory(provider, configuration)?;
         let block = format!(
             "provider \"nspawn\" {{\n  private_key_file = \"{}\"\n  known_hosts_file = \"{}\"\n}}\n",
             self.private_key().display(),
@@ -166,11 +176,23 @@ impl Lab {
 
     /// Makes a working directory for Terraform with a configuration that has the provider's block itself.
     pub fn terraform_without_provider_block(&self, configuration: &str) -> Result<Terraform> {
-        let provider = terraform::provider_binary()?;
-        let terraform = Terraform::create(self.folder(), self.client(), &provider)?;
+        self.working_directory(&provider::under_test()?, configuration)
+    }
+
+    fn working_directory(&self, provider: &Path, configuration: &str) -> Result<Terraform> {
+        let terraform = Terraform::create(self.folder(), self.client(), provider)?;
         terraform.write("versions.tf", VERSIONS)?;
         terraform.configure(configuration)?;
         Ok(terraform)
+    }
+
+    /// Sends a further network to a server's link, as a cloud does for addresses that are bought later.
+    pub fn route_to(&self, vps: &Vps, network: &str) -> Result<()> {
+        let name = vps.name();
+        let router = &self.network.router;
+        router
+            .ip(&format!("route replace {network} dev {name}"))
+            .map(drop)
     }
 
     /// Runs a shell command on the operator's machine, whatever its exit status.

@@ -4,9 +4,14 @@
 //! All parts are real: the kernel's network, OpenSSH, systemd and Terraform. What may not enter
 //! here: anything of the provider but its binary. The tests see what a user sees.
 
+pub mod agent_files;
+pub mod behind;
 pub mod cache;
 pub mod command;
 pub mod configuration;
+pub mod cuts;
+pub mod faults;
+pub mod frames;
 pub mod hosts;
 pub mod images;
 pub mod instance;
@@ -14,11 +19,14 @@ mod lab;
 pub mod namespace;
 mod network;
 pub mod probe;
+pub mod promise;
+pub mod provider;
 pub mod proxy;
 pub mod quickstart;
 mod requirements;
 pub mod servers;
 pub mod snapshot;
+pub mod sweep;
 pub mod terraform;
 mod vps;
 

@@ -7,10 +7,11 @@ use acceptance_tests::{
     images::{Guest, root},
     instance::{Instance, clean_up_at_signals, wait_if_ending},
     namespace::Namespace,
+    promise::{Promise, Report},
     quickstart,
 };
-use anyhow::{Context, Result, bail};
-use clap::{Parser, Subcommand};
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Parser, Subcommand, ValueEnum as _};
 
 /// A cloud in a box: an operator, a router and servers, on this machine only.
 #[derive(Parser)]
@@ -66,6 +67,14 @@ enum Action {
     },
     /// Shows the main job: applies `examples/quickstart` in a lab of its own, and destroys it.
     Quickstart,
+    /// Prints which promises were tried and held, from what the tests of a run have written.
+    Promises {
+        /// The folder that `NSPAWN_PROMISES_REPORT` named in that run.
+        folder: PathBuf,
+        /// The promises that were asked for; all, when none is named.
+        #[arg(value_enum)]
+        promises: Vec<Promise>,
+    },
     /// Makes all images that aren't there yet, and prints the guests' tarballs with their sha256.
     Images,
 }
@@ -92,7 +101,8 @@ fn act(action: Action) -> Result<()> {
             HostOptions {
                 flavour,
                 uplink,
-                user
+                user,
+                own_disk: false,
             };
             hosts
         ])),
@@ -114,6 +124,17 @@ fn act(action: Action) -> Result<()> {
         }
         Action::Down { lab } => down(lab.as_deref()),
         Action::Quickstart => quickstart::show(),
+        Action::Promises { folder, promises } => {
+            let asked = if promises.is_empty() {
+                Promise::value_variants()
+            } else {
+                &promises
+            };
+            let report = Report::read(&folder, asked)?;
+            print!("{}", report.table());
+            ensure!(report.holds(), "not every promise held");
+            Ok(())
+        }
         Action::Images => {
             clean_up_at_signals()?;
             for flavour in [Flavour::Trixie, Flavour::Bookworm, Flavour::Bare] {

@@ -4,8 +4,8 @@ use std::{
     io::{Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
         mpsc,
     },
     time::{Duration, Instant},
@@ -23,8 +23,10 @@ pub enum Fault {
     Close,
     /// Both sides get a reset.
     Reset,
-    /// Nothing more is carried, and nobody is told.
+    /// Nothing more is carried in either direction, and nobody is told.
     Stall,
+    /// This direction goes on with so many bytes at once, and a pause of a millisecond after them.
+    Trickle(usize),
 }
 
 /// What the line does to a connection.
@@ -36,8 +38,34 @@ pub struct Line {
     pub upwards: Option<(u64, Fault)>,
     /// What happens after so many bytes from the server.
     pub downwards: Option<(u64, Fault)>,
-    /// How many bytes are carried at once, with a pause of a millisecond after them.
-    pub trickle: Option<usize>,
+    /// The only connection that this happens to, counted from 1 since the line was set; without it, to all.
+    pub only: Option<usize>,
+}
+
+/// What a connection has carried.
+#[derive(Debug, Clone, Default)]
+pub struct Traffic {
+    /// Bytes to the server and from it, each time that the direction changed, and at the end.
+    pub turns: Vec<(u64, u64)>,
+    upwards: Side,
+    downwards: Side,
+    last: Option<Way>,
+}
+
+/// One direction of a connection: how much, and its beginning.
+#[derive(Debug, Clone, Default)]
+struct Side {
+    bytes: u64,
+    beginning: Vec<u8>,
+}
+
+/// A direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// To the server.
+    Up,
+    /// From the server.
+    Down,
 }
 
 /// A listening proxy; new connections end when it is dropped.
@@ -51,12 +79,25 @@ pub struct Proxy {
 #[derive(Debug)]
 struct Shared {
     target: SocketAddr,
-    line: Line,
-    healed: AtomicBool,
-    connections: AtomicUsize,
-    bytes: AtomicU64,
+    line: Mutex<Line>,
+    traffic: Mutex<Vec<Arc<Mutex<Traffic>>>>,
+    /// Whether new connections stall.
+    freezing: AtomicBool,
+    /// Whether each connection has stalled: then both its directions have.
+    frozen: Mutex<Vec<Arc<AtomicBool>>>,
     /// What stays open, though nothing is carried any more.
     stalled: Mutex<Vec<TcpStream>>,
+}
+
+/// One direction of one connection.
+struct Pump {
+    shared: Arc<Shared>,
+    traffic: Arc<Mutex<Traffic>>,
+    way: Way,
+    line: Line,
+    fault: Option<(u64, Fault)>,
+    /// Whether the connection has stalled.
+    frozen: Arc<AtomicBool>,
 }
 
 impl Proxy {
@@ -66,10 +107,10 @@ impl Proxy {
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             target,
-            line,
-            healed: AtomicBool::new(false),
-            connections: AtomicUsize::new(0),
-            bytes: AtomicU64::new(0),
+            line: Mutex::new(line),
+            traffic: Mutex::default(),
+            freezing: AtomicBool::new(false),
+            frozen: Mutex::default(),
             stalled: Mutex::default(),
         });
         let (accepting, passed_on, namespace) = (
@@ -79,7 +120,6 @@ impl Proxy {
         );
         std::thread::spawn(move || {
             while let Ok((client, _)) = accepting.accept() {
-                passed_on.connections.fetch_add(1, Ordering::Relaxed);
                 let Ok(server) = namespace.connect(passed_on.target, Duration::from_secs(10))
                 else {
                     continue;
@@ -100,19 +140,59 @@ impl Proxy {
         self.address
     }
 
+    /// Makes the line another one for connections that are opened from now on, and counts anew.
+    pub fn set(&self, line: Line) {
+        let mut traffic = lock(&self.shared.traffic);
+        traffic.clear();
+        *lock(&self.shared.line) = line;
+    }
+
     /// Makes the line good for connections that are opened from now on; the delay stays.
     pub fn heal(&self) {
-        self.shared.healed.store(true, Ordering::Relaxed);
+        let mut line = lock(&self.shared.line);
+        *line = Line {
+            delay: line.delay,
+            ..Line::default()
+        };
+    }
+
+    /// Stalls all connections, those that are open and those that are opened from now on.
+    pub fn freeze(&self) {
+        self.shared.freezing.store(true, Ordering::Release);
+        for frozen in lock(&self.shared.frozen).iter() {
+            frozen.store(true, Ordering::Release);
+        }
+    }
+
+    /// Carries connections that are opened from now on; what was stalled stays so.
+    pub fn thaw(&self) {
+        self.shared.freezing.store(false, Ordering::Release);
     }
 
     /// Returns how many connections were opened.
     pub fn connections(&self) -> usize {
-        self.shared.connections.load(Ordering::Relaxed)
+        lock(&self.shared.traffic).len()
     }
 
     /// Returns how many bytes were carried, both directions together.
     pub fn bytes(&self) -> u64 {
-        self.shared.bytes.load(Ordering::Relaxed)
+        let traffic = lock(&self.shared.traffic);
+        let both = |one: &Traffic| one.bytes(Way::Up) + one.bytes(Way::Down);
+        traffic.iter().map(|one| both(&lock(one))).sum()
+    }
+
+    /// Returns what each connection has carried, in the order in which they were opened.
+    pub fn traffic(&self) -> Vec<Traffic> {
+        let traffic = lock(&self.shared.traffic);
+        traffic.iter().map(|one| lock(one).clone()).collect()
+    }
+
+    /// Ends connections that have stalled, as a line does that is cut at last.
+    pub fn end_stalled(&self) {
+        for stream in lock(&self.shared.stalled).drain(..) {
+            // Other threads hold the same socket. It may be closed already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 }
 
@@ -120,36 +200,101 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         // Ends the accept() that its thread waits in; there is none when that fails.
         let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
-        self.shared
-            .stalled
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.end_stalled();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Traffic {
+    /// Returns how many bytes were carried in a direction.
+    pub fn bytes(&self, way: Way) -> u64 {
+        self.side(way).bytes
+    }
+
+    /// Returns the byte in a direction at which SSH's handshake ends, its NEWKEYS packet: up to there all is plain text.
+    pub fn handshake(&self, way: Way) -> Option<u64> {
+        let bytes = &self.side(way).beginning;
+        let mut at = bytes.iter().position(|byte| *byte == b'\n')? + 1;
+        loop {
+            let (length, rest) = bytes.get(at..)?.split_first_chunk::<4>()?;
+            at += 4 + usize::try_from(u32::from_be_bytes(*length)).ok()?;
+            // After the length comes that of the padding, then the message's number: RFC 4253, 6 and 12.
+            if *rest.get(1)? == 21 {
+                return u64::try_from(at).ok();
+            }
+        }
+    }
+
+    fn side(&self, way: Way) -> &Side {
+        match way {
+            Way::Up => &self.upwards,
+            Way::Down => &self.downwards,
+        }
+    }
+
+    fn add(&mut self, way: Way, bytes: &[u8]) {
+        let side = match way {
+            Way::Up => &mut self.upwards,
+            Way::Down => &mut self.downwards,
+        };
+        side.bytes += bytes.len() as u64;
+        let missing = (16 * 1024_usize).saturating_sub(side.beginning.len());
+        side.beginning
+            .extend_from_slice(&bytes[..missing.min(bytes.len())]);
+        let now = (self.upwards.bytes, self.downwards.bytes);
+        match self.turns.last_mut() {
+            Some(turn) if self.last == Some(way) => *turn = now,
+            _ => self.turns.push(now),
+        }
+        self.last = Some(way);
     }
 }
 
 impl Shared {
     fn carry(self: &Arc<Self>, client: &TcpStream, server: &TcpStream) -> Result<()> {
-        let healed = self.healed.load(Ordering::Relaxed);
-        let faults = if healed {
-            (None, None)
-        } else {
-            (self.line.upwards, self.line.downwards)
+        let counted = Arc::<Mutex<Traffic>>::default();
+        let number = {
+            let mut traffic = lock(&self.traffic);
+            traffic.push(Arc::clone(&counted));
+            traffic.len()
         };
+        let mut line = *lock(&self.line);
+        if line.only.is_some_and(|only| only != number) {
+            (line.upwards, line.downwards) = (None, None);
+        }
+        let frozen = Arc::<AtomicBool>::default();
+        lock(&self.frozen).push(Arc::clone(&frozen));
+        frozen.fetch_or(self.freezing.load(Ordering::Acquire), Ordering::AcqRel);
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
-        self.pump(client.try_clone()?, server.try_clone()?, faults.0);
-        self.pump(server.try_clone()?, client.try_clone()?, faults.1);
+        for (from, to, way, fault) in [
+            (client, server, Way::Up, line.upwards),
+            (server, client, Way::Down, line.downwards),
+        ] {
+            let pump = Pump {
+                shared: Arc::clone(self),
+                traffic: Arc::clone(&counted),
+                way,
+                line,
+                fault,
+                frozen: Arc::clone(&frozen),
+            };
+            pump.start(from.try_clone()?, to.try_clone()?);
+        }
         Ok(())
     }
+}
 
+impl Pump {
     /// Carries one direction: a thread reads and notes the time, another writes when it has come.
-    fn pump(self: &Arc<Self>, mut from: TcpStream, to: TcpStream, fault: Option<(u64, Fault)>) {
+    fn start(self, mut from: TcpStream, to: TcpStream) {
         let (sender, receiver) = mpsc::sync_channel::<(Instant, Vec<u8>)>(1024);
-        let at_once = self.line.trickle.unwrap_or(64 * 1024);
         let reader = from.try_clone();
         std::thread::spawn(move || {
-            let mut chunk = vec![0; at_once];
+            let mut chunk = vec![0; 64 * 1024];
             while let Ok(length @ 1..) = from.read(&mut chunk) {
                 if sender
                     .send((Instant::now(), chunk[..length].to_vec()))
@@ -159,53 +304,79 @@ impl Shared {
                 }
             }
         });
-        let shared = Arc::clone(self);
         std::thread::spawn(move || {
             let Ok(reader) = reader else { return };
-            shared.write_out(&receiver, &reader, to, fault);
+            self.write_out(&receiver, &reader, to);
         });
     }
 
     fn write_out(
-        &self,
+        mut self,
         receiver: &mpsc::Receiver<(Instant, Vec<u8>)>,
         from: &TcpStream,
         mut to: TcpStream,
-        fault: Option<(u64, Fault)>,
     ) {
-        let mut left = fault.map_or(u64::MAX, |(bytes, _)| bytes);
-        for (read_at, mut chunk) in receiver {
+        for (read_at, chunk) in receiver {
             std::thread::sleep(
                 (read_at + self.line.delay).saturating_duration_since(Instant::now()),
             );
-            let allowed = usize::try_from(left).unwrap_or(usize::MAX);
-            let cut = chunk.len() >= allowed;
-            chunk.truncate(allowed);
-            if to.write_all(&chunk).is_err() {
-                break;
-            }
-            let length = chunk.len() as u64;
-            left -= length;
-            self.bytes.fetch_add(length, Ordering::Relaxed);
-            match fault {
-                Some((_, Fault::Stall)) if cut => {
-                    self.stalled
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push(to);
-                    // Takes what still comes, so that the sender notices nothing.
-                    receiver.iter().for_each(drop);
+            let mut rest = &chunk[..];
+            while !rest.is_empty() {
+                let (piece, cut) = self.next_piece(rest);
+                if self.frozen.load(Ordering::Acquire) {
+                    return self.stay_silent(receiver, to);
+                }
+                if to.write_all(piece).is_err() {
+                    // Takes no more; whoever writes is told so.
+                    let _ = from.shutdown(Shutdown::Both);
                     return;
                 }
-                Some((_, fault)) if cut => return break_line(fault, from, &to),
-                _ => {}
+                self.count(piece);
+                rest = &rest[piece.len()..];
+                match cut {
+                    Some(Fault::Stall) => return self.stay_silent(receiver, to),
+                    Some(fault @ (Fault::Close | Fault::Reset)) => {
+                        return break_line(fault, from, &to);
+                    }
+                    Some(Fault::Trickle(_)) => std::thread::sleep(Duration::from_millis(1)),
+                    None => {}
+                }
             }
-            if self.line.trickle.is_some() {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+        }
+        if self.frozen.load(Ordering::Acquire) {
+            return self.stay_silent(receiver, to);
         }
         // The end of one direction; the other may go on. It may be closed already.
         let _ = to.shutdown(Shutdown::Write);
+    }
+
+    /// What is carried next of these bytes, and the fault that has come with it.
+    fn next_piece<'a>(&self, bytes: &'a [u8]) -> (&'a [u8], Option<Fault>) {
+        let Some((left, fault)) = self.fault else {
+            return (bytes, None);
+        };
+        let until = usize::try_from(left).unwrap_or(usize::MAX);
+        match fault {
+            _ if until > bytes.len() => (bytes, None),
+            Fault::Trickle(at_once) if until == 0 => {
+                (&bytes[..at_once.clamp(1, bytes.len())], Some(fault))
+            }
+            fault => (&bytes[..until], Some(fault)),
+        }
+    }
+
+    fn count(&mut self, piece: &[u8]) {
+        if let Some((left, _)) = &mut self.fault {
+            *left -= (piece.len() as u64).min(*left);
+        }
+        lock(&self.traffic).add(self.way, piece);
+    }
+
+    /// Takes what still comes, so that the sender notices nothing, and keeps the receiver's end open.
+    fn stay_silent(&self, receiver: &mpsc::Receiver<(Instant, Vec<u8>)>, to: TcpStream) {
+        self.frozen.store(true, Ordering::Release);
+        lock(&self.shared.stalled).push(to);
+        receiver.iter().for_each(drop);
     }
 }
 

@@ -5,10 +5,12 @@ use std::path::Path;
 use anyhow::{Result, bail};
 
 /// Each program and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 14] = [
     ("debootstrap", "debootstrap"),
     ("gpg", "gnupg"),
     ("ip", "iproute2"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("mount", "mount"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
     ("setpriv", "util-linux"),

@@ -42,6 +42,22 @@ impl Snapshot {
         self
     }
 
+    /// Adds a section: what a command prints on the server.
+    pub fn with(mut self, section: &str, vps: &Vps, script: &str) -> Result<Self> {
+        let lines = vps.root(script)?.lines().map(str::to_owned).collect();
+        self.sections.insert(section.to_owned(), lines);
+        Ok(self)
+    }
+
+    /// Rewrites each line, or leaves it out; the section is told along with it.
+    #[must_use]
+    pub fn map(mut self, change: impl Fn(&str, &str) -> Option<String>) -> Self {
+        for (name, lines) in &mut self.sections {
+            *lines = lines.iter().filter_map(|line| change(name, line)).collect();
+        }
+        self
+    }
+
     /// Returns the lines of a section.
     pub fn section(&self, name: &str) -> impl Iterator<Item = &str> {
         self.sections

@@ -11,7 +11,7 @@ tree() { # path [more words for find]
 }
 
 section links
-ip -d -o link | sed -E 's/^[0-9]+: //; s/@if[0-9]+/@peer/; s/link-netnsid [0-9]+//'
+ip -d -o link | sed -E 's/^[0-9]+: //; s/@if[0-9]+/@peer/; s/link-netnsid [0-9]+//; s/[a-z]+_timer +[0-9.]+//g; s/tso_max_size [0-9]+//'
 section addresses
 ip -o addr | sed -E 's/^[0-9]+: //'
 section routes
@@ -50,7 +50,8 @@ tree /run/networkd; tree /usr/local; tree /opt; tree /srv; tree /root ! -name .b
 section files-lib
 ls -lA /usr/lib/systemd/system /usr/lib/systemd/network /usr/lib/tmpfiles.d /usr/lib/sysctl.d | awk '{ print $1, $3, $4, $5, $9, $10, $11 }' | grep -v '^total'
 section machines
-tree /var/lib/machines
+# Not what is inside: the root of a container with a copy of its own is on the same file system.
+tree /var/lib/machines -maxdepth 1
 section files-var
 find /var/lib -xdev -mindepth 1 -maxdepth 2 ! -path '/var/lib/apt/*' ! -path '/var/lib/dpkg/*' \
     ! -path '/var/lib/systemd/timers/*' ! -path '/var/lib/systemd/random-seed' -printf '%p %y %m %U:%G\n'

@@ -1,19 +1,13 @@
 //! Terraform, run by the operator, with the provider that was just built.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::OnceLock,
-    time::Duration,
-};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    command::{Output, Process, command, run},
+    command::{Output, Process, run},
     namespace::Namespace,
 };
 
@@ -34,6 +28,17 @@ impl Terraform {
         let folder = tempfile::Builder::new()
             .prefix("terraform-")
             .tempdir_in(parent)?;
+        let terraform = Self {
+            folder,
+            namespace: namespace.clone(),
+            environment: Vec::new(),
+        };
+        terraform.use_provider(provider)?;
+        Ok(terraform)
+    }
+
+    /// Takes another build of the provider from now on.
+    pub fn use_provider(&self, provider: &Path) -> Result<()> {
         let binaries = provider
             .parent()
             .context("the provider's binary is in no folder")?;
@@ -41,13 +46,7 @@ impl Terraform {
             "provider_installation {{\n  dev_overrides {{\n    \"nspawn/nspawn\" = \"{}\"\n  }}\n  direct {{}}\n}}\n",
             binaries.display()
         );
-        let terraform = Self {
-            folder,
-            namespace: namespace.clone(),
-            environment: Vec::new(),
-        };
-        terraform.write("terraform.rc", &settings)?;
-        Ok(terraform)
+        self.write("terraform.rc", &settings)
     }
 
     /// Returns the program: `NSPAWN_TERRAFORM`, or `terraform`.
@@ -131,14 +130,26 @@ impl Terraform {
 
     /// Returns the attributes of one resource of the root module, such as `nspawn_container.web`.
     pub fn resource(&self, address: &str) -> Result<Value> {
-        let state = self.state()?;
-        state["values"]["root_module"]["resources"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|resource| resource["address"] == address)
-            .map(|resource| resource["values"].clone())
+        let found = self.resources()?.into_iter();
+        found
+            .map(|mut resource| (resource["address"] == address).then(|| resource["values"].take()))
+            .find_map(|values| values)
             .ok_or_else(|| anyhow!("{address} is not in the state"))
+    }
+
+    /// Returns the addresses of the resources in the state's root module, each with whether it is tainted.
+    pub fn resources_and_taints(&self) -> Result<Vec<(String, bool)>> {
+        let told = self.resources()?.into_iter().map(|resource| {
+            let address = resource["address"].as_str().unwrap_or_default();
+            (address.to_owned(), resource["tainted"] == true)
+        });
+        Ok(told.collect())
+    }
+
+    fn resources(&self) -> Result<Vec<Value>> {
+        let mut state = self.state()?;
+        let resources = state["values"]["root_module"]["resources"].take();
+        Ok(serde_json::from_value::<Option<_>>(resources)?.unwrap_or_default())
     }
 
     /// Runs terraform with any arguments to its end, whatever its exit status.
@@ -151,6 +162,17 @@ impl Terraform {
     /// Starts terraform, to be watched, interrupted and waited for.
     pub fn start(&self, arguments: &[&str]) -> Result<Process> {
         Process::spawn(&mut self.command(arguments))
+    }
+
+    /// Runs terraform to its end, which may take as long as a test needs that has hundreds of resources.
+    pub fn run_within(&self, arguments: &[&str], deadline: Duration) -> Result<String> {
+        let output = run(&mut self.command(arguments), deadline)?;
+        output.checked()
+    }
+
+    /// Starts terraform with environment variables of this run alone.
+    pub fn start_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Process> {
+        Process::spawn(self.command(arguments).envs(environment.iter().copied()))
     }
 
     fn fails(&self, arguments: &[&str]) -> Result<String> {
@@ -202,41 +224,4 @@ fn without_color<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
         words.insert(1, "-no-color");
     }
     words
-}
-
-/// Returns the provider's binary: `NSPAWN_PROVIDER_BINARY`, or what `cargo build` makes of this checkout.
-pub fn provider_binary() -> Result<PathBuf> {
-    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    BUILT
-        .get_or_init(|| find_or_build().map_err(|error| format!("{error:#}")))
-        .clone()
-        .map_err(|error| anyhow!(error))
-}
-
-fn find_or_build() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("NSPAWN_PROVIDER_BINARY") {
-        let path = PathBuf::from(path);
-        return path
-            .canonicalize()
-            .with_context(|| format!("NSPAWN_PROVIDER_BINARY: {}", path.display()));
-    }
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let words = [
-        "build",
-        "--locked",
-        "-p",
-        "terraform-provider-nspawn",
-        "--message-format=json-render-diagnostics",
-    ];
-    let output = run(
-        command("cargo", words).current_dir(workspace),
-        Duration::from_mins(15),
-    )?;
-    output
-        .checked()?
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "terraform-provider-nspawn")
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo has built no terraform-provider-nspawn")
 }

@@ -4,7 +4,7 @@ use acceptance_tests::{Hosts, Lab, configuration, images::Guest};
 use anyhow::{Context, Result, ensure};
 
 /// What somebody does to the host while our service can't put it back at once, and the word by which the plan names it.
-const MEDDLING: [(&str, &str); 9] = [
+const MEDDLING: [(&str, &str); 10] = [
     ("ip route del 203.0.113.2/32", "route"),
     ("ip -6 route del 2001:db8:1::2/128", "route"),
     ("ip neigh del proxy 203.0.113.2 dev eth0", "proxy"),
@@ -20,6 +20,10 @@ const MEDDLING: [(&str, &str); 9] = [
         "nspawn-agent.conf",
     ),
     ("systemctl stop systemd-nspawn@web.service", "status"),
+    (
+        "ip link del vb-web",
+        "the interface vb-web of the container web",
+    ),
 ];
 
 #[test]

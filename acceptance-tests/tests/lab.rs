@@ -139,6 +139,23 @@ fn a_reboot_and_a_power_cut_leave_the_disk_and_nothing_else() -> Result<()> {
 }
 
 #[test]
+fn a_power_cut_drops_what_was_not_brought_to_the_disk() -> Result<()> {
+    let lab = Lab::start(Hosts::one().own_disks())?;
+    let vps = lab.vps1();
+    vps.root("echo kept > /root/kept; sync -f /; echo lost > /root/lost; rm /root/kept; echo new > /root/kept")?;
+    vps.cut_power()?;
+    vps.power_on()?;
+    vps.wait_until_up()?;
+    vps.root("test \"$(cat /root/kept)\" = kept; ! test -e /root/lost")?;
+    let disk = lab.folder().join("vps1.disk").display().to_string();
+    drop(lab);
+    let left =
+        std::fs::read_to_string("/proc/self/mounts")?.contains(disk.trim_end_matches(".disk"));
+    ensure!(!left, "the disk is still mounted");
+    Ok(())
+}
+
+#[test]
 fn a_snapshot_equals_itself_and_sees_changes() -> Result<()> {
     let lab = Lab::start(Hosts::one())?;
     let vps = lab.vps1();
@@ -268,7 +285,7 @@ fn a_proxy_delays_cuts_and_stalls() -> Result<()> {
     assert!(took >= delay * 2, "{took:?}");
     assert_eq!(
         through(Line {
-            trickle: Some(1),
+            upwards: Some((2, Fault::Trickle(1))),
             ..Line::default()
         })?
         .0?,

@@ -28,7 +28,9 @@ fn main() -> Result<()> {
         .filter_map(|(architecture, variable)| {
             println!("cargo::rerun-if-env-changed={variable}");
             let path = env::var_os(variable).filter(|path| !path.is_empty())?;
-            Some((*architecture, PathBuf::from(path)))
+            let path = PathBuf::from(path);
+            println!("cargo::rerun-if-changed={}", path.display());
+            Some((*architecture, path))
         })
         .collect();
     let agents = if ready.is_empty() {
@@ -38,7 +40,6 @@ fn main() -> Result<()> {
     };
     let mut code = String::from("/// Of this build.\npub(super) const AGENTS: &[Agent] = &[\n");
     for (architecture, path) in agents {
-        println!("cargo::rerun-if-changed={}", path.display());
         code += &embed(architecture, &path, &out)?;
     }
     code += "];\n";
@@ -88,7 +89,14 @@ fn build(out: &Path) -> Result<(&'static str, PathBuf)> {
     let workspace = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?)
         .join("../..")
         .canonicalize()?;
-    for path in ["src/agent", "src/protocol", "Cargo.toml", "Cargo.lock"] {
+    for path in [
+        "src/agent",
+        "src/protocol",
+        "src/texts",
+        "src/fault",
+        "Cargo.toml",
+        "Cargo.lock",
+    ] {
         println!("cargo::rerun-if-changed={}", workspace.join(path).display());
     }
     let triple = format!("{architecture}-unknown-linux-gnu");
@@ -111,6 +119,8 @@ fn build(out: &Path) -> Result<(&'static str, PathBuf)> {
             "nspawn-agent",
         ])
         .args(["--profile", profile, "--target", &triple])
+        .args(env::var_os("CARGO_FEATURE_LATER_RELEASE").map(|_| "--features=later-release"))
+        .args(env::var_os("CARGO_FEATURE_FAULT_POINTS").map(|_| "--features=fault-points"))
         .arg("--target-dir")
         .arg(&target_folder)
         // Static: it runs on any Debian, whatever its C library.

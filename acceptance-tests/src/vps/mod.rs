@@ -1,5 +1,6 @@
 //! A server of the lab: a systemd-nspawn container that looks like a virtual machine from a cloud.
 
+mod disk;
 mod root;
 
 use std::{
@@ -99,6 +100,12 @@ impl Vps {
         self.instance.folder().join(&self.name)
     }
 
+    /// Returns where this machine sees a path of the running server, also one below its /run or /dev.
+    pub fn path(&self, path: &str) -> Result<PathBuf> {
+        let leader = wait_until("systemd runs", Duration::from_secs(10), || self.leader())?;
+        Ok(PathBuf::from(format!("/proc/{leader}/root")).join(path))
+    }
+
     /// Returns the public key of the server's sshd, as one line of OpenSSH.
     pub fn host_key(&self) -> Result<String> {
         let file = self.root_folder().join("etc/ssh/ssh_host_ed25519_key.pub");
@@ -146,15 +153,7 @@ impl Vps {
 
     /// Waits until the server's sshd answers and its systemd has started everything.
     pub fn wait_until_up(&self) -> Result<()> {
-        let address = SocketAddr::from((self.block.ipv4, 22));
-        let what = format!("{} answers on {address}", self.name);
-        let ready = wait_until(&what, BOOT_DEADLINE, || {
-            self.network
-                .client
-                .banner(address, Duration::from_millis(500))
-        });
-        ready.with_context(|| format!("the end of its console:\n{}", self.console()))?;
-        let state = self.root("systemctl is-system-running --wait || true")?;
+        let state = self.state_once_booted()?;
         if state.trim() != "running" {
             let failed = self.root("systemctl --no-legend --failed; systemctl list-jobs")?;
             bail!("{} is {}, not running:\n{failed}", self.name, state.trim());
@@ -174,6 +173,39 @@ impl Vps {
     pub fn power_off_hard(&self) -> Result<()> {
         self.instance.kill_control_group(&self.name)?;
         self.unplug()
+    }
+
+    /// Cuts the power of a server with a disk of its own: what was not brought to the disk is gone, too.
+    pub fn cut_power(&self) -> Result<()> {
+        ensure!(
+            self.options.own_disk,
+            "{} has no disk of its own",
+            self.name
+        );
+        self.instance.kill_control_group(&self.name)?;
+        disk::cut(&self.disk(), &self.root_folder())?;
+        self.unplug()
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.instance.folder().join(format!("{}.disk", self.name))
+    }
+
+    /// Waits until the server's sshd answers and its systemd has started what it can.
+    pub fn wait_until_reachable(&self) -> Result<()> {
+        self.state_once_booted().map(drop)
+    }
+
+    fn state_once_booted(&self) -> Result<String> {
+        let address = SocketAddr::from((self.block.ipv4, 22));
+        let what = format!("{} answers on {address}", self.name);
+        let ready = wait_until(&what, BOOT_DEADLINE, || {
+            self.network
+                .client
+                .banner(address, Duration::from_millis(500))
+        });
+        ready.with_context(|| format!("the end of its console:\n{}", self.console()))?;
+        self.root("systemctl is-system-running --wait || true")
     }
 
     /// Reboots the server from inside and waits until it is up again.
@@ -236,6 +268,21 @@ impl Vps {
         self.root(&format!(
             "systemd-run -q --machine={container} --wait --pipe --collect sh -c '{quoted}'"
         ))
+    }
+
+    /// Returns the server's network namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Returns the file that stands for a running container's network namespace, for `nsenter --net=`.
+    pub fn guest_namespace(&self, container: &str) -> Result<PathBuf> {
+        let inside = self.root(&format!("machinectl show --value -p Leader {container}"))?;
+        let leader = self.leader()?;
+        Ok(PathBuf::from(format!(
+            "/proc/{leader}/root/proc/{}/ns/net",
+            inside.trim()
+        )))
     }
 
     /// Returns the end of what the server wrote to its console.

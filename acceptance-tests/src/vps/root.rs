@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use anyhow::{Context, Result};
 
-use super::Vps;
+use super::{Vps, disk};
 use crate::{
     command::{check, command},
     hosts::{Block, Flavour, User},
@@ -17,8 +17,11 @@ impl Vps {
     pub(super) fn prepare_root(&self) -> Result<()> {
         let root = self.root_folder();
         let image = images::root(self.options.flavour)?;
+        if self.options.own_disk {
+            disk::make(&self.disk(), &root)?;
+        }
         check(
-            command("cp", ["-a", "--reflink=auto"])
+            command("cp", ["-a", "--reflink=auto", "-T"])
                 .arg(&image)
                 .arg(&root),
         )?;
@@ -44,7 +47,11 @@ impl Vps {
                 .arg(key),
             )?;
         }
-        self.admit_user()
+        self.admit_user()?;
+        if self.options.own_disk {
+            disk::sync(&root)?;
+        }
+        Ok(())
     }
 
     fn write_network(&self) -> Result<()> {

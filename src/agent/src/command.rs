@@ -1,6 +1,6 @@
 //! Programs that are run on the host: argument vectors, never a shell; bounded output and time.
 
-use std::{ffi::OsStr, process::Stdio};
+use std::{ffi::OsStr, os::unix::process::CommandExt as _, process::Stdio};
 
 use protocol::{Failure, FailureKind};
 use tokio::{
@@ -22,6 +22,10 @@ pub struct Program {
     command: Command,
     line: String,
     input: Vec<u8>,
+    /// What an error calls it.
+    verb: &'static str,
+    /// Whether it goes on when the agent is killed.
+    outlives: bool,
 }
 
 impl Program {
@@ -39,6 +43,8 @@ impl Program {
             command,
             line: name.to_owned(),
             input: Vec::new(),
+            verb: "run",
+            outlives: false,
         }
     }
 
@@ -64,6 +70,20 @@ impl Program {
         self
     }
 
+    /// It changes nothing.
+    #[must_use]
+    pub fn only_looking(mut self) -> Self {
+        self.verb = "read from";
+        self
+    }
+
+    /// It goes on to its end when the agent is killed, because half of it is worse.
+    #[must_use]
+    pub fn outliving(mut self) -> Self {
+        self.outlives = true;
+        self
+    }
+
     /// What it reads.
     #[must_use]
     pub fn input(mut self, input: impl Into<Vec<u8>>) -> Self {
@@ -78,8 +98,11 @@ impl Program {
 
     /// Runs it with no limit of time; it is killed when this is dropped.
     pub async fn run_unbounded(mut self) -> Result<Vec<u8>, Failure> {
-        let line = self.line;
-        let deed = || format!("run {line}");
+        if !self.outlives {
+            end_with_parent(self.command.as_std_mut());
+        }
+        let (line, verb) = (self.line, self.verb);
+        let deed = || format!("{verb} {line}");
         let mut child = self
             .command
             .stdin(Stdio::piped())
@@ -112,6 +135,28 @@ impl Program {
     }
 }
 
+/// Lets a program end when the thread that starts it does, also by SIGKILL: nothing must go on working on what
+/// the next agent takes up or clears away. prctl(2), PR_SET_PDEATHSIG
+pub fn end_with_parent(command: &mut std::process::Command) {
+    let parent = rustix::process::getpid();
+    let end = move || {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+        // It died before that was set.
+        if rustix::process::getppid() != Some(parent) {
+            return Err(std::io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    };
+    #[allow(
+        unsafe_code,
+        reason = "what runs between fork(2) and execve(2) is marked unsafe"
+    )]
+    // SAFETY: it makes two system calls, and neither allocates nor takes a lock.
+    unsafe {
+        command.pre_exec(end);
+    }
+}
+
 async fn collect(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     let mut collected = Vec::new();
     let Some(mut stream) = stream else {
@@ -140,7 +185,7 @@ pub async fn off_thread<I: Send + 'static, O: Send + 'static>(
 /// The end of a program's output, as text for a person.
 pub fn tail(output: &[u8]) -> String {
     let start = output.len().saturating_sub(TAIL);
-    String::from_utf8_lossy(&output[start..]).trim().to_owned()
+    texts::printable(String::from_utf8_lossy(&output[start..]).trim())
 }
 
 #[cfg(test)]
@@ -162,5 +207,6 @@ mod tests {
             .unwrap_err();
         assert_eq!(failure.kind, FailureKind::Command);
         assert!(failure.message.contains("/nonexistent-file"), "{failure}");
+        assert_eq!(tail(b"tar: \x1b[2Jx\n"), "tar: \\u{1b}[2Jx");
     }
 }

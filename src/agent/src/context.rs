@@ -1,6 +1,6 @@
 //! What every deed of the agent gets: the store, the kernel, systemd, and the request it serves.
 
-use std::{future::Future, path::PathBuf, rc::Rc, time::Duration};
+use std::{cell::RefCell, future::Future, path::PathBuf, rc::Rc, time::Duration};
 
 use protocol::{Failure, FailureKind, name::SessionId};
 use tokio::{
@@ -9,7 +9,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{failure::Context as _, serve::upload::Upload, store::Store, system::netlink::Netlink};
+use crate::{
+    failure::Context as _, filter, serve::upload::Upload, store::Store, system::netlink::Netlink,
+};
 
 /// Where the agent keeps what a reboot may forget.
 pub const RUN_FOLDER: &str = "/run/nspawn-agent";
@@ -33,6 +35,8 @@ pub struct Context {
     pub cancel: CancellationToken,
     /// The file that the provider streams up with this request.
     pub upload: Option<Upload>,
+    /// What this process knows of the kernel's filter table.
+    pub filter_listed: Rc<RefCell<filter::Listed>>,
     progress: Option<mpsc::UnboundedSender<String>>,
     bus: Rc<OnceCell<zbus::Connection>>,
 }
@@ -49,8 +53,18 @@ impl Context {
             deadline: Instant::now() + time,
             cancel: CancellationToken::new(),
             upload: None,
+            filter_listed: Rc::default(),
             progress: None,
             bus: Rc::new(OnceCell::new()),
+        }
+    }
+
+    /// The same with a connection of its own to the bus, made at first use.
+    #[must_use]
+    pub fn reconnected(&self) -> Self {
+        Self {
+            bus: Rc::default(),
+            ..self.clone()
         }
     }
 

@@ -1,18 +1,22 @@
 //! The host's lock: one change at a time, whoever makes it.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{Read as _, Seek as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Seek as _, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use protocol::{Failure, FailureKind};
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock, major, minor},
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal},
+};
 use tokio::time::{Instant, sleep};
 
-use crate::{context::Context, failure::Context as _, system::files};
+use crate::{context::Context, failure::Context as _, host::install::FOLDER, system::files};
 
 /// Held for one change; let go when dropped, also by the kernel when the process dies.
 #[derive(Debug)]
@@ -26,7 +30,7 @@ const RETRY: Duration = Duration::from_millis(20);
 impl HostLock {
     /// Waits for the lock until the context's deadline.
     pub async fn take(context: &Context) -> Result<Self, Failure> {
-        let path = context.run_folder.join("lock");
+        let path = path(context);
         files::create_folder(&context.run_folder, 0o755)?;
         Self::take_at(&path, &context.holder, context.deadline, || context.check()).await
     }
@@ -64,9 +68,161 @@ impl HostLock {
             file.rewind()?;
             file.write_all(holder.as_bytes())
         })();
-        written.doing(|| "write the lock's holder")?;
+        written.doing(|| "take the host's lock")?;
         Ok(Self { _file: file })
     }
+}
+
+fn path(context: &Context) -> PathBuf {
+    context.run_folder.join("lock")
+}
+
+/// A file that is locked for as long as this lives, which tells others that its holder is there.
+#[derive(Debug)]
+pub struct Presence {
+    file: File,
+}
+
+impl Presence {
+    /// Shows that somebody is there; several may share it.
+    pub fn show(path: &Path) -> Result<Self, Failure> {
+        let deed = || format!("lock {}", path.display());
+        if let Some(folder) = path.parent() {
+            files::create_folder(folder, 0o755)?;
+        }
+        loop {
+            if let Some(file) = share(path).doing(deed)? {
+                return Ok(Self { file });
+            }
+        }
+    }
+
+    /// Shows that somebody is there still: the file's time is now.
+    pub fn renew(&self) -> io::Result<()> {
+        self.file.set_modified(SystemTime::now())
+    }
+
+    /// Removes the file of somebody who is gone, while its lock is held, so that nobody shows up meanwhile.
+    /// Whether it is gone.
+    pub fn clear(path: &Path) -> Result<bool, Failure> {
+        let Ok(file) = File::open(path) else {
+            return Ok(true);
+        };
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(false);
+        }
+        files::remove_file(path)?;
+        Ok(true)
+    }
+
+    /// Whether somebody is there.
+    pub fn is_shown(path: &Path) -> bool {
+        File::open(path)
+            .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err())
+    }
+}
+
+/// Shares the lock of a file. None when somebody has just cleared the file away.
+fn share(path: &Path) -> io::Result<Option<File>> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(path)?;
+    // Whoever looks whether somebody is there has it locked for a moment.
+    flock(&file, FlockOperation::LockShared)?;
+    Ok(is_at(path, &file)?.then_some(file))
+}
+
+/// Whether an open file is still the one of that name: its lock keeps nobody from another one.
+fn is_at(path: &Path, file: &File) -> io::Result<bool> {
+    let own = file.metadata()?;
+    Ok(fs::symlink_metadata(path)
+        .is_ok_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino())))
+}
+
+/// Locks a folder that its holder fills or removes. None when somebody else has it, or it is gone.
+pub fn try_folder(path: &Path) -> io::Result<Option<File>> {
+    folder(path, FlockOperation::NonBlockingLockExclusive)
+}
+
+/// The same, but waits for whoever has it.
+pub fn wait_for_folder(path: &Path) -> io::Result<Option<File>> {
+    folder(path, FlockOperation::LockExclusive)
+}
+
+fn folder(path: &Path, operation: FlockOperation) -> io::Result<Option<File>> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    match flock(&file, operation) {
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        locked => {
+            locked?;
+            Ok(is_at(path, &file)?.then_some(file))
+        }
+    }
+}
+
+/// Ends whoever holds the host's lock: an agent that hangs must not keep a change from being undone.
+pub fn end_holders(context: &Context) -> Result<usize, Failure> {
+    end_processes(&path(context))
+}
+
+/// Ends the agent's other processes that have this file locked; tells how many.
+pub fn end_processes(path: &Path) -> Result<usize, Failure> {
+    end_processes_when(path, |pid| {
+        // Also of a version whose file is gone: "(deleted)" stands at the end. proc_pid_exe(5)
+        fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|binary| binary.starts_with(FOLDER))
+    })
+}
+
+fn end_processes_when(path: &Path, is_ours: impl Fn(Pid) -> bool) -> Result<usize, Failure> {
+    let Ok(metadata) = fs::metadata(path) else {
+        return Ok(0);
+    };
+    let device = (major(metadata.dev()), minor(metadata.dev()));
+    let locks = fs::read_to_string("/proc/locks").doing(|| "read /proc/locks")?;
+    let mut ended = 0;
+    for pid in holders(&locks, device, metadata.ino()) {
+        if pid == getpid() {
+            continue;
+        }
+        // The number can't come to mean another process once this is open. pidfd_open(2)
+        let process = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(process) => process,
+            Err(Errno::SRCH) => continue,
+            Err(error) => return Err(error).doing(|| format!("open the process {pid}")),
+        };
+        if is_ours(pid) {
+            match pidfd_send_signal(&process, Signal::KILL) {
+                Ok(()) => ended += 1,
+                Err(Errno::SRCH) => {}
+                Err(error) => return Err(error).doing(|| format!("end the process {pid}")),
+            }
+        }
+    }
+    Ok(ended)
+}
+
+/// Who holds a flock(2) on a file, in the kernel's list. proc_locks(5)
+fn holders(locks: &str, (major, minor): (u32, u32), inode: u64) -> Vec<Pid> {
+    let place = format!("{major:02x}:{minor:02x}:{inode}");
+    locks
+        .lines()
+        .filter_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            // Whoever waits has an arrow in the second place.
+            match words[..] {
+                [_, "FLOCK", _, _, pid, at, ..] if at == place => Pid::from_raw(pid.parse().ok()?),
+                _ => None,
+            }
+        })
+        .collect()
 }
 
 fn busy(path: &Path) -> Failure {
@@ -103,5 +259,61 @@ mod tests {
         HostLock::take_at(&path, "bob@ci", soon(), || Ok(()))
             .await
             .unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_was_replaced_meanwhile_is_not_locked() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("folder");
+        fs::create_dir(&path).unwrap();
+        let first = try_folder(&path).unwrap().unwrap();
+        assert!(try_folder(&path).unwrap().is_none(), "it is taken");
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| wait_for_folder(&path));
+            let inode = first.metadata().unwrap().ino();
+            let waits = |line: &str| line.contains("->") && line.contains(&format!(":{inode} "));
+            while !fs::read_to_string("/proc/locks")
+                .unwrap()
+                .lines()
+                .any(waits)
+            {
+                std::thread::yield_now();
+            }
+            fs::remove_dir(&path).unwrap();
+            fs::create_dir(&path).unwrap();
+            drop(first);
+            assert!(waiting.join().unwrap().unwrap().is_none());
+        });
+        assert!(try_folder(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn who_holds_a_lock_is_read_from_the_kernels_list() {
+        let locks = "1: POSIX  ADVISORY  WRITE 11 00:1a:77 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 12 00:1a:77 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 13 00:1a:77 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 14 00:1a:78 0 EOF\n";
+        let found = holders(locks, (0, 0x1a), 77);
+        assert_eq!(found, [Pid::from_raw(12).unwrap()]);
+    }
+
+    #[test]
+    fn only_a_holder_of_ours_is_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let mut holder = std::process::Command::new("flock")
+            .args(["--no-fork", "--exclusive"])
+            .arg(&path)
+            .args(["sleep", "60"])
+            .spawn()
+            .unwrap();
+        while !Presence::is_shown(&path) {
+            std::thread::yield_now();
+        }
+        assert_eq!(end_processes_when(&path, |_| false).unwrap(), 0);
+        assert!(Presence::is_shown(&path));
+        assert_eq!(end_processes_when(&path, |_| true).unwrap(), 1);
+        assert!(!holder.wait().unwrap().success());
+        assert!(!Presence::is_shown(&path));
     }
 }

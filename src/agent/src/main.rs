@@ -14,6 +14,7 @@ mod container;
 mod context;
 mod failure;
 mod filter;
+mod given_up;
 mod guest;
 mod host;
 mod image;
@@ -62,11 +63,26 @@ enum Action {
     },
 }
 
+impl Action {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Serve => "serve",
+            Self::Resident => "resident",
+            Self::ContainerPrepare { .. } => "container-prepare",
+            Self::ContainerRelease { .. } => "container-release",
+        }
+    }
+}
+
+/// Where the kill sweep says what is to happen to its test build of the agent.
+const FAULT_FOLDER: &str = "/dev/shm/nspawn-agent-fault";
+
 /// How long a container's own unit may take to bring its storage up or down.
 const UNIT_TIME: Duration = Duration::from_mins(1);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    fault::watch(arguments.action.name(), Some(FAULT_FOLDER));
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return ended(Err(error).doing(|| "start the agent's runtime")),

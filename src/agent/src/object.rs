@@ -59,6 +59,13 @@ pub trait Object: Kept {
         stored: &Stored<Self>,
     ) -> Result<(), Failure>;
 
-    /// Under the lock, after the record is gone: clears what only others' absence allows to clear.
-    async fn removed(context: &Context, stored: &Stored<Self>) -> Result<(), Failure>;
+    /// After a removal, without the lock: removes what takes its time.
+    async fn clear_away(_context: &Context, _stored: &Stored<Self>) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Under the lock, after the record is gone: clears what only its absence allows to clear.
+    async fn removed(_context: &Context, _stored: &Stored<Self>) -> Result<(), Failure> {
+        Ok(())
+    }
 }

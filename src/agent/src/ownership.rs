@@ -1,10 +1,12 @@
 //! Whose an object is, and who may do what to it. Pure rules of design.md, decision 13.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use protocol::{
     Failure, FailureKind,
     message::Intent,
     name::{OwnerToken, SessionId},
-    observed::Owner,
+    observed::{Holder, Owner},
 };
 
 /// What is known of an object that is there.
@@ -57,7 +59,7 @@ pub fn put(
         (Intent::Update, Some(existing)) if existing.owner.token == *asking.token => {
             Ok(Permit::Update)
         }
-        (Intent::Update, Some(_)) => Err(not_owner(what)),
+        (Intent::Update, Some(existing)) => Err(not_owner(what, existing.owner)),
     }
 }
 
@@ -66,7 +68,7 @@ pub fn remove(what: &str, owner: &Owner, token: &OwnerToken) -> Result<(), Failu
     if owner.token == *token {
         Ok(())
     } else {
-        Err(not_owner(what))
+        Err(not_owner(what, owner))
     }
 }
 
@@ -78,27 +80,64 @@ fn may_adopt(existing: Existing<'_>, asking: Asking<'_>) -> bool {
 }
 
 fn already_there(what: &str, existing: Existing<'_>) -> Failure {
-    if existing.owner.claimed {
-        Failure::new(
-            FailureKind::Conflict,
-            format!("{what} is on this host already and belongs to a Terraform state"),
-        )
-        .help("Import it to manage it from this state, or choose another name.")
+    let owner = existing.owner;
+    if owner.claimed {
+        let message = match &owner.holder {
+            Some(Holder { name, since }) => format!(
+                "{what} is on this host already and belongs to the Terraform state of {name}, who made it or took it over {}",
+                ago(*since)
+            ),
+            None => format!("{what} is on this host already and belongs to a Terraform state"),
+        };
+        Failure::new(FailureKind::Conflict, message)
+            .help("Import it to manage it from this state, or choose another name.")
     } else {
+        let by = match &owner.holder {
+            Some(Holder { name, since }) => format!(", of {name}, begun {}", ago(*since)),
+            None => String::new(),
+        };
         Failure::new(
-            FailureKind::Conflict,
-            format!("{what} is being made by another run of Terraform right now"),
+            FailureKind::Busy,
+            format!("{what} is being made by another run of Terraform right now{by}"),
         )
         .help("Wait until that run has ended, then apply again.")
     }
 }
 
-fn not_owner(what: &str) -> Failure {
+fn not_owner(what: &str, owner: &Owner) -> Failure {
+    let whose = match &owner.holder {
+        Some(Holder { name, since }) => {
+            format!(
+                ", that of {name}, who took it over or made it anew {}",
+                ago(*since)
+            )
+        }
+        None => ", which took it over or made it anew".to_owned(),
+    };
     Failure::new(
         FailureKind::NotOwner,
-        format!("{what} belongs to another Terraform state, which took it over or made it anew"),
+        format!("{what} belongs to another Terraform state{whose}"),
     )
     .help("Remove it from this state (terraform state rm), or import it to take it over.")
+}
+
+/// How long ago that was, in the largest whole unit.
+fn ago(since: u64) -> String {
+    let seconds = now().saturating_sub(since);
+    let (count, unit) = match seconds {
+        0..60 => (seconds, "second"),
+        60..3600 => (seconds / 60, "minute"),
+        3600..86_400 => (seconds / 3600, "hour"),
+        _ => (seconds / 86_400, "day"),
+    };
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {unit}{plural} ago")
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |time| time.as_secs())
 }
 
 #[cfg(test)]
@@ -117,13 +156,13 @@ mod tests {
 
     #[test]
     fn who_may_put() {
-        use FailureKind::{Conflict, NotFound, NotOwner};
+        use FailureKind::{Busy, Conflict, NotFound, NotOwner};
         let asker = ('a', '1');
         let cases: &[(Intent, There, Result<Permit, FailureKind>)] = &[
             (Intent::Create, None, Ok(Permit::Create)),
             (Intent::Create, Some(('b', true, '2', false)), Err(Conflict)),
             (Intent::Create, Some(('b', true, '1', true)), Err(Conflict)),
-            (Intent::Create, Some(('b', false, '2', true)), Err(Conflict)),
+            (Intent::Create, Some(('b', false, '2', true)), Err(Busy)),
             (
                 Intent::Create,
                 Some(('b', false, '2', false)),
@@ -163,6 +202,10 @@ mod tests {
                     Owner {
                         token: token(owner),
                         claimed,
+                        holder: Some(Holder {
+                            name: "alice@laptop".to_owned(),
+                            since: 0,
+                        }),
                     },
                     session(by),
                     alive,
@@ -186,10 +229,47 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_says_whose_it_is_and_since_when() {
+        for (claimed, words) in [(true, "belongs to"), (false, "is being made")] {
+            let owner = Owner {
+                token: token('b'),
+                claimed,
+                holder: Some(Holder {
+                    name: "alice@laptop".to_owned(),
+                    since: now() - 3 * 3600 - 5,
+                }),
+            };
+            let existing = Existing {
+                owner: &owner,
+                session: &session('2'),
+                session_alive: true,
+            };
+            let asking = Asking {
+                token: &token('a'),
+                session: &session('1'),
+            };
+            for intent in [Intent::Create, Intent::Update] {
+                let message = put("it", intent, Some(existing), asking)
+                    .unwrap_err()
+                    .message;
+                assert!(
+                    message.contains("alice@laptop") && message.contains("3 hours ago"),
+                    "{message}"
+                );
+                assert!(
+                    intent == Intent::Update || message.contains(words),
+                    "{message}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn only_the_owner_removes() {
         let owner = Owner {
             token: token('a'),
             claimed: false,
+            holder: None,
         };
         assert!(remove("it", &owner, &token('a')).is_ok());
         assert_eq!(

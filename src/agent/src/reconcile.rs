@@ -173,47 +173,93 @@ fn sentence(step: &Step, inventory: &Inventory, observed: &Observation) -> Strin
         Step::Host(step) => host::sentence(step, inventory, observed),
         Step::Filter(step) => filter::sentence(step),
         Step::Address(step) => address::sentence(step, observed),
-        Step::Image(step) => format!("an image: {step:?}"),
-        Step::Container(step) => format!("a container: {step:?}"),
+        Step::Image(step) => image::sentence(step),
+        Step::Container(step) => container::sentence(step),
     }
 }
 
-/// How often the host is looked at before giving up: starting a guest brings up a port, which
-/// needs steps of its own.
-const ROUNDS: usize = 4;
+/// How often the host is looked at in a row: starting a guest brings up a port, which needs steps
+/// of its own.
+pub const ROUNDS: usize = 4;
 
-/// Makes it so. The host's lock is held by the caller. One failed step does not keep the others
-/// from being done; the first failure is the answer. Gives what was wrong, a sentence each.
-pub async fn reconcile(context: &Context, scope: &Scope) -> Result<Vec<String>, Failure> {
-    let mut done = Vec::new();
+/// How the host is, and what has to be done.
+pub struct Look {
+    inventory: Inventory,
+    /// What was seen.
+    pub observed: Observation,
+    /// What has to be done, in order.
+    pub steps: Vec<Step>,
+}
+
+/// A step that was tried.
+pub struct Tried {
+    /// The step.
+    pub step: Step,
+    /// What was wrong before it.
+    pub sentence: String,
+    /// How it ended.
+    pub result: Result<(), Failure>,
+}
+
+/// Looks at the host and plans.
+pub async fn look(context: &Context, scope: &Scope) -> Result<Look, Failure> {
+    let inventory = context.store.inventory()?;
+    let observed = observe(context, &inventory, scope).await?;
+    let steps = plan(&inventory, &observed, scope);
+    Ok(Look {
+        inventory,
+        observed,
+        steps,
+    })
+}
+
+impl Look {
+    /// Does the steps that may be done; one that fails doesn't keep the others from being done.
+    pub async fn act(
+        &self,
+        context: &Context,
+        may: impl Fn(&Step) -> bool,
+    ) -> Result<Vec<Tried>, Failure> {
+        let mut tried = Vec::new();
+        for step in self.steps.iter().filter(|step| may(step)) {
+            context.check()?;
+            let sentence = sentence(step, &self.inventory, &self.observed);
+            fault::point(|| format!("before: {sentence}"));
+            tried.push(Tried {
+                step: step.clone(),
+                sentence,
+                result: perform(context, step).await,
+            });
+        }
+        Ok(tried)
+    }
+
+    /// The objects that are wanted.
+    pub fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+}
+
+/// Makes it so. The host's lock is held by the caller. The first failure is the answer.
+pub async fn reconcile(context: &Context, scope: &Scope) -> Result<(), Failure> {
     let mut failed: Option<Failure> = None;
     let mut left: Vec<Step> = Vec::new();
     for _ in 0..ROUNDS {
-        let inventory = context.store.inventory()?;
-        let observed = observe(context, &inventory, scope).await?;
-        let steps = plan(&inventory, &observed, scope);
-        if steps.is_empty() {
-            return Ok(done);
+        let look = look(context, scope).await?;
+        if look.steps.is_empty() {
+            return Ok(());
         }
         // Nothing new has come up since the last look: doing the same again won't help.
-        if steps == left {
-            return Err(failed.unwrap_or_else(|| undone(&steps)));
+        if look.steps == left {
+            return Err(failed.unwrap_or_else(|| undone(&look.steps)));
         }
-        failed = None;
-        for step in &steps {
-            context.check()?;
-            match perform(context, step).await {
-                Ok(()) => done.push(sentence(step, &inventory, &observed)),
-                Err(failure) => {
-                    failed.get_or_insert(failure);
-                }
-            }
-        }
-        left = steps;
+        let tried = look.act(context, |_| true).await?;
+        failed = tried.into_iter().find_map(|tried| tried.result.err());
+        left = look.steps;
     }
     // Other things came up in each round, as when many guests start at once: all is done that was
     // seen, and what comes next has an event of its own.
-    failed.map_or(Ok(done), Err)
+    failed.map_or(Ok(()), Err)
 }
 
 fn undone(steps: &[Step]) -> Failure {

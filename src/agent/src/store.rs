@@ -177,9 +177,17 @@ impl Store {
         self.put_file(&self.path::<D>(&stored.desired.name()), stored)
     }
 
-    /// Removes one object; nothing happens when it isn't there.
+    /// The same on a disk that is full: a new file has no room there, but the former one's place is free.
+    pub fn put_even_when_full<D: Kept>(&self, stored: &Stored<D>) -> Result<(), Failure> {
+        self.put(stored).or_else(|failure| {
+            let path = self.path::<D>(&stored.desired.name());
+            files::overwrite(&path, &text_of(&path, stored)?).map_err(|_| failure)
+        })
+    }
+
+    /// Removes one object for good; nothing happens when it isn't there.
     pub fn remove<D: Kept>(&self, name: &str) -> Result<(), Failure> {
-        files::remove_file(&self.path::<D>(name))
+        files::remove_for_good(&self.path::<D>(name))
     }
 
     /// Reads a file beside the objects, such as former sysctls.
@@ -194,11 +202,16 @@ impl Store {
 
     /// Removes a file beside the objects.
     pub fn remove_beside(&self, name: &str) -> Result<(), Failure> {
-        files::remove_file(&self.folder.join(name))
+        files::remove_for_good(&self.folder.join(name))
     }
 
-    /// Removes the folder when no object is left in it.
+    /// Removes the folder with the host's own record, when nothing is left in it. Until then those of each kind
+    /// stay, because the resident watches them.
     pub fn remove_if_empty(&self) -> Result<(), Failure> {
+        files::remove_empty_folder(&self.folder.join("secrets"))?;
+        if self.get::<Host>("host")?.is_some() {
+            return Ok(());
+        }
         for folder in ["images", "containers", "addresses", "secrets", ""] {
             files::remove_empty_folder(&self.folder.join(folder))?;
         }
@@ -216,15 +229,19 @@ impl Store {
         let folder = path.parent().unwrap_or(&self.folder);
         files::create_folder(&self.folder, 0o700)?;
         files::create_folder(folder, 0o700)?;
-        let mut text = serde_json::to_vec_pretty(value).map_err(|error| {
-            Failure::new(
-                FailureKind::System,
-                format!("encode {}: {error}", path.display()),
-            )
-        })?;
-        text.push(b'\n');
-        files::replace(path, &text, 0o600)
+        files::replace(path, &text_of(path, value)?, 0o600)
     }
+}
+
+fn text_of<T: Serialize>(path: &Path, value: &T) -> Result<Vec<u8>, Failure> {
+    let mut text = serde_json::to_vec_pretty(value).map_err(|error| {
+        Failure::new(
+            FailureKind::System,
+            format!("encode {}: {error}", path.display()),
+        )
+    })?;
+    text.push(b'\n');
+    Ok(text)
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Failure> {

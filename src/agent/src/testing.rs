@@ -24,6 +24,7 @@ pub fn stored<D: Kept>(desired: D, assigned: D::Assigned) -> Stored<D> {
         owner: Owner {
             token: "a".repeat(32).parse().unwrap(),
             claimed: true,
+            holder: None,
         },
         session: "b".repeat(32).parse().unwrap(),
         desired,
@@ -155,6 +156,13 @@ pub fn network() -> Network {
             global: index == 2,
         })
         .collect(),
+        routes: vec![crate::system::netlink::Route {
+            destination: "fe80::/64".parse().unwrap(),
+            index: 3,
+            gateway: None,
+            protocol: libc::RTPROT_KERNEL,
+            metric: 256,
+        }],
         ..Network::default()
     }
 }

@@ -1,6 +1,8 @@
 //! What a host should look like: one type an object, with every configured attribute but the
 //! secrets, so that an import finds them all.
 
+use std::fmt;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +12,7 @@ use crate::{
     name::{HostName, ImageName, InterfaceName, MachineName},
     secret::Secret,
     text::{Size, TimeSpan},
+    value::decode,
 };
 
 /// Names one object of a host.
@@ -23,7 +26,18 @@ pub enum ObjectKey {
     /// A container.
     Container(MachineName),
     /// A public address, in its canonical form.
-    Address(String),
+    Address(#[serde(deserialize_with = "decode::canonical")] String),
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => formatter.write_str("host"),
+            Self::Image(name) => write!(formatter, "image {name}"),
+            Self::Container(name) => write!(formatter, "container {name}"),
+            Self::Address(address) => write!(formatter, "address {address}"),
+        }
+    }
 }
 
 /// One object, as it should be.
@@ -94,6 +108,7 @@ pub struct Image {
     /// Where its tree comes from.
     pub source: ImageSource,
     /// Shell commands that are run inside, once.
+    #[serde(default, deserialize_with = "decode::maybe_commands")]
     pub customize: Option<Vec<String>>,
     /// Terraform's time limits.
     pub timeouts: Option<Timeouts>,
@@ -113,14 +128,19 @@ pub enum ImageSource {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Debootstrap {
     /// Such as "trixie".
+    #[serde(deserialize_with = "decode::script")]
     pub suite: String,
     /// The archive to take packages from; debootstrap's own default when absent.
+    #[serde(default, deserialize_with = "decode::maybe_url")]
     pub mirror: Option<String>,
     /// debootstrap's --variant.
+    #[serde(deserialize_with = "decode::script")]
     pub variant: String,
     /// More packages.
+    #[serde(default, deserialize_with = "decode::maybe_words")]
     pub include: Option<Vec<String>>,
     /// debootstrap's --components.
+    #[serde(default, deserialize_with = "decode::maybe_words")]
     pub components: Option<Vec<String>>,
 }
 
@@ -130,6 +150,7 @@ pub struct Tarball {
     /// Where it comes from.
     pub location: TarballLocation,
     /// What it must hash to: 64 lower-case hexadecimal digits, checked before anything is unpacked.
+    #[serde(deserialize_with = "decode::sha256")]
     pub sha256: String,
 }
 
@@ -138,7 +159,7 @@ pub struct Tarball {
 #[serde(rename_all = "snake_case")]
 pub enum TarballLocation {
     /// The host fetches it: http, https or file.
-    Url(String),
+    Url(#[serde(deserialize_with = "decode::url")] String),
     /// A file beside Terraform, streamed up in data frames; kept here for import only.
     Path(String),
 }
@@ -177,24 +198,29 @@ pub struct Container {
     /// Whether it has user ids of its own.
     pub private_users: bool,
     /// Processors' worth of time. systemd.resource-control(5), CPUQuota=
+    #[serde(default, deserialize_with = "decode::maybe_processors")]
     pub cpus: Option<f64>,
     /// systemd.resource-control(5), MemoryMax=
     pub memory: Option<Size>,
     /// systemd.resource-control(5), MemorySwapMax=
     pub memory_swap: Option<Size>,
     /// systemd.resource-control(5), TasksMax=
+    #[serde(default, deserialize_with = "decode::maybe_tasks")]
     pub tasks: Option<u64>,
     /// What a change waits for.
     pub wait_for: WaitFor,
     /// Rises when the root password changes; the password itself is in [`ContainerSecrets`].
     pub root_password_version: Option<i64>,
     /// Lines for root's authorized_keys; absent: the file is left alone.
+    #[serde(default, deserialize_with = "decode::maybe_key_lines")]
     pub ssh_authorized_keys: Option<Vec<String>>,
     /// Name servers for the guest; absent: systemd-nspawn's own way.
+    #[serde(default, deserialize_with = "decode::maybe_servers")]
     pub dns_servers: Option<Vec<std::net::IpAddr>>,
     /// Whether destroy is refused.
     pub delete_protection: bool,
     /// A user's own notes.
+    #[serde(default, deserialize_with = "decode::maybe_labels")]
     pub labels: Option<BTreeMap<String, String>>,
     /// Raw lines for systemd.nspawn(5): section, key, values.
     pub nspawn_config: Option<BTreeMap<String, BTreeMap<String, Vec<String>>>>,

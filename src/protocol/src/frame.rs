@@ -3,6 +3,8 @@
 //! First a line of magic from the agent, then frames both ways: length of the payload (4 bytes, big
 //! endian), kind (1 byte), id of the request that it belongs to (4 bytes, big endian), payload.
 
+use std::time::Duration;
+
 /// The agent's first line on stdout. What a login shell printed before it is noise.
 /// mutagen's agent and zed's remote server find their start in the same way.
 pub const MAGIC: &[u8] = b"\x00nspawn-agent serve 1\n";
@@ -16,12 +18,22 @@ pub const HEADER_LENGTH: usize = 9;
 /// The longest payload of a message: a snapshot of thousands of objects fits. Bytes.
 pub const MESSAGE_LIMIT: usize = 64 * 1024 * 1024;
 
+/// The longest payload of a request: one object, or the claims of thousands. Bytes.
+pub const REQUEST_LIMIT: usize = 4 * 1024 * 1024;
+
 /// The longest payload of a data frame. Bytes.
 pub const DATA_LIMIT: usize = 256 * 1024;
 
 /// How much data may be on its way before the agent has acknowledged it: keeps an upload from
 /// blocking other requests on the one channel, and 4 MiB fill 50 ms of round trip at 80 MB/s. Bytes.
 pub const DATA_WINDOW: u64 = 4 * 1024 * 1024;
+
+/// How often the provider gives a sign of life, whether it asks for anything or not.
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// How long the agent hears nothing before it takes the provider for gone: a line that has frozen
+/// closes nothing, and sshd notices it after hours only.
+pub const SILENCE: Duration = Duration::from_secs(20);
 
 /// What a frame carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +42,8 @@ pub enum FrameKind {
     Message,
     /// A piece of an upload; an empty one ends it.
     Data,
+    /// Nothing: the provider is still there.
+    Heartbeat,
 }
 
 /// The fixed part before each payload.
@@ -67,6 +81,7 @@ impl Header {
         bytes[4] = match self.kind {
             FrameKind::Message => 0,
             FrameKind::Data => 1,
+            FrameKind::Heartbeat => 2,
         };
         bytes[5..].copy_from_slice(&self.id.to_be_bytes());
         Ok(bytes)
@@ -81,6 +96,7 @@ impl Header {
         let kind = match kind {
             0 => FrameKind::Message,
             1 => FrameKind::Data,
+            2 => FrameKind::Heartbeat,
             other => return Err(InvalidFrame::Kind(other)),
         };
         let length = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
@@ -97,6 +113,7 @@ impl Header {
         let limit = match self.kind {
             FrameKind::Message => MESSAGE_LIMIT,
             FrameKind::Data => DATA_LIMIT,
+            FrameKind::Heartbeat => 0,
         };
         if self.length > limit {
             Err(InvalidFrame::Length(self.length))

@@ -4,9 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     desired::{ContainerSecrets, Desired, ObjectKey},
-    failure::Failure,
+    failure::{Failure, FailureKind},
+    frame::REQUEST_LIMIT,
     name::{OwnerToken, SessionId},
     observed::{Object, Owner, Snapshot},
+    value::decode,
 };
 
 /// What the provider asks. Each has an id of its own in its frame's header.
@@ -20,6 +22,7 @@ pub enum Request {
         /// The provider process, the same over reconnects.
         session: SessionId,
         /// Who that is, for the message to whoever waits for the lock: "alice@laptop".
+        #[serde(deserialize_with = "decode::holder")]
         holder: String,
     },
     /// The whole host, in one reply. Changes nothing.
@@ -33,6 +36,7 @@ pub enum Request {
         /// Must be the object's own.
         token: OwnerToken,
         /// How long it may take. Seconds.
+        #[serde(deserialize_with = "decode::seconds")]
         deadline: u64,
     },
     /// Notes that a state holds these tokens; unknown ones are passed over.
@@ -59,6 +63,41 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// Reads a request, and checks every value in it.
+    ///
+    /// # Errors
+    /// When it is longer than a request may be, none of ours, or when a value breaks its rule.
+    pub fn decode(payload: &[u8]) -> Result<Self, Failure> {
+        if payload.len() > REQUEST_LIMIT {
+            return Err(Failure::new(
+                FailureKind::Protocol,
+                format!("a request of {} bytes is over the limit", payload.len()),
+            ));
+        }
+        serde_json::from_slice(payload).map_err(|error| {
+            Failure::new(
+                FailureKind::Protocol,
+                format!("the agent doesn't understand this request: {error}"),
+            )
+        })
+    }
+
+    /// What it asks, for a log: "put container web".
+    pub fn name(&self) -> String {
+        match self {
+            Self::Hello { .. } => "hello".to_owned(),
+            Self::Snapshot => "snapshot".to_owned(),
+            Self::Put(put) => format!("put {}", put.desired.key()),
+            Self::Remove { key, .. } => format!("remove {key}"),
+            Self::Claim { .. } => "claim".to_owned(),
+            Self::TakeOver { key, .. } => format!("take over {key}"),
+            Self::Confirm { .. } => "confirm".to_owned(),
+            Self::Cancel { .. } => "cancel".to_owned(),
+        }
+    }
+}
+
 /// Makes or changes one object.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Put {
@@ -69,6 +108,7 @@ pub struct Put {
     /// Whether it must be new or must be there.
     pub intent: Intent,
     /// How long it may take, waiting for the lock included. Seconds.
+    #[serde(deserialize_with = "decode::seconds")]
     pub deadline: u64,
     /// For a container.
     #[serde(default)]
@@ -97,6 +137,19 @@ pub enum Event {
     Received(u64),
     /// The end of this request.
     Done(Result<Answer, Failure>),
+}
+
+impl Event {
+    /// What it tells, for a log.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Progress(_) => "progress",
+            Self::WantData => "the wish for data",
+            Self::Received(_) => "the receipt of data",
+            Self::Done(Ok(_)) => "the answer",
+            Self::Done(Err(_)) => "the failure",
+        }
+    }
 }
 
 /// How a request ended.
@@ -130,4 +183,78 @@ pub enum Answer {
         /// The object's owner from now on.
         owner: Owner,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: &str = "\"token\":\"0123456789abcdef0123456789abcdef\"";
+
+    fn remove(key: &str, deadline: &str) -> Result<Request, Failure> {
+        let text = format!("{{\"remove\":{{\"key\":{key},{TOKEN},\"deadline\":{deadline}}}}}");
+        Request::decode(text.as_bytes())
+    }
+
+    /// Whatever the provider has checked, the agent checks anew.
+    #[test]
+    fn every_value_is_checked_while_it_is_decoded() {
+        remove("\"host\"", "60").unwrap();
+        remove("{\"address\":\"203.0.113.2\"}", "60").unwrap();
+        for (key, deadline) in [
+            ("{\"address\":\"../../etc/shadow\"}", "60"),
+            ("{\"address\":\"2001:DB8::1\"}", "60"),
+            ("{\"container\":\"../web\"}", "60"),
+            ("\"host\"", "18446744073709551615"),
+        ] {
+            assert!(remove(key, deadline).is_err(), "{key} {deadline}");
+        }
+    }
+
+    #[test]
+    fn an_image_with_values_that_would_run_or_write_elsewhere_is_refused() {
+        let put = |source: &str, customize: &str| {
+            let text = format!(
+                "{{\"put\":{{\"desired\":{{\"image\":{{\"name\":\"debian\",\"source\":{source},\
+                 \"customize\":{customize}}}}},{TOKEN},\"intent\":\"create\",\"deadline\":60}}}}"
+            );
+            Request::decode(text.as_bytes())
+        };
+        let debootstrap = |suite: &str, more: &str| {
+            format!("{{\"debootstrap\":{{\"suite\":{suite:?},\"variant\":\"minbase\"{more}}}}}")
+        };
+        let tarball = |url: &str, sha256: &str| {
+            format!("{{\"tarball\":{{\"location\":{{\"url\":{url:?}}},\"sha256\":{sha256:?}}}}}")
+        };
+        let sum = "0a".repeat(32);
+        for (source, customize) in [
+            (debootstrap("trixie", ""), "null"),
+            (
+                debootstrap("trixie", ",\"include\":[\"dbus\"]"),
+                "[\"true\"]",
+            ),
+            (tarball("https://a/b", &sum), "null"),
+        ] {
+            put(&source, customize).unwrap();
+        }
+        for (source, customize) in [
+            (debootstrap("../../../../tmp/evil", ""), "null"),
+            (debootstrap("x/../../../../tmp/evil", ""), "null"),
+            (debootstrap("--foreign", ""), "null"),
+            (debootstrap("trixie", ",\"mirror\":\"--arch=x\""), "null"),
+            (debootstrap("trixie", ",\"include\":[\"a b\"]"), "null"),
+            (debootstrap("trixie", ",\"components\":[\"--x\"]"), "null"),
+            (tarball("https://a/b", "../../../etc"), "null"),
+            (tarball("-o/etc/passwd", &sum), "null"),
+            (debootstrap("trixie", ""), "[\"a\\u0000b\"]"),
+        ] {
+            assert!(put(&source, customize).is_err(), "{source} {customize}");
+        }
+    }
+
+    #[test]
+    fn a_request_without_end_is_refused() {
+        let failure = Request::decode(&vec![b' '; REQUEST_LIMIT + 1]).unwrap_err();
+        assert!(failure.message.contains("over the limit"), "{failure}");
+    }
 }

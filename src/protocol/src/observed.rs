@@ -61,6 +61,18 @@ pub struct Owner {
     pub token: OwnerToken,
     /// Whether a state is known to hold the token.
     pub claimed: bool,
+    /// Who has made it or taken it over; unknown of what an older release has made.
+    #[serde(default)]
+    pub holder: Option<Holder>,
+}
+
+/// Who ran Terraform, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// As the operator's machine knows them: "alice@laptop".
+    pub name: String,
+    /// Seconds since 1970.
+    pub since: u64,
 }
 
 /// What the machine is.
@@ -105,6 +117,22 @@ pub struct HostState {
     pub uplink: String,
     /// Set after a change that will be undone unless it is confirmed over a new connection. Seconds.
     pub confirm_within: Option<u64>,
+    /// The last change, when it was undone; until the next one is kept.
+    #[serde(default)]
+    pub rolled_back: Option<RolledBack>,
+}
+
+/// A change of the host that was undone because nobody confirmed it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolledBack {
+    /// When. Seconds since 1970.
+    pub at: u64,
+    /// Why: "it was not confirmed within 30s".
+    pub reason: String,
+    /// What is as before again: "isolation true -> false".
+    pub changes: Vec<String>,
+    /// What others had changed meanwhile and was put back, a sentence each.
+    pub put_back: Vec<String>,
 }
 
 /// How an image is.

@@ -6,6 +6,12 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+/// A year is beyond any wait; it keeps deadlines far from overflow.
+pub(crate) const LONGEST_SPAN: Duration = Duration::from_hours(365 * 24);
+
+/// No number needs more digits. Bytes.
+const LONGEST_TEXT: usize = 64;
+
 /// A text that is not a size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -33,6 +39,9 @@ impl FromStr for Size {
 
     fn from_str(text: &str) -> Result<Self, InvalidSize> {
         let invalid = || InvalidSize(text.to_owned());
+        if text.len() > LONGEST_TEXT {
+            return Err(invalid());
+        }
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at(digits);
         let shift = match unit {
@@ -100,8 +109,7 @@ impl FromStr for TimeSpan {
             rest = tail;
         }
         let duration = Duration::try_from_secs_f64(seconds).map_err(|_| invalid())?;
-        // A year is beyond any wait; it keeps deadlines far from overflow.
-        if text.is_empty() || duration > Duration::from_hours(365 * 24) {
+        if text.is_empty() || text.len() > LONGEST_TEXT || duration > LONGEST_SPAN {
             return Err(invalid());
         }
         Ok(Self {
@@ -162,6 +170,7 @@ mod tests {
             "99999999999T",
             "2g",
             "2 G",
+            &"0".repeat(100),
         ] {
             assert_eq!(text.parse::<Size>(), Err(InvalidSize(text.to_owned())));
         }
@@ -184,7 +193,16 @@ mod tests {
             );
         }
         for text in [
-            "", "s", "10", "ten", "-1s", "1d", "1s2", "9999999h", "1..5s",
+            "",
+            "s",
+            "10",
+            "ten",
+            "-1s",
+            "1d",
+            "1s2",
+            "9999999h",
+            "1..5s",
+            &"0s".repeat(50),
         ] {
             assert_eq!(
                 text.parse::<TimeSpan>(),

@@ -1,6 +1,8 @@
 //! What one run of Terraform knows and asks of its hosts: the connections, what was seen, what is
 //! planned, what is to be claimed. All resources share it.
 
+mod confirm;
+
 use std::{
     path::PathBuf,
     sync::{Arc, OnceLock},
@@ -16,12 +18,17 @@ use protocol::{
 };
 use tfplugin::Context;
 
+use self::confirm::Venture;
+pub use self::confirm::told;
 use crate::{
     claims::Claims,
-    connection::{Call, CallError, Host, Pool, Target},
+    connection::{Call, CallError, ConnectionError, ConnectionErrorKind, Host, Pool, Target},
     planned::Planned,
     snapshot::Snapshots,
 };
+
+/// How much longer than a change's limit connecting may take, so that its own, better error arrives.
+const HEADROOM: Duration = Duration::from_secs(15);
 
 /// What one run of Terraform knows and asks of its hosts.
 #[derive(Debug)]
@@ -60,14 +67,25 @@ pub struct Change {
 /// What a change came to.
 #[derive(Debug)]
 pub struct Changed {
-    /// The object as it is now.
-    pub object: Object,
+    /// The object as it is now, where it is.
+    pub object: Option<Object>,
     /// What was begun and could not be finished.
     pub failure: Option<Failure>,
-    /// Whether the host goes back to how it was.
-    pub rolls_back: bool,
+    /// Whether it lasts.
+    pub fate: Fate,
     /// The machine that it was made on.
     pub machine_id: String,
+}
+
+/// Whether a change lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It does.
+    Kept,
+    /// The host has gone back to how it was.
+    Undone,
+    /// The host goes back by itself, and could not be asked yet.
+    BeingUndone,
 }
 
 impl Hosts {
@@ -139,7 +157,9 @@ impl Hosts {
             upload,
         } = change;
         let (started, key) = (Instant::now(), desired.key());
-        let host = self.host(&target, wait.then_some(limit)).await?;
+        let host = self
+            .host_within(&target, wait.then_some(limit), limit, context)
+            .await?;
         same_machine(&target, machine_id.as_deref(), &host.welcome().machine_id)?;
         let deadline = limit.saturating_sub(started.elapsed()).as_secs().max(1);
         let put = Put {
@@ -149,7 +169,11 @@ impl Hosts {
             deadline,
             secrets,
         };
+        let venture = Venture::new(&target, &put);
         let mut call = call(Request::Put(Box::new(put)), &target, context);
+        if let Some(venture) = &venture {
+            call = call.repeat_within(venture.time);
+        }
         if let Some(file) = upload {
             call = call.upload(file);
         }
@@ -160,40 +184,24 @@ impl Hosts {
         self.snapshots.forget(&target.to_string());
         let answer = host.call(call).await;
         self.snapshots.forget(&target.to_string());
-        let Answer::Changed { object, failure } = answer? else {
-            return Err(unfitting(&target));
+        let machine_id = host.welcome().machine_id;
+        let (object, failure) = match (answer, venture) {
+            (Ok(Answer::Changed { object, failure }), None) => (*object, failure),
+            (Ok(Answer::Changed { object, failure }), Some(venture)) => {
+                return Ok(self.confirm(venture, *object, failure, machine_id).await);
+            }
+            (Ok(_), _) => return Err(unfitting(&target)),
+            (Err(error), Some(venture)) => {
+                return self.find_out(venture, error, machine_id).await;
+            }
+            (Err(error), None) => return Err(error),
         };
-        let mut changed = Changed {
-            object: *object,
+        Ok(Changed {
+            object: Some(object),
             failure,
-            rolls_back: false,
-            machine_id: host.welcome().machine_id,
-        };
-        if needs_confirmation(&changed) {
-            self.confirm(&target, token, &mut changed).await;
-        }
-        Ok(changed)
-    }
-
-    /// Keeps a change of the host for good, over a connection that proves that the host can still be
-    /// reached (decision 5).
-    async fn confirm(&self, target: &Target, token: OwnerToken, changed: &mut Changed) {
-        let confirmed = async {
-            let host = self.pool(target)?.new_connection(target).await?;
-            host.call(Call::new(Request::Confirm { token })).await
-        };
-        if let Err(error) = confirmed.await {
-            let message = format!(
-                "the change was made, but could not be confirmed over a new connection, so that the host goes back to how it was: {error}"
-            );
-            changed.rolls_back = true;
-            changed.failure = Some(Failure {
-                kind: FailureKind::System,
-                message,
-                help: error.help().map(str::to_owned),
-                attribute: None,
-            });
-        }
+            fate: Fate::Kept,
+            machine_id,
+        })
     }
 
     /// Removes an object.
@@ -206,7 +214,7 @@ impl Hosts {
         limit: Duration,
         context: &Context,
     ) -> Result<(), CallError> {
-        let host = self.host(target, None).await?;
+        let host = self.host_within(target, None, limit, context).await?;
         same_machine(target, machine_id, &host.welcome().machine_id)?;
         let request = Request::Remove {
             key: key.clone(),
@@ -278,6 +286,31 @@ impl Hosts {
         Ok(self.pool(target)?.get(target, wait).await?)
     }
 
+    /// The same, for a change that may take so long in all, and may be stopped.
+    async fn host_within(
+        &self,
+        target: &Target,
+        wait: Option<Duration>,
+        limit: Duration,
+        context: &Context,
+    ) -> Result<Host, CallError> {
+        let failed = |kind, reason: String| {
+            CallError::from(ConnectionError::new(kind, target, "connecting", reason))
+        };
+        let reached = tokio::time::timeout(limit + HEADROOM, self.host(target, wait));
+        match context.cancellation().run_until_cancelled(reached).await {
+            None => Err(failed(
+                ConnectionErrorKind::NotReady,
+                "stopped, as Terraform asked".to_owned(),
+            )),
+            Some(Err(_)) => Err(failed(
+                ConnectionErrorKind::NotReady,
+                format!("no connection within {}", seconds(limit + HEADROOM)),
+            )),
+            Some(Ok(result)) => result,
+        }
+    }
+
     fn pool(&self, target: &Target) -> Result<&Pool, CallError> {
         self.pool.get().ok_or_else(|| {
             let message = format!("{target}: the provider is not configured");
@@ -304,10 +337,6 @@ fn call(request: Request, target: &Target, context: &Context) -> Call {
     Call::new(request)
         .cancellation(context.cancellation().clone())
         .progress(move |line| tracing::info!(host, "{line}"))
-}
-
-fn needs_confirmation(changed: &Changed) -> bool {
-    matches!(&changed.object, Object::Host(_, host) if host.state.confirm_within.is_some())
 }
 
 fn unfitting(target: &Target) -> CallError {

@@ -27,6 +27,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    fault::watch(
+        "provider",
+        std::env::var("NSPAWN_FAULT_FOLDER").ok().as_deref(),
+    );
     let server = match server() {
         Ok(server) => server,
         Err(error) => return failed(&error),

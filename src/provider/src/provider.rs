@@ -1,6 +1,6 @@
 //! The provider block: with what hosts are reached. Everything in it comes from the environment too.
 
-use std::{env, fmt::Display, path::PathBuf, str::FromStr, sync::Arc};
+use std::{env, fmt::Display, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use protocol::{secret, text::TimeSpan};
 use tfplugin::{Attr, Context, Diagnostic, Diagnostics, Parsed, Provider, Secret, Server};
@@ -24,7 +24,9 @@ tfplugin::model! {
     ///
     /// The provider brings a small agent with it, which it puts onto a host over the same SSH connection;
     /// there is nothing to install by hand. How a host is reached is said by each resource; the block
-    /// says with what. None of it enters the state.
+    /// says with what. None of it enters the state. An upgrade of the provider shows the new agent in the
+    /// plan of each `nspawn_host` and disturbs no container; a provider older than a host's agent is
+    /// refused, and says so.
     pub struct Config {
         /// Text of the SSH private key. Also from the environment: `NSPAWN_SSH_PRIVATE_KEY`.
         private_key: Attr<Secret> => optional().sensitive(),
@@ -42,7 +44,7 @@ tfplugin::model! {
         ssh_config_file: Attr<String> => optional(),
         /// What becomes of unknown host keys: `strict` (the default) refuses them, `accept-new` takes them down in the known_hosts file. A changed key is always refused. Also from the environment: `NSPAWN_SSH_HOST_KEY_CHECKING`.
         host_key_checking: Attr<Parsed<HostKeyChecking>> => optional(),
-        /// How long connecting may take, at each step until the session is up. By default `10s`. Also from the environment: `NSPAWN_SSH_CONNECT_TIMEOUT`.
+        /// How long connecting may take, at each step until the session is up. A host that falls silent for three times as long (45 seconds at most) is given up. By default `10s`. Also from the environment: `NSPAWN_SSH_CONNECT_TIMEOUT`.
         connect_timeout: Attr<Parsed<TimeSpan>> => optional(),
     }
 }
@@ -58,11 +60,12 @@ pub fn server() -> Result<Server, RandomError> {
     let hosts = Arc::new(Hosts::new(random::session_id()?));
     Ok(Server::new(
         ADDRESS,
-        env!("CARGO_PKG_VERSION"),
+        protocol::RELEASE,
         Nspawn {
             hosts: Arc::clone(&hosts),
         },
     )
+    .observe(|operation| fault::point(|| operation))
     .resource(HostResource {
         hosts: Arc::clone(&hosts),
     })
@@ -107,6 +110,9 @@ fn credentials(
     let checking = config.host_key_checking.clone().map(Parsed::into_value);
     let timeout = config.connect_timeout.clone().map(Parsed::into_value);
     let defaults = Credentials::default();
+    let connect_timeout = given
+        .get(timeout, "connect_timeout", "NSPAWN_SSH_CONNECT_TIMEOUT")
+        .map_or(defaults.connect_timeout, |span: TimeSpan| span.duration());
     let credentials = Credentials {
         private_key: given
             .get(key, "private_key", "NSPAWN_SSH_PRIVATE_KEY")
@@ -144,9 +150,9 @@ fn credentials(
                 "NSPAWN_SSH_HOST_KEY_CHECKING",
             )
             .unwrap_or(defaults.host_key_checking),
-        connect_timeout: given
-            .get(timeout, "connect_timeout", "NSPAWN_SSH_CONNECT_TIMEOUT")
-            .map_or(defaults.connect_timeout, |span: TimeSpan| span.duration()),
+        connect_timeout,
+        keepalive_interval: connect_timeout
+            .clamp(Duration::from_secs(1), defaults.keepalive_interval),
         ..defaults
     };
     given.problems.into_result()?;
@@ -201,16 +207,22 @@ fn hidden(text: String) -> secret::Secret {
 fn holder() -> String {
     let user = env::var("USER").or_else(|_| env::var("LOGNAME"));
     let user = user.unwrap_or_else(|_| format!("uid {}", rustix::process::getuid().as_raw()));
-    format!(
-        "{user}@{}",
-        rustix::system::uname().nodename().to_string_lossy()
-    )
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    // The agent takes one line of 255 bytes.
+    let plain = |text: String| {
+        text.chars()
+            .filter(|character| matches!(character, ' '..='~'))
+            .take(120)
+            .collect::<String>()
+    };
+    format!("{}@{}", plain(user), plain(host))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -245,6 +257,7 @@ mod tests {
             "not known yet is not the environment's"
         );
         assert_eq!(credentials.connect_timeout, Duration::from_secs(3));
+        assert_eq!(credentials.keepalive_interval, Duration::from_secs(3));
         assert_eq!(credentials.host_key_checking, HostKeyChecking::AcceptNew);
         assert!(!credentials.agent);
     }

@@ -13,6 +13,7 @@ pub struct Server {
     address: String,
     version: String,
     registry: Registry,
+    observe: fn(&str),
 }
 
 impl Server {
@@ -32,7 +33,16 @@ impl Server {
             address: address.into(),
             version: version.into(),
             registry,
+            observe: |_| {},
         }
+    }
+
+    /// Who is told of each operation before it begins and before Terraform gets its result:
+    /// "before: Applying example_thing", "after: Applying example_thing".
+    #[must_use]
+    pub fn observe(mut self, observe: fn(&str)) -> Self {
+        self.observe = observe;
+        self
     }
 
     /// Adds a resource.
@@ -84,8 +94,9 @@ impl Server {
             address,
             version,
             registry,
+            observe,
         } = self;
-        match serve::run(&address, registry) {
+        match serve::run(&address, registry, observe) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{address} {version}: {error}.");

@@ -87,6 +87,14 @@ fn check_others(
             .at("address"));
         }
     }
+    if let Some(bridge) = foreign_bridge(net, inventory, network) {
+        return Err(Failure::new(
+            FailureKind::Conflict,
+            format!("{text} is in the network of the bridge {bridge}, which nspawn-agent didn't make: whoever has it there would be cut off"),
+        )
+        .help("Choose an address that belongs to no other bridge of this host.")
+        .at("address"));
+    }
     let foreign = network
         .routes
         .iter()
@@ -103,6 +111,25 @@ fn check_others(
         .help("Remove that route from the host's own network configuration, or choose another address.")
         .at("address")),
     }
+}
+
+/// The bridge of others, say Docker's, that the host looks for an address on.
+fn foreign_bridge<'a>(net: IpNet, inventory: &Inventory, network: &'a Network) -> Option<&'a str> {
+    let own = inventory
+        .host
+        .as_ref()
+        .map(|host| host.desired.bridge.as_str());
+    let links = network
+        .links
+        .iter()
+        .filter(|link| link.kind.as_deref() == Some("bridge") && Some(link.name.as_str()) != own);
+    let mut of = links.filter(|link| {
+        network.routes.iter().any(|route| {
+            let is_on_link = route.gateway.is_none() && route.destination.prefix_len() > 0;
+            route.index == link.index && is_on_link && route.destination.contains(&net)
+        })
+    });
+    of.next().map(|link| link.name.as_str())
 }
 
 fn check_uplink(address: &Address, network: &Network) -> Result<(), Failure> {

@@ -3,7 +3,7 @@
 mod admit;
 pub mod plan;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 use protocol::{
@@ -31,7 +31,11 @@ pub struct Assigned {}
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
     /// Add the route to the bridge.
-    AddRoute { destination: IpNet, index: u32 },
+    AddRoute {
+        destination: IpNet,
+        index: u32,
+        gateway: Option<Ipv6Addr>,
+    },
     /// Remove a route of ours that is needed no more.
     DeleteRoute { destination: IpNet, index: u32 },
     /// Answer for an address on an uplink, and tell its routers.
@@ -50,7 +54,11 @@ pub enum Step {
 pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
     let netlink = &context.netlink;
     match step {
-        Step::AddRoute { destination, index } => netlink.add_route(*destination, *index).await,
+        Step::AddRoute {
+            destination,
+            index,
+            gateway,
+        } => netlink.add_route(*destination, *index, *gateway).await,
         Step::DeleteRoute { destination, index } => {
             netlink.delete_route(*destination, *index).await
         }
@@ -110,7 +118,9 @@ pub fn sentence(step: &Step, observed: &Observation) -> String {
             .unwrap_or("a missing interface")
     };
     match step {
-        Step::AddRoute { destination, index } => {
+        Step::AddRoute {
+            destination, index, ..
+        } => {
             format!(
                 "the route to {destination} over {} is missing",
                 name(*index)
@@ -183,10 +193,6 @@ impl Object for Address {
     }
 
     async fn remove(_: &Context, _: &Inventory, _: &Stored<Self>) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    async fn removed(_: &Context, _: &Stored<Self>) -> Result<(), Failure> {
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use protocol::{desired::Address, name::MachineName};
 use super::Step;
 use crate::{
     container::mac::{mac_address, parse_machine_id},
+    filter::link_local,
     guest::network::{Wanted, own_address},
     host,
     reconcile::{Observation, Scope},
@@ -57,7 +58,8 @@ pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec
             .values()
             .filter(|stored| scope.has_address(stored))
         {
-            steps.extend(bridge.and_then(|bridge| route(network, bridge, stored)));
+            let via = via(inventory, observed, &stored.desired);
+            steps.extend(bridge.and_then(|bridge| route(network, bridge, stored, via)));
             let name = stored
                 .desired
                 .uplink
@@ -74,17 +76,34 @@ pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec
     steps
 }
 
-fn route(network: &Network, bridge: &Link, stored: &Stored<Address>) -> Option<Step> {
+/// A prefix is routed to its guest, because every address of it that the host has to ask for is a place
+/// in the table of neighbours, which others need. Without isolation a guest may have another MAC address.
+fn via(inventory: &Inventory, observed: &Observation, address: &Address) -> Option<Ipv6Addr> {
+    let isolation = inventory.host.as_ref()?.desired.isolation;
+    let prefix = matches!(address.address.network(), IpNet::V6(_)) && !address.address.is_single();
+    let id = parse_machine_id(&observed.facts.machine_id)?;
+    let mac = mac_address(id, address.container.as_str());
+    (isolation && prefix).then(|| link_local(mac))
+}
+
+fn route(
+    network: &Network,
+    bridge: &Link,
+    stored: &Stored<Address>,
+    gateway: Option<Ipv6Addr>,
+) -> Option<Step> {
     let destination = stored.desired.address.network();
     let there = network.routes.iter().any(|route| {
         route.destination == destination
             && route.index == bridge.index
             && route.protocol == PROTOCOL
+            && route.gateway == gateway.map(IpAddr::V6)
     });
     // A bridge that is down takes no routes; the host's own plan sets it up first.
     (!there && bridge.up).then_some(Step::AddRoute {
         destination,
         index: bridge.index,
+        gateway,
     })
 }
 
@@ -197,7 +216,7 @@ fn stale(inventory: &Inventory, observed: &Observation, scope: &Scope, bridge: &
         .network
         .neighbours
         .iter()
-        .filter(|found| found.index == bridge.index)
+        .filter(|found| found.index == bridge.index && !found.fixed)
     {
         let owner = inventory.addresses.values().find(|stored| {
             scope.has_address(stored)

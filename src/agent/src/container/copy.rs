@@ -1,6 +1,7 @@
 //! A copy of an image's tree with the guest's own user ids.
 
 use std::{
+    collections::HashSet,
     ffi::CString,
     fs, io,
     os::unix::{
@@ -13,6 +14,7 @@ use std::{
 
 use protocol::{Failure, FailureKind};
 
+use super::user_ids::COUNT;
 use crate::{command, failure::Context as _};
 
 /// The extended attribute of file capabilities. capabilities(7)
@@ -21,14 +23,15 @@ const CAPABILITY: &std::ffi::CStr = c"security.capability";
 /// Copies a tree, sharing blocks where the file system can, and shifts its owners.
 pub fn copy_tree(tree: &Path, to: &Path, uid_base: u32) -> Result<(), Failure> {
     let deed = || format!("copy {} to {}", tree.display(), to.display());
-    let output = Command::new("cp")
+    let mut program = Command::new("cp");
+    program
         .args(["--archive", "--reflink=auto", "--"])
         .args([tree, to])
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("LC_ALL", "C.UTF-8")
-        .output()
-        .doing(deed)?;
+        .env("LC_ALL", "C.UTF-8");
+    command::end_with_parent(&mut program);
+    let output = program.output().doing(deed)?;
     if !output.status.success() {
         let complaint = command::tail(&output.stderr);
         let is_full = complaint.contains("No space left on device");
@@ -51,10 +54,18 @@ pub fn copy_tree(tree: &Path, to: &Path, uid_base: u32) -> Result<(), Failure> {
 
 /// Adds `base` to the owners of a tree. A file with several names is shifted once.
 fn shift(path: &Path, base: u32) -> io::Result<()> {
+    shift_beneath(path, base, &mut HashSet::new())
+}
+
+fn shift_beneath(path: &Path, base: u32, done: &mut HashSet<u64>) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
-    if found.uid() < base {
+    if found.is_dir() || found.nlink() == 1 || done.insert(found.ino()) {
         let capability = get_capability(path);
-        lchown(path, Some(found.uid() + base), Some(found.gid() + base))?;
+        lchown(
+            path,
+            Some(shifted(found.uid(), base)),
+            Some(shifted(found.gid(), base)),
+        )?;
         if !found.is_symlink() {
             // chown(2) takes set-user-id bits and capabilities away.
             fs::set_permissions(path, found.permissions())?;
@@ -65,10 +76,16 @@ fn shift(path: &Path, base: u32) -> io::Result<()> {
     }
     if found.is_dir() {
         for entry in fs::read_dir(path)? {
-            shift(&entry?.path(), base)?;
+            shift_beneath(&entry?.path(), base, done)?;
         }
     }
     Ok(())
+}
+
+/// An id that the guest can't have would be another guest's, or the host's own: it becomes nobody's.
+fn shifted(id: u32, base: u32) -> u32 {
+    const NOBODY: u32 = 65_534;
+    base + if id < COUNT { id } else { NOBODY }
 }
 
 /// A capability that holds in the user namespace whose root is `base`. struct vfs_ns_cap_data
@@ -152,6 +169,18 @@ mod tests {
     fn what_is_no_capability_is_left_out() {
         for bytes in [&[][..], &[1, 2, 3], &[0; 20], &[0; 64]] {
             assert_eq!(with_root_id(bytes, 1), None);
+        }
+    }
+
+    #[test]
+    fn nobody_gets_the_ids_of_another_guest() {
+        for (id, to) in [
+            (0, 0),
+            (65_535, 65_535),
+            (65_536, 65_534),
+            (u32::MAX, 65_534),
+        ] {
+            assert_eq!(shifted(id, 600_000), 600_000 + to, "{id}");
         }
     }
 }

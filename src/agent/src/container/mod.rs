@@ -1,6 +1,7 @@
 //! `nspawn_container`: a unit, its settings, a root laid over a shared image, and what is inside.
 
 mod copy;
+mod discarded;
 pub mod mac;
 mod mount;
 mod observe;
@@ -9,11 +10,17 @@ mod plan;
 mod run;
 mod secret;
 mod settings;
+mod started;
 mod storage;
 mod unit;
 mod user_ids;
 
-use std::{fs, io, ops::Range, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    fs, io,
+    ops::Range,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use protocol::{
     Failure, FailureKind,
@@ -22,12 +29,13 @@ use protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use self::paths::Paths;
 pub use self::{
+    discarded::{clear_abandoned, clear_all},
     observe::{Observed, observe, state},
     paths::STATE_FOLDER,
     plan::Step,
 };
+use self::{paths::Paths, started::Started};
 use crate::{
     address,
     command::off_thread,
@@ -35,7 +43,6 @@ use crate::{
     failure::Context as _,
     filter, guest,
     host::facts::at_least,
-    image,
     object::Object,
     reconcile::{Observation, Scope},
     store::{Inventory, Stored},
@@ -62,11 +69,12 @@ pub fn plan(inventory: &Inventory, observation: &Observation, scope: &Scope) -> 
 /// Does one step.
 pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
     match step {
-        Step::MakeFolder(name) => files::create_folder(&Paths::of(name).machine(), 0o755),
+        Step::MakeFolder(name) => Paths::of(name).make_machine(),
         Step::WriteSettings(name, text) => {
             let path = Paths::of(name).settings();
             files::create_folder(Path::new("/etc/systemd/nspawn"), 0o755)?;
-            files::write_own(&path, text, 0o644)
+            // A user's Environment= may hold what isn't every user's business.
+            files::write_own(&path, text, 0o600)
         }
         Step::WriteDropIn(name, text) => {
             let paths = Paths::of(name);
@@ -83,6 +91,40 @@ pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
             None => Ok(()),
         },
     }
+}
+
+/// What was wrong before a step.
+pub fn sentence(step: &Step) -> String {
+    match step {
+        Step::MakeFolder(name) => {
+            format!(
+                "the folder {} is missing",
+                Paths::of(name).machine().display()
+            )
+        }
+        Step::WriteSettings(name, _) => wrong_file(&Paths::of(name).settings()),
+        Step::WriteDropIn(name, _) => wrong_file(&Paths::of(name).drop_in()),
+        Step::SetAutostart(name, true) => {
+            format!("the container {name} does not start with the host")
+        }
+        Step::SetAutostart(name, false) => format!("the container {name} starts with the host"),
+        Step::WriteGuestFiles(name) => format!("files in the guest {name} were changed"),
+    }
+}
+
+fn wrong_file(path: &Path) -> String {
+    format!("the file {} is missing or was changed", path.display())
+}
+
+/// The files of a container to watch.
+pub fn watched(name: &MachineName) -> [PathBuf; 4] {
+    let paths = Paths::of(name);
+    [
+        paths.settings(),
+        paths.drop_in(),
+        paths.autostart(),
+        paths.machine(),
+    ]
 }
 
 fn set_autostart(paths: &Paths, starts: bool) -> Result<(), Failure> {
@@ -119,24 +161,37 @@ fn give_host_keys(stored: &Stored<Container>, scratch: &Path) -> Result<(), Fail
 /// Brings up what a container needs before its start; run by its own unit.
 pub async fn prepare_start(context: &Context, name: &MachineName) -> Result<(), Failure> {
     let stored = known(context, name)?;
+    forget_last_run(context, name).await?;
     address::write_guest_files(context, name).await?;
     filter::admit_port(context, name).await?;
     storage::bring_up(&stored)?;
     write_guest_files(&stored)?;
     let paths = Paths::of(name);
-    if let Some(folder) = paths.started().parent() {
-        files::create_folder(folder, 0o700)?;
-        // No container's name begins with a dot.
-        give_host_keys(&stored, &folder.join(format!(".{name}")))?;
+    Started::note(&paths, &stored.desired)?;
+    // No container's name begins with a dot.
+    let scratch = paths.started().with_file_name(format!(".{name}"));
+    give_host_keys(&stored, &scratch)
+}
+
+/// systemd-machined misses the end of a guest when the bus was restarted, or itself, at the wrong moment. It then
+/// refuses the next start: "Machine already exists".
+async fn forget_last_run(context: &Context, name: &MachineName) -> Result<(), Failure> {
+    let record = files::read(&paths::machined_record(name))?;
+    let record = String::from_utf8_lossy(record.as_deref().unwrap_or_default());
+    let scope = format!("SCOPE={}", Paths::of(name).unit());
+    if record.lines().any(|line| line == scope) {
+        let systemd = Systemd::of_host(context).await?;
+        systemd.unregister(name.as_str()).await?;
     }
-    let settings = plan::start_settings(&stored.desired);
-    files::replace(&paths.started(), settings.as_bytes(), 0o600)
+    Ok(())
 }
 
 /// Drops what a container needed after its stop; run by its own unit.
 #[allow(clippy::unused_async, reason = "the counterpart of prepare_start")]
 pub async fn release_stopped(context: &Context, name: &MachineName) -> Result<(), Failure> {
-    files::remove_file(&Paths::of(name).started())?;
+    // systemd.exec(5), $SERVICE_RESULT
+    let ended_well = std::env::var("SERVICE_RESULT").is_ok_and(|result| result == "success");
+    Started::end(&Paths::of(name), ended_well)?;
     storage::take_down(&known(context, name)?.desired)
 }
 
@@ -253,11 +308,16 @@ impl Object for Container {
         systemd.forget_unit(&paths.unit()).await
     }
 
-    async fn removed(context: &Context, _stored: &Stored<Self>) -> Result<(), Failure> {
-        off_thread(context.store.inventory()?, |inventory| {
-            image::tree::collect(&inventory)
-        })
-        .await
+    async fn clear_away(context: &Context, stored: &Stored<Self>) -> Result<(), Failure> {
+        let name = stored.desired.name.clone();
+        let clear = off_thread(name.clone(), |name| discarded::clear_of(&name));
+        match context.within(clear).await {
+            Err(failure) if failure.kind == FailureKind::Timeout => {
+                context.progress(format!("{name}: its files are still being removed"));
+                Ok(())
+            }
+            cleared => cleared,
+        }
     }
 }
 
@@ -370,7 +430,7 @@ fn ranges_of_others() -> Result<Vec<Range<u32>>, Failure> {
             } else if found.is_file() && entry.path().extension().is_some_and(|end| end == "nspawn")
             {
                 let text = files::read(&entry.path())?.unwrap_or_default();
-                ranges.extend(user_ids::parse_private_users(&String::from_utf8_lossy(
+                ranges.extend(texts::nspawn::private_users(&String::from_utf8_lossy(
                     &text,
                 )));
             }

@@ -14,10 +14,17 @@ use protocol::{
     observed::{ContainerState, Status},
 };
 
-use super::{mac, mount, paths::Paths, secret, settings, unit};
+use super::{
+    mac, mount,
+    paths::{Paths, machined_record},
+    secret, settings,
+    started::Started,
+    unit,
+};
 use crate::{
     context::Context,
     failure::Context as _,
+    filter::port,
     guest::{self, root::GuestRoot},
     image::tree,
     reconcile::{Observation, Scope},
@@ -64,6 +71,10 @@ pub struct Machine {
     pub autostart: bool,
     /// The unit.
     pub unit: UnitState,
+    /// Whether it fails, and is started again.
+    pub keeps_failing: bool,
+    /// Whether the host's end of its link is there.
+    pub has_port: bool,
     /// Whether its root is mounted.
     pub is_mounted: bool,
     /// What the guest's service manager says of itself, where it was asked.
@@ -72,6 +83,8 @@ pub struct Machine {
     pub guest_files: Vec<String>,
     /// Whether the image's tree is there.
     pub has_tree: bool,
+    /// Whether it was started with the settings that it should have, as far as that is known.
+    pub runs_as_it_should: bool,
 }
 
 /// Looks at the containers.
@@ -110,7 +123,7 @@ pub async fn observe(
 /// The host's process id of a running guest's init, from where sd-login(3) has it, too: asking
 /// systemd-machined takes two calls for each guest.
 fn leader(name: &MachineName) -> Result<Option<u32>, Failure> {
-    let text = files::read(&Path::new("/run/systemd/machines").join(name.as_str()))?;
+    let text = files::read(&machined_record(name))?;
     Ok(text.and_then(|text| parse_leader(&String::from_utf8_lossy(&text))))
 }
 
@@ -150,16 +163,21 @@ fn look_at(
     } else {
         Vec::new()
     };
+    let started = Started::read(&paths)?;
     Ok(Machine {
         has_folder: paths.machine().is_dir(),
         settings,
         drop_in: files::compare(&paths.drop_in(), &unit::render(container))?,
         autostart: fs::symlink_metadata(paths.autostart()).is_ok(),
+        // Between two tries, and in the next one until it is up.
+        keeps_failing: unit.awaits_restart() || (unit.is_starting() && started.is_after_failure()),
         unit,
+        has_port: port::exists(&container.name),
         is_mounted,
         system_state: None,
         guest_files,
         has_tree: tree::folder(&assigned.image_digest).is_dir(),
+        runs_as_it_should: started.is_as_it_should(container),
     })
 }
 
@@ -235,7 +253,7 @@ pub fn state(
 
 fn status(machine: &Machine) -> Status {
     match &machine.unit {
-        unit if unit.is_failed() => Status::Failed,
+        unit if machine.keeps_failing || unit.is_failed() => Status::Failed,
         unit if !unit.is_up() => Status::Stopped,
         _ if machine.system_state.as_deref() == Some("degraded") => Status::Degraded,
         _ => Status::Running,
@@ -271,8 +289,22 @@ fn drift(container: &Container, machine: &Machine) -> Vec<String> {
     if !machine.has_tree {
         drift.push(format!("the image's tree that {name} stands on is missing"));
     }
+    if container.running && machine.unit.is_up() && !machine.runs_as_it_should {
+        drift.push(format!(
+            "the container {name} runs with settings of before its last change; the next apply restarts it"
+        ));
+    }
+    if container.running && machine.unit.is_ready() && !machine.has_port {
+        drift.push(format!(
+            "the interface {} of the container {name} is gone, and its network with it; the next apply restarts it",
+            port::name(name)
+        ));
+    }
     match (container.running, machine.unit.is_up()) {
         (true, false) => drift.push(format!("{} is {}", paths.unit(), machine.unit.active)),
+        (true, true) if machine.keeps_failing => {
+            drift.push(format!("{} fails, and is started again", paths.unit()));
+        }
         (false, true) => drift.push(format!("{} is running", paths.unit())),
         (true, true) if !machine.is_mounted => {
             drift.push(format!(
@@ -302,10 +334,13 @@ mod tests {
                 active: "active".to_owned(),
                 sub: "running".to_owned(),
             },
+            keeps_failing: false,
+            has_port: true,
             is_mounted: true,
             system_state: None,
             guest_files: Vec::new(),
             has_tree: true,
+            runs_as_it_should: true,
         }
     }
 
@@ -317,9 +352,11 @@ mod tests {
             settings: OwnFile::Differs,
             drop_in: OwnFile::Missing,
             autostart: false,
+            has_port: false,
             is_mounted: false,
             guest_files: vec!["etc/hostname".to_owned()],
             has_tree: false,
+            runs_as_it_should: false,
             ..machine()
         };
         assert_eq!(
@@ -329,6 +366,8 @@ mod tests {
                 "the file /etc/systemd/system/systemd-nspawn@web.service.d/nspawn-agent.conf is missing",
                 "the container web does not start with the host",
                 "the image's tree that web stands on is missing",
+                "the container web runs with settings of before its last change; the next apply restarts it",
+                "the interface vb-web of the container web is gone, and its network with it; the next apply restarts it",
                 "the mount at /var/lib/machines/web is missing",
                 "the file /etc/hostname in the guest was changed",
             ]
@@ -341,6 +380,20 @@ mod tests {
         assert_eq!(
             drift(&desired, &down),
             ["systemd-nspawn@web.service is inactive"]
+        );
+        let failing = Machine {
+            unit: UnitState {
+                active: "activating".to_owned(),
+                sub: "start".to_owned(),
+            },
+            keeps_failing: true,
+            is_mounted: false,
+            ..machine()
+        };
+        assert_eq!(status(&failing), Status::Failed);
+        assert_eq!(
+            drift(&desired, &failing),
+            ["systemd-nspawn@web.service fails, and is started again"]
         );
     }
 

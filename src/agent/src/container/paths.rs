@@ -1,13 +1,21 @@
 //! Where a container's parts lie on the host.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use protocol::name::MachineName;
+use protocol::{Failure, name::MachineName};
 
-use crate::system::systemd::INSTANCE_OF;
+use crate::system::{files, systemd::INSTANCE_OF};
+
+/// Where systemd-nspawn looks for machines.
+const MACHINES: &str = "/var/lib/machines";
 
 /// All that the agent unpacks and lays beneath guests.
 pub const STATE_FOLDER: &str = "/var/lib/nspawn-agent";
+
+/// What systemd-machined has noted of a machine that it knows; sd-login(3) reads it, too.
+pub fn machined_record(name: &MachineName) -> PathBuf {
+    Path::new("/run/systemd/machines").join(name.as_str())
+}
 
 /// The paths of one container.
 #[derive(Debug, Clone)]
@@ -25,7 +33,14 @@ impl Paths {
 
     /// Its root, as systemd-nspawn finds it.
     pub fn machine(&self) -> PathBuf {
-        PathBuf::from("/var/lib/machines").join(&self.name)
+        PathBuf::from(MACHINES).join(&self.name)
+    }
+
+    /// Makes the folder of its root. Nobody but root gets into the folder above, as systemd makes it,
+    /// too: guests' programs with set-user-id bits are none of the host's users'.
+    pub fn make_machine(&self) -> Result<(), Failure> {
+        files::create_folder(Path::new(MACHINES), 0o700)?;
+        files::create_folder(&self.machine(), 0o755)
     }
 
     /// All of its storage.
@@ -90,6 +105,11 @@ impl Paths {
         PathBuf::from(crate::store::FOLDER)
             .join("secrets")
             .join(&self.name)
+    }
+
+    /// systemd-nspawn's lock of a root, by its file system and inode, while it runs.
+    pub fn lock_of_root(device: u64, inode: u64) -> PathBuf {
+        PathBuf::from(format!("/run/systemd/nspawn/locks/inode-{device}:{inode}"))
     }
 
     /// What systemd-nspawn leaves behind when it is killed, and then refuses to start over.

@@ -7,7 +7,9 @@ use protocol::{
 
 use super::{
     observe::{Machine, Observed},
-    settings, unit,
+    settings,
+    started::Started,
+    unit,
 };
 use crate::{
     reconcile::Scope,
@@ -95,26 +97,18 @@ fn plan_one(
     steps
 }
 
-/// What a change does to the unit. `started_with` is unknown for a guest that runs since before.
-pub fn run(container: &Container, unit: &UnitState, started_with: Option<&str>) -> Run {
-    let changed = started_with.is_some_and(|started| started != start_settings(container));
+/// What a change does to the unit.
+pub fn run(container: &Container, unit: &UnitState, started: &Started, has_port: bool) -> Run {
+    // A link that is gone comes back with a start only.
+    let is_cut_off = unit.is_ready() && !has_port;
+    let changed = is_cut_off || !started.is_as_it_should(container);
     match (container.running, unit.is_up()) {
         (true, false) => Run::Start,
-        (true, true) if unit.is_stopping() => Run::Start,
+        (true, true) if unit.is_stopping() || unit.awaits_restart() => Run::Start,
         (true, true) if changed => Run::Restart,
         (false, true) => Run::Stop,
         _ => Run::Leave,
     }
-}
-
-/// The settings that take effect at a start only, as text to compare.
-pub fn start_settings(container: &Container) -> String {
-    let settings = (
-        &container.hostname,
-        container.ephemeral,
-        &container.nspawn_config,
-    );
-    serde_json::to_string(&settings).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -145,10 +139,13 @@ mod tests {
             drop_in: OwnFile::Same,
             autostart: true,
             unit: up(),
+            keeps_failing: false,
+            has_port: true,
             is_mounted: true,
             system_state: None,
             guest_files: Vec::new(),
             has_tree: true,
+            runs_as_it_should: true,
         }
     }
 
@@ -223,7 +220,7 @@ mod tests {
     #[test]
     fn runs() {
         let desired = container("web");
-        let settings = start_settings(&desired);
+        let (with, unknown) = (Started::with(&desired), Started::default());
         let failed = UnitState {
             active: "failed".to_owned(),
             sub: "failed".to_owned(),
@@ -231,6 +228,10 @@ mod tests {
         let stopping = UnitState {
             active: "deactivating".to_owned(),
             sub: "stop-sigterm".to_owned(),
+        };
+        let crashed = UnitState {
+            active: "activating".to_owned(),
+            sub: "auto-restart".to_owned(),
         };
         let stopped = Container {
             running: false,
@@ -250,24 +251,29 @@ mod tests {
             ..desired.clone()
         };
         for (container, unit, started, run_action) in [
-            (&desired, &down(), None, Run::Start),
-            (&desired, &failed, Some(settings.as_str()), Run::Start),
-            (&desired, &up(), Some(settings.as_str()), Run::Leave),
-            (&desired, &stopping, Some(settings.as_str()), Run::Start),
-            (&stopped, &stopping, None, Run::Stop),
-            (&desired, &up(), None, Run::Leave),
-            (&renamed, &up(), Some(settings.as_str()), Run::Restart),
-            (&ephemeral, &up(), Some(settings.as_str()), Run::Restart),
-            (&live, &up(), Some(settings.as_str()), Run::Leave),
-            (&stopped, &up(), Some(settings.as_str()), Run::Stop),
-            (&stopped, &down(), None, Run::Leave),
-            (&stopped, &failed, None, Run::Leave),
+            (&desired, &down(), &unknown, Run::Start),
+            (&desired, &failed, &with, Run::Start),
+            (&desired, &up(), &with, Run::Leave),
+            (&desired, &stopping, &with, Run::Start),
+            (&desired, &crashed, &with, Run::Start),
+            (&stopped, &crashed, &unknown, Run::Stop),
+            (&stopped, &stopping, &unknown, Run::Stop),
+            (&desired, &up(), &unknown, Run::Leave),
+            (&renamed, &up(), &with, Run::Restart),
+            (&ephemeral, &up(), &with, Run::Restart),
+            (&live, &up(), &with, Run::Leave),
+            (&stopped, &up(), &with, Run::Stop),
+            (&stopped, &down(), &unknown, Run::Leave),
+            (&stopped, &failed, &unknown, Run::Leave),
         ] {
             assert_eq!(
-                run(container, unit, started),
+                run(container, unit, started, true),
                 run_action,
                 "{container:?} {unit:?}"
             );
         }
+        assert_eq!(run(&desired, &up(), &with, false), Run::Restart);
+        assert_eq!(run(&desired, &crashed, &with, false), Run::Start);
+        assert_eq!(run(&stopped, &up(), &with, false), Run::Stop);
     }
 }

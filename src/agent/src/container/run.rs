@@ -1,21 +1,22 @@
 //! Starting, stopping and waiting, without the host's lock: a slow guest is waited for, never killed.
 
-use std::{fmt::Write as _, fs, time::Duration};
+use std::{fmt::Write as _, fs, io::Read as _, time::Duration};
 
 use protocol::{Failure, FailureKind, desired::Container};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::{
     paths::Paths,
     plan::{self, Run},
+    started::Started,
 };
 use crate::{
-    command::Program,
     context::Context,
+    filter::port,
     guest,
     store::Stored,
     system::{
-        files,
+        journal,
         systemd::{JobEnd, Systemd},
     },
 };
@@ -35,10 +36,9 @@ pub async fn settle(context: &Context, stored: &Stored<Container>) -> Result<(),
     let systemd = Systemd::of_host(context).await?;
     let paths = Paths::of(&container.name);
     let unit = paths.unit();
-    let started_with = files::read(&paths.started())?;
-    let started_with = started_with.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let started = Started::read(&paths)?;
     let state = systemd.unit_state(&unit).await?;
-    let job = match plan::run(container, &state, started_with.as_deref()) {
+    let job = match plan::run(container, &state, &started, port::exists(&container.name)) {
         Run::Stop => {
             context.progress(format!("{}: stopping", container.name));
             return context.within(shut_down(&systemd, container)).await;
@@ -97,12 +97,7 @@ async fn booted(
         JobEnd::Done => Ok(()),
         JobEnd::Other(result) => {
             let message = format!("the container {} did not start: {result}", container.name);
-            Err(with_journal(
-                context,
-                container,
-                Failure::new(FailureKind::Command, message),
-            )
-            .await)
+            Err(ended(systemd, container, message).await)
         }
         JobEnd::TimedOut => Err(too_slow(context, systemd, container, "to boot").await),
     }
@@ -119,7 +114,7 @@ async fn listening(
     loop {
         if let Some(leader) = systemd.leader(container.name.as_str()).await?
             && ["tcp", "tcp6"].iter().any(|table| {
-                let table = fs::read_to_string(format!("/proc/{leader}/net/{table}"));
+                let table = start_of(&format!("/proc/{leader}/net/{table}"));
                 table.is_ok_and(|table| is_listening(&table, port))
             })
         {
@@ -131,12 +126,7 @@ async fn listening(
                 "the container {} stopped while TCP port {port} was waited for",
                 container.name
             );
-            return Err(with_journal(
-                context,
-                container,
-                Failure::new(FailureKind::Command, message),
-            )
-            .await);
+            return Err(ended(systemd, container, message).await);
         }
         if Instant::now() >= until {
             let what = format!("to listen on TCP port {port}");
@@ -144,6 +134,16 @@ async fn listening(
         }
         sleep(PORT_INTERVAL).await;
     }
+}
+
+/// The kernel lists listeners first; a guest may have a million connections behind them.
+fn start_of(table: &str) -> std::io::Result<String> {
+    const ENOUGH: u64 = 1 << 20;
+    let mut text = String::new();
+    fs::File::open(table)?
+        .take(ENOUGH)
+        .read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Whether a table of /proc/PID/net/tcp has a listener on this port.
@@ -164,11 +164,22 @@ async fn too_slow(
     what: &str,
 ) -> Failure {
     let span = &container.wait_for.timeout;
-    let mut message = format!(
-        "the container {} took longer than {span} {what}",
-        container.name
-    );
-    if let Ok(state) = systemd.unit_state(&Paths::of(&container.name).unit()).await {
+    // Whichever was over first has to be raised.
+    let (mut message, limit) = if Instant::now() >= context.deadline {
+        let message = format!(
+            "the container {} took longer {what} than this change may take",
+            container.name
+        );
+        (message, "timeouts")
+    } else {
+        let message = format!(
+            "the container {} took longer than {span} {what}",
+            container.name
+        );
+        (message, "wait_for.timeout")
+    };
+    let unit = Paths::of(&container.name).unit();
+    if let Ok(state) = systemd.unit_state(&unit).await {
         let _ = write!(message, "; its unit is {} ({})", state.active, state.sub);
     }
     if let Ok(Some(leader)) = systemd.leader(container.name.as_str()).await {
@@ -178,34 +189,24 @@ async fn too_slow(
     }
     let failure = Failure::new(FailureKind::Timeout, message)
         .help(format!(
-            "It is left running. Raise wait_for.timeout, or look inside on the host: machinectl shell {}",
+            "It is left running. Raise {limit}, or look inside on the host: machinectl shell {}",
             container.name
         ))
-        .at("wait_for");
-    with_journal(context, container, failure).await
+        .at(limit);
+    // The time for the change may be up; the reason is worth a moment more.
+    let lines = journal::last_lines(systemd, &unit, Instant::now() + CLEAR_UP).await;
+    with_lines(failure, &unit, &lines)
 }
 
-async fn with_journal(context: &Context, container: &Container, mut failure: Failure) -> Failure {
+async fn ended(systemd: &Systemd, container: &Container, message: String) -> Failure {
     let unit = Paths::of(&container.name).unit();
-    // The time for the change may be up; the reason for it is worth a moment more.
-    let journal = Program::new("journalctl")
-        .args([
-            "--unit",
-            &unit,
-            "--lines",
-            "15",
-            "--output",
-            "cat",
-            "--no-pager",
-            "--quiet",
-        ])
-        .run_unbounded();
-    let within = context.within_time(CLEAR_UP);
-    if let Ok(Ok(lines)) = timeout(within.deadline - Instant::now(), journal).await {
-        let lines = crate::command::tail(&lines);
-        if !lines.is_empty() {
-            let _ = write!(failure.message, "\nThe last lines of {unit}:\n{lines}");
-        }
+    let lines = journal::last_lines_of_failed(systemd, &unit, Instant::now() + CLEAR_UP).await;
+    with_lines(Failure::new(FailureKind::Command, message), &unit, &lines)
+}
+
+fn with_lines(mut failure: Failure, unit: &str, lines: &str) -> Failure {
+    if !lines.is_empty() {
+        let _ = write!(failure.message, "\nThe last lines of {unit}:\n{lines}");
     }
     failure
 }

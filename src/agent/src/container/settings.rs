@@ -1,163 +1,60 @@
 //! The container's systemd.nspawn(5) file.
 
-use std::{collections::BTreeMap, fmt::Write as _};
-
 use protocol::{
     Failure, FailureKind,
     desired::Container,
     name::{InterfaceName, MachineName},
 };
+use texts::nspawn::{self, File};
 
 use super::{Assigned, user_ids::COUNT};
 use crate::system::files::HEADER;
 
-/// Keys that the agent writes itself, and what to use in their place.
-const OWNED: &[(&str, &str, &str)] = &[
-    ("Exec", "Boot", "containers always boot"),
-    ("Exec", "ProcessTwo", "containers always boot"),
-    ("Exec", "Ephemeral", "use the attribute ephemeral"),
-    ("Exec", "Hostname", "use the attribute hostname"),
-    ("Exec", "NotifyReady", "use wait_for.boot"),
-    ("Exec", "PrivateUsers", "use the attribute private_users"),
-    (
-        "Files",
-        "PrivateUsersOwnership",
-        "use the attribute private_users",
-    ),
-    (
-        "Network",
-        "Private",
-        "guests stand on the host's bridge; use nspawn_public_address",
-    ),
-    (
-        "Network",
-        "VirtualEthernet",
-        "guests stand on the host's bridge; use nspawn_public_address",
-    ),
-    (
-        "Network",
-        "Bridge",
-        "use the attribute bridge of nspawn_host",
-    ),
-    (
-        "Network",
-        "Zone",
-        "guests stand on the host's bridge; use nspawn_public_address",
-    ),
-    (
-        "Network",
-        "Port",
-        "guests have addresses of their own; use nspawn_public_address",
-    ),
-];
-
-type Sections = BTreeMap<&'static str, Vec<(String, String)>>;
-
-/// Refuses raw settings that are none, or that the agent owns.
+/// Refuses raw settings that are none, or that the agent writes itself.
 pub fn check(container: &Container) -> Result<(), Failure> {
-    for (section, keys) in container.nspawn_config.iter().flatten() {
-        let refuse =
-            |text: String| Err(Failure::new(FailureKind::Invalid, text).at("nspawn_config"));
-        if section_name(section).is_none() {
-            return refuse(format!(
-                "nspawn_config has a section {section:?}; systemd.nspawn(5) has Exec, Files and Network"
-            ));
-        }
-        for (key, values) in keys {
-            if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-                return refuse(format!(
-                    "nspawn_config has a key {key:?} in {section}, which is none"
-                ));
-            }
-            if values
-                .iter()
-                .any(|value| value.contains(['\n', '\r', '\0']) || value.ends_with('\\'))
-            {
-                return refuse(format!(
-                    "the value of {section}.{key} in nspawn_config must be one line"
-                ));
-            }
-            if let Some(instead) = instead_of(container, section, key) {
-                return refuse(format!(
-                    "{section}.{key} in nspawn_config is written by the provider itself: {instead}"
-                ));
-            }
-        }
+    let refuse = |text: String| Failure::new(FailureKind::Invalid, text).at("nspawn_config");
+    if let Some(settings) = &container.nspawn_config {
+        nspawn::check(settings).map_err(refuse)?;
+    }
+    if container.dns_servers.is_some() && has(container, "Exec", "ResolvConf") {
+        return Err(refuse(
+            "Exec.ResolvConf in nspawn_config is off because dns_servers is set".to_owned(),
+        ));
     }
     Ok(())
 }
 
-fn instead_of(container: &Container, section: &str, key: &str) -> Option<&'static str> {
-    if (section, key) == ("Exec", "ResolvConf") && container.dns_servers.is_some() {
-        return Some("it is off because dns_servers is set");
-    }
-    let owned = OWNED
-        .iter()
-        .find(|owned| (owned.0, owned.1) == (section, key));
-    owned.map(|owned| owned.2)
-}
-
-fn section_name(section: &str) -> Option<&'static str> {
-    ["Exec", "Files", "Network"]
-        .into_iter()
-        .find(|known| *known == section)
-}
-
 /// The whole file.
 pub fn render(container: &Container, assigned: &Assigned, bridge: &InterfaceName) -> String {
-    let mut sections = Sections::new();
-    let mut add = |section, key: &str, value: String| {
-        sections
-            .entry(section)
-            .or_default()
-            .push((key.to_owned(), value));
-    };
+    let mut file = File::default();
     let users = match assigned.uid_base {
         0 => "no".to_owned(),
         base => format!("{base}:{COUNT}"),
     };
-    add("Exec", "PrivateUsers", users);
-    add("Exec", "Hostname", container.hostname.to_string());
-    add("Exec", "NotifyReady", yes_or_no(container.wait_for.boot));
+    file.add("Exec", "PrivateUsers", users);
+    file.add("Exec", "Hostname", container.hostname.to_string());
+    file.add("Exec", "NotifyReady", yes_or_no(container.wait_for.boot));
     if container.dns_servers.is_some() {
-        add("Exec", "ResolvConf", "off".to_owned());
+        file.add("Exec", "ResolvConf", "off".to_owned());
     }
     // Its link in the host's /var/log/journal would outlive the container.
     if !has(container, "Exec", "LinkJournal") {
-        add("Exec", "LinkJournal", "no".to_owned());
+        file.add("Exec", "LinkJournal", "no".to_owned());
     }
-    add("Files", "PrivateUsersOwnership", "off".to_owned());
+    file.add("Files", "PrivateUsersOwnership", "off".to_owned());
     // systemd-nspawn 252 would make the folders above the next mount the host's root's, where the
     // guest may write nothing: its PID 1 then fails. A file system of the guest's own has no such parents.
-    add(
+    file.add(
         "Files",
         "TemporaryFileSystem",
         "/run/systemd:mode=0755,size=64M,nr_inodes=64k".to_owned(),
     );
-    add("Files", "BindReadOnly", network_files(&container.name));
-    add("Network", "Bridge", bridge.to_string());
-    for (section, keys) in container.nspawn_config.iter().flatten() {
-        let Some(section) = section_name(section) else {
-            continue;
-        };
-        for (key, values) in keys {
-            for value in values {
-                add(section, key, value.clone());
-            }
-        }
+    file.add("Files", "BindReadOnly", network_files(&container.name));
+    file.add("Network", "Bridge", bridge.to_string());
+    if let Some(settings) = &container.nspawn_config {
+        file.add_settings(settings);
     }
-    text(&sections)
-}
-
-fn text(sections: &Sections) -> String {
-    let mut text = HEADER.to_owned();
-    for (section, lines) in sections {
-        let _ = writeln!(text, "\n[{section}]");
-        for (key, value) in lines {
-            let _ = writeln!(text, "{key}={value}");
-        }
-    }
-    text
+    file.text(HEADER)
 }
 
 fn has(container: &Container, section: &str, key: &str) -> bool {
@@ -179,6 +76,8 @@ fn yes_or_no(value: bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::container::tests::container;
 
@@ -245,14 +144,13 @@ Bridge=br0
     fn what_is_refused_names_the_key() {
         check(&config("Files", "Bind", &["/srv:/srv", "/data"])).unwrap();
         for (section, key, value, part) in [
-            ("Exec", "PrivateUsers", "no", "Exec.PrivateUsers"),
             ("Network", "Bridge", "br1", "Network.Bridge"),
-            ("Unit", "Wants", "x", "\"Unit\""),
-            ("Exec", "A=b", "x", "\"A=b\""),
+            ("Exec", "ResolvConf", "off", "Exec.ResolvConf"),
             ("Exec", "Environment", "A=1\nBoot=no", "Exec.Environment"),
-            ("Exec", "Environment", "A=1\\", "Exec.Environment"),
         ] {
-            let failure = check(&config(section, key, &[value])).unwrap_err();
+            let mut desired = config(section, key, &[value]);
+            desired.dns_servers = Some(Vec::new());
+            let failure = check(&desired).unwrap_err();
             assert_eq!(failure.kind, FailureKind::Invalid);
             assert!(failure.message.contains(part), "{failure}");
         }

@@ -2,8 +2,8 @@
 
 use std::{
     fs, io,
-    os::unix::fs::chown,
-    path::{Path, PathBuf},
+    os::unix::fs::{MetadataExt as _, chown},
+    path::Path,
 };
 
 use protocol::{
@@ -11,7 +11,7 @@ use protocol::{
     desired::{Container, Storage},
 };
 
-use super::{Assigned, copy, mount, paths::Paths};
+use super::{Assigned, copy, discarded, mount, paths::Paths};
 use crate::{failure::Context as _, image::tree, store::Stored, system::files};
 
 /// Lays the container's root at its place under /var/lib/machines.
@@ -33,7 +33,7 @@ pub fn bring_up(stored: &Stored<Container>) -> Result<(), Failure> {
         .help("Replace the nspawn_image, or run terraform apply to have it unpacked again."));
     }
     files::create_folder(&paths.storage(), 0o700)?;
-    files::create_folder(&paths.machine(), 0o755)?;
+    paths.make_machine()?;
     match container.storage {
         Storage::Overlay => overlay(&paths, &tree, assigned),
         Storage::Copy => own_copy(&paths, &tree, assigned),
@@ -43,12 +43,13 @@ pub fn bring_up(stored: &Stored<Container>) -> Result<(), Failure> {
 /// Takes the container's root away, and what an ephemeral one changed.
 pub fn take_down(container: &Container) -> Result<(), Failure> {
     let paths = Paths::of(&container.name);
+    clear_stale_lock(&paths)?;
     for folder in [paths.machine(), paths.lower()] {
         mount::detach_all(&folder).doing(|| format!("unmount {}", folder.display()))?;
     }
     if container.ephemeral {
         for folder in [paths.upper(), paths.work(), paths.copy()] {
-            files::remove_tree(&folder)?;
+            discarded::set_aside(&container.name, &folder)?;
         }
     }
     Ok(())
@@ -99,11 +100,24 @@ fn own_copy(paths: &Paths, tree: &Path, assigned: &Assigned) -> Result<(), Failu
             files::remove_tree(&temporary)?;
             return Err(failure);
         }
+        tree::sync(&temporary).doing(|| format!("bring {} to the disk", temporary.display()))?;
         fs::rename(&temporary, &copy).doing(|| format!("put {} in place", copy.display()))?;
     }
     let deed = || format!("bind {} to {}", copy.display(), paths.machine().display());
     let bound = mount::bind(&copy).doing(deed)?;
     mount::attach(&bound, &paths.machine()).doing(deed)
+}
+
+/// A systemd-nspawn that was killed leaves the lock of its root, which nobody removes later.
+fn clear_stale_lock(paths: &Paths) -> Result<(), Failure> {
+    let root = paths.machine();
+    match fs::metadata(&root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        found => {
+            let found = found.doing(|| format!("look at {}", root.display()))?;
+            files::remove_file(&Paths::lock_of_root(found.dev(), found.ino()))
+        }
+    }
 }
 
 /// After SIGKILL of systemd-nspawn its next start fails with "Mount point … exists already,
@@ -114,12 +128,11 @@ fn clear_stale_export(paths: &Paths) -> Result<(), Failure> {
     files::remove_empty_folder(&export)
 }
 
-/// Removes all of a container's storage; it must be stopped.
+/// Removes a container's root, and sets its storage aside to be removed; it must be stopped.
 pub fn remove(container: &Container) -> Result<(), Failure> {
     take_down(container)?;
     let paths = Paths::of(&container.name);
     clear_stale_export(&paths)?;
-    let storage: PathBuf = paths.storage();
-    files::remove_tree(&storage)?;
+    discarded::set_aside(&container.name, &paths.storage())?;
     files::remove_empty_folder(&paths.machine())
 }

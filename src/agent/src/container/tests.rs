@@ -69,6 +69,7 @@ fn keep<D: Kept>(desired: D, assigned: D::Assigned) -> Stored<D> {
         owner: Owner {
             token: "a".repeat(32).parse().unwrap(),
             claimed: false,
+            holder: None,
         },
         session: "b".repeat(32).parse().unwrap(),
         desired,

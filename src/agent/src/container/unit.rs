@@ -13,18 +13,24 @@ const AGENT: &str = "/usr/local/lib/nspawn-agent/nspawn-agent";
 ///
 /// Wants= and not Requires=, which would stop every guest whenever the agent's service is stopped
 /// (systemd.unit(5)); the start fails closed all the same, in container-prepare. TimeoutStartSec=
-/// because NotifyReady=yes would have systemd kill a guest that boots slowly.
+/// because NotifyReady=yes would have systemd kill a guest that boots slowly. Restart= because a
+/// guest whose init or systemd-nspawn is killed stays down otherwise; a poweroff from inside and a
+/// stop are no failure, and one that can't start is given up after a while (status = "failed").
 pub fn render(container: &Container) -> String {
     let mut text = format!(
         "{HEADER}
 [Unit]
 Wants=nspawn-agent.service
 After=nspawn-agent.service
+StartLimitIntervalSec=10min
+StartLimitBurst=20
 
 [Service]
 ExecStartPre=+{AGENT} container-prepare %i
 ExecStopPost=+{AGENT} container-release %i
 TimeoutStartSec=infinity
+Restart=on-failure
+RestartSec=100ms
 "
     );
     if let Some(cpus) = container.cpus {
@@ -63,11 +69,15 @@ mod tests {
 [Unit]
 Wants=nspawn-agent.service
 After=nspawn-agent.service
+StartLimitIntervalSec=10min
+StartLimitBurst=20
 
 [Service]
 ExecStartPre=+/usr/local/lib/nspawn-agent/nspawn-agent container-prepare %i
 ExecStopPost=+/usr/local/lib/nspawn-agent/nspawn-agent container-release %i
 TimeoutStartSec=infinity
+Restart=on-failure
+RestartSec=100ms
 ";
         assert_eq!(render(&container("web")), format!("{HEADER}{expected}"));
     }

@@ -37,24 +37,6 @@ pub fn parse_subordinate_ids(text: &str) -> Vec<Range<u32>> {
         .collect()
 }
 
-/// The range that a systemd.nspawn(5) file takes with PrivateUsers=, where it names one.
-pub fn parse_private_users(text: &str) -> Option<Range<u32>> {
-    let value = text
-        .lines()
-        .filter_map(|line| {
-            line.trim()
-                .strip_prefix("PrivateUsers")?
-                .trim_start()
-                .strip_prefix('=')
-        })
-        .next_back()?
-        .trim();
-    let (start, count) = value.split_once(':').unwrap_or((value, "65536"));
-    let start: u32 = start.trim().parse().ok()?;
-    let count: u32 = count.trim().parse().ok()?;
-    (start > 0).then(|| start..start.saturating_add(count))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,19 +74,6 @@ mod tests {
             parse_subordinate_ids("root:100000:65536\nbad\nx:a:b\nuser:5:4294967295\n"),
             [100_000..165_536, 5..u32::MAX]
         );
-        for (text, range) in [
-            (
-                "[Exec]\nPrivateUsers=524288:65536\n",
-                Some(524_288..589_824),
-            ),
-            ("[Exec]\n PrivateUsers = 524288\n", Some(524_288..589_824)),
-            ("[Exec]\nPrivateUsers=pick\n", None),
-            ("[Exec]\nPrivateUsersOwnership=off\n", None),
-            ("PrivateUsers=0:65536", None),
-            ("PrivateUsers=1:2\nPrivateUsers=no", None),
-        ] {
-            assert_eq!(parse_private_users(text), range, "{text}");
-        }
     }
 
     proptest! {
@@ -120,7 +89,7 @@ mod tests {
 
         #[test]
         fn parsing_never_panics(text in ".{0,80}") {
-            let _ = (parse_subordinate_ids(&text), parse_private_users(&text));
+            let _ = parse_subordinate_ids(&text);
         }
     }
 }

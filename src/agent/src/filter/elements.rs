@@ -9,7 +9,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::TABLE;
+use super::{FAMILIES, TABLE};
 use crate::system::netlink::mac_text;
 
 /// The elements of each set, in nft's own words.
@@ -17,14 +17,27 @@ use crate::system::netlink::mac_text;
 pub struct Elements(BTreeMap<String, BTreeSet<String>>);
 
 /// The names of the sets; table.rs declares them.
-pub const SETS: [&str; 6] = ["ports", "macs", "v4", "v6", "link_local", "targets"];
+pub const SETS: [&str; 8] = [
+    "ports",
+    "macs",
+    "v4",
+    "v6",
+    "link_local",
+    "targets",
+    "options",
+    "discovery",
+];
 
 impl Elements {
     /// Lets a guest in: its MAC address, its link-local address, and what is attached to it.
     pub fn admit(&mut self, port: &str, mac: [u8; 6], addresses: &[IpNet]) {
         let quoted = format!("\"{port}\"");
         self.insert("ports", quoted.clone());
+        self.insert("discovery", quoted.clone());
         self.insert("macs", format!("{quoted} . {}", mac_text(&mac)));
+        for option in link_layer_options(mac) {
+            self.insert("options", format!("{quoted} . 0x{option:016x}"));
+        }
         let link_local = link_local(mac);
         self.insert("link_local", format!("{quoted} . {link_local}"));
         self.insert("targets", format!("{quoted} . {}", number(link_local)));
@@ -79,10 +92,21 @@ fn commands(verb: &str, of: &Elements, but: &Elements) -> String {
             .filter(|element| !kept.contains(element))
             .map(String::as_str)
             .collect();
-        if !elements.is_empty() {
-            let list = elements.join(", ");
+        if elements.is_empty() {
+            continue;
+        }
+        let list = elements.join(", ");
+        let families = if set == "ports" {
+            &FAMILIES[..]
+        } else {
+            &["bridge"]
+        };
+        for family in families {
             // Writing into a String can't fail.
-            let _ = writeln!(commands, "{verb} element bridge {TABLE} {set} {{ {list} }}");
+            let _ = writeln!(
+                commands,
+                "{verb} element {family} {TABLE} {set} {{ {list} }}"
+            );
         }
     }
     commands
@@ -101,8 +125,16 @@ fn number(address: Ipv6Addr) -> String {
     format!("0x{:032x}", u128::from(address))
 }
 
+/// The options of neighbour discovery that say who is speaking. RFC 4861, 4.6.1
+fn link_layer_options(mac: [u8; 6]) -> [u64; 2] {
+    let address = mac
+        .iter()
+        .fold(0, |number, byte| number << 8 | u64::from(*byte));
+    [0x0101 << 48 | address, 0x0201 << 48 | address]
+}
+
 /// The address that the kernel makes from a MAC address. RFC 4291, appendix A
-fn link_local(mac: [u8; 6]) -> Ipv6Addr {
+pub fn link_local(mac: [u8; 6]) -> Ipv6Addr {
     let pair = |high: u8, low: u8| u16::from_be_bytes([high, low]);
     Ipv6Addr::new(
         0xfe80,

@@ -1,11 +1,12 @@
 //! The nftables table that keeps guests apart: who may send what from which port of the bridge.
 
 mod elements;
+mod neighbours;
 pub mod plan;
 pub mod port;
 mod table;
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use protocol::{Failure, FailureKind, name::MachineName};
 use serde::{Deserialize, Serialize};
@@ -22,10 +23,13 @@ use crate::{
     },
 };
 
-pub use elements::Elements;
+pub use elements::{Elements, link_local};
 
-/// The table, in the bridge family.
+/// The table.
 pub const TABLE: &str = "nspawn_agent";
+
+/// The families that have one of that name; the bridge's has all but what passes it by.
+const FAMILIES: [&str; 3] = ["bridge", "inet", "arp"];
 
 /// How the table is.
 #[derive(Debug, Clone, Default)]
@@ -104,9 +108,35 @@ pub enum Step {
         /// The guest.
         mac: [u8; 6],
     },
+    /// Say for good where a guest is.
+    FixNeighbour {
+        /// Its address.
+        address: IpAddr,
+        /// The bridge's number.
+        index: u32,
+        /// The guest.
+        mac: [u8; 6],
+    },
+    /// Take that back.
+    DeleteNeighbour {
+        /// Its address.
+        address: IpAddr,
+        /// The bridge's number.
+        index: u32,
+    },
+    /// Let the bridge learn that by itself.
+    DeleteForwarding {
+        /// The port's number.
+        index: u32,
+        /// Its name.
+        name: String,
+        /// The guest.
+        mac: [u8; 6],
+    },
 }
 
-fn loaded_path(context: &Context) -> PathBuf {
+/// Where it is noted what was loaded last.
+pub fn loaded_path(context: &Context) -> PathBuf {
     context.run_folder.join("filter.json")
 }
 
@@ -118,11 +148,49 @@ fn rules_digest() -> String {
 pub async fn observe(context: &Context) -> Result<Observed, Failure> {
     let loaded =
         files::read(&loaded_path(context))?.and_then(|text| serde_json::from_slice(&text).ok());
-    let listed = nft::list(context, &["table", "bridge", TABLE]).await?;
     Ok(Observed {
-        digest: listed.as_ref().map(digest),
+        digest: kernel_digest(context).await?,
         loaded,
     })
+}
+
+/// What the kernel had when it was listed last, and the ruleset's generation by then.
+pub type Listed = Option<(u32, Option<String>)>;
+
+/// Identifies what the kernel has. On a full host listing takes long, and is needed only after somebody
+/// has changed something.
+async fn kernel_digest(context: &Context) -> Result<Option<String>, Failure> {
+    let generation = nft::generation();
+    let known = context.filter_listed.borrow().clone();
+    if let (Some(generation), Some((listed_at, digest))) = (generation, known)
+        && generation == listed_at
+    {
+        return Ok(digest);
+    }
+    let mut digests = String::new();
+    for family in FAMILIES {
+        let listed = nft::list(context, &["table", family, TABLE]).await?;
+        digests += &listed.as_ref().map(digest).unwrap_or_default();
+    }
+    let digest = (!digests.is_empty()).then_some(digests);
+    let unchanged = nft::generation().filter(|later| Some(*later) == generation);
+    *context.filter_listed.borrow_mut() = unchanged.map(|at| (at, digest.clone()));
+    Ok(digest)
+}
+
+/// The commands that remove whatever is there.
+fn removal() -> String {
+    FAMILIES
+        .map(|family| format!("table {family} {TABLE}\ndelete table {family} {TABLE}\n"))
+        .concat()
+}
+
+/// Removes what the kernel has.
+pub async fn clear(context: &Context) -> Result<(), Failure> {
+    if kernel_digest(context).await?.is_some() {
+        nft::apply(context, &removal()).await?;
+    }
+    Ok(())
 }
 
 /// Identifies a listing, whatever the order of elements and the kernel's own numbers.
@@ -152,21 +220,19 @@ fn normal(value: &Value, key: &str) -> Value {
 /// Does one step.
 pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
     match step {
-        Step::Load(elements) => {
-            let commands = format!(
-                "table bridge {TABLE}\ndelete table bridge {TABLE}\n{}{}",
-                table::text(),
-                elements.added_to(&Elements::default())
-            );
-            load(context, &commands, elements).await
-        }
+        Step::Load(elements) => load(context, whole(elements), elements).await,
         Step::Change { from, to } => {
-            let commands = format!("{}{}", to.removed_from(from), to.added_to(from));
-            load(context, &commands, to).await
+            // It was changed since it was looked at, and perhaps by somebody else.
+            let commands = if nft::generation() == listed_at(context) {
+                to.removed_from(from) + &to.added_to(from)
+            } else {
+                whole(to)
+            };
+            load(context, commands, to).await
         }
         Step::Remove => {
             files::remove_file(&loaded_path(context))?;
-            nft::apply(context, &format!("delete table bridge {TABLE}\n")).await
+            nft::apply(context, &removal()).await
         }
         Step::JoinBridge { index, bridge, .. } => {
             context.netlink.join_bridge(*index, *bridge).await
@@ -174,16 +240,59 @@ pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
         Step::SetUp { index, .. } => context.netlink.set_link(*index, None).await,
         Step::SetPort { index, flags, .. } => context.netlink.set_port(*index, *flags).await,
         Step::AddForwarding { index, mac, .. } => context.netlink.add_forwarding(*index, mac).await,
+        Step::DeleteForwarding { index, mac, .. } => {
+            context.netlink.delete_forwarding(*index, mac).await
+        }
+        Step::FixNeighbour {
+            address,
+            index,
+            mac,
+        } => context.netlink.fix_neighbour(*index, *address, mac).await,
+        Step::DeleteNeighbour { address, index } => {
+            context.netlink.delete_neighbour(*index, *address).await
+        }
     }
 }
 
-async fn load(context: &Context, commands: &str, elements: &Elements) -> Result<(), Failure> {
-    nft::apply(context, commands).await?;
-    let listed = nft::list(context, &["table", "bridge", TABLE]).await?;
+/// The commands that put everything in the place of what is there.
+fn whole(elements: &Elements) -> String {
+    removal() + &table::text() + &elements.added_to(&Elements::default())
+}
+
+/// The ruleset's generation when it was listed last.
+fn listed_at(context: &Context) -> Option<u32> {
+    context.filter_listed.borrow().as_ref().map(|(at, _)| *at)
+}
+
+/// How often somebody else may change a table between a load and its listing.
+const LOADS: usize = 5;
+
+/// Loads what the commands say, and notes how the kernel lists that. A listing is only ours when nobody has changed
+/// anything since: it would make somebody else's rule among ours, or the table's absence, what should be there.
+async fn load(context: &Context, mut commands: String, elements: &Elements) -> Result<(), Failure> {
+    for _ in 0..LOADS {
+        let before = nft::generation();
+        nft::apply(context, &commands).await?;
+        let digest = kernel_digest(context).await?.unwrap_or_default();
+        let own = before.map(|before| before.wrapping_add(1));
+        if own.is_none() || listed_at(context) == own {
+            return note(context, elements, digest);
+        }
+        commands = whole(elements);
+    }
+    files::remove_file(&loaded_path(context))?;
+    Err(Failure::new(
+        FailureKind::Busy,
+        format!("somebody changes nftables all the time, so that it can't be seen whether the table {TABLE} is as it should be"),
+    )
+    .help("Look what does on the host: nft monitor"))
+}
+
+fn note(context: &Context, elements: &Elements, digest: String) -> Result<(), Failure> {
     let loaded = Loaded {
         rules: rules_digest(),
         elements: elements.clone(),
-        digest: listed.as_ref().map(digest).unwrap_or_default(),
+        digest,
     };
     let text = serde_json::to_vec(&loaded)
         .map_err(std::io::Error::other)
@@ -230,12 +339,12 @@ pub async fn admit_port(context: &Context, name: &MachineName) -> Result<(), Fai
 /// What deviates, told to a person.
 pub fn sentence(step: &Step) -> String {
     match step {
-        Step::Load(_) => format!("the nftables table bridge {TABLE} is missing or was changed"),
+        Step::Load(_) => format!("the nftables table {TABLE} is missing or was changed"),
         Step::Change { .. } => {
-            format!("the nftables table bridge {TABLE} doesn't hold what the containers need")
+            format!("the nftables table {TABLE} doesn't hold what the containers need")
         }
         Step::Remove => {
-            format!("the nftables table bridge {TABLE} is there, though isolation is off")
+            format!("the nftables table {TABLE} is there, though isolation is off")
         }
         Step::JoinBridge { name, .. } => format!("{name} is not a port of the bridge"),
         Step::SetUp { name, .. } => format!("the bridge port {name} is down"),
@@ -246,6 +355,16 @@ pub fn sentence(step: &Step) -> String {
                 mac_text(mac)
             )
         }
+        Step::FixNeighbour { address, .. } => {
+            format!("the neighbour entry of {address} on the bridge is missing or another's")
+        }
+        Step::DeleteNeighbour { address, .. } => {
+            format!("a former neighbour entry of {address} is still on the bridge")
+        }
+        Step::DeleteForwarding { name, mac, .. } => format!(
+            "the forwarding entry of {} on the bridge port {name} is there, though isolation is off",
+            mac_text(mac)
+        ),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::{Elements, Step, port};
+use super::{Elements, Step, neighbours, port};
 use crate::{
     container::mac::{mac_address, parse_machine_id},
     reconcile::{Observation, Scope},
@@ -65,7 +65,7 @@ pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec
     for name in looked_after {
         let bridge = host.desired.bridge.as_str();
         if let (Some(link), Some(bridge)) = (
-            port::find_stray(&observed.network, name),
+            port::find_stray(&observed.network, bridge, name),
             observed.network.link(bridge),
         ) {
             steps.push(Step::JoinBridge {
@@ -79,6 +79,7 @@ pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec
             steps.extend(port_steps(&observed.network, link, mac, isolation));
         }
     }
+    steps.extend(neighbours::plan(inventory, &observed.network, id, scope));
     steps
 }
 
@@ -106,12 +107,11 @@ fn port_steps(network: &Network, link: &Link, mac: [u8; 6], isolation: bool) -> 
         .forwarding
         .iter()
         .any(|entry| entry.index == link.index && entry.mac == mac && entry.fixed);
-    if isolation && !entry {
-        steps.push(Step::AddForwarding {
-            index: link.index,
-            name: link.name.clone(),
-            mac,
-        });
+    let (index, name) = (link.index, link.name.clone());
+    match (isolation, entry) {
+        (true, false) => steps.push(Step::AddForwarding { index, name, mac }),
+        (false, true) => steps.push(Step::DeleteForwarding { index, name, mac }),
+        _ => {}
     }
     steps
 }

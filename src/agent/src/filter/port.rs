@@ -1,6 +1,6 @@
 //! The host's end of a guest's link.
 
-use std::hash::Hasher as _;
+use std::{hash::Hasher as _, path::Path};
 
 use protocol::name::MachineName;
 use siphasher::sip::SipHasher24;
@@ -41,16 +41,26 @@ pub fn name(container: &MachineName) -> String {
     short
 }
 
+/// Whether the host's end of a running container's link is there, on whatever bridge.
+pub fn exists(container: &MachineName) -> bool {
+    Path::new("/sys/class/net").join(name(container)).exists()
+}
+
 /// The port of a container on this bridge, when it is there.
 pub fn find<'a>(network: &'a Network, bridge: &str, container: &MachineName) -> Option<&'a Link> {
     let bridge = network.link(bridge)?.index;
     of(network, container).find(|link| link.bridge == Some(bridge))
 }
 
-/// The link of a container that lost its bridge.
-pub fn find_stray<'a>(network: &'a Network, container: &MachineName) -> Option<&'a Link> {
+/// The link of a container that lost this bridge, or was put into another.
+pub fn find_stray<'a>(
+    network: &'a Network,
+    bridge: &str,
+    container: &MachineName,
+) -> Option<&'a Link> {
+    let bridge = network.link(bridge).map(|link| link.index);
     of(network, container)
-        .find(|link| link.bridge.is_none() && link.kind.as_deref() == Some("veth"))
+        .find(|link| link.bridge != bridge && link.kind.as_deref() == Some("veth"))
 }
 
 fn of<'a>(network: &'a Network, container: &MachineName) -> impl Iterator<Item = &'a Link> {

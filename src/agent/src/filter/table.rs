@@ -1,9 +1,17 @@
-//! The table's text, without its elements. Parsed by nft 1.0.6 of Debian 12 and later.
+//! The tables' text, without their elements. Parsed by nft 1.0.6 of Debian 12 and later.
 
 use super::TABLE;
 
 /// The sets and rules. Drops come before accepts (CVE-2025-52889, CVE-2025-52890), and what no rule
 /// knows is dropped: a forged frame in prerouting can't even teach the bridge.
+///
+/// Neighbour discovery carries one MAC address at most, and that is the sender's own: else a guest has
+/// the host send to others what is for it. It has a limit for each port, because every address of a
+/// prefix that asks becomes a neighbour of the host's.
+///
+/// Frames to the bridge's own groups (01:80:c2:00:00:0X) pass all hooks of the bridge by, and the host takes
+/// what is in them as if the port were an interface of its own: br_handle_frame() of the kernel. There is
+/// nothing honest in that, so the other two families drop all that comes in by a port and not by the bridge.
 pub fn text() -> String {
     format!(
         "table bridge {TABLE} {{
@@ -13,6 +21,8 @@ pub fn text() -> String {
 	set v6 {{ type ifname . ipv6_addr; flags interval; }}
 	set link_local {{ type ifname . ipv6_addr; }}
 	set targets {{ typeof iifname . @th,64,128; flags interval; }}
+	set options {{ typeof iifname . @th,192,64; }}
+	set discovery {{ type ifname; limit rate over 20/second burst 100 packets; }}
 
 	chain arp_in {{
 		iifname . arp saddr ether != @macs drop
@@ -21,11 +31,24 @@ pub fn text() -> String {
 		drop
 	}}
 
+	chain neighbour_source {{
+		iifname . ip6 saddr @v6 accept
+		iifname . ip6 saddr @link_local accept
+		drop
+	}}
+
+	chain neighbour_options {{
+		ip6 length 24 goto neighbour_source
+		ip6 length 32 iifname . @th,192,64 @options goto neighbour_source
+		drop
+	}}
+
 	chain neighbour_in {{
+		iifname @discovery drop
+		ip6 nexthdr != icmpv6 drop
 		icmpv6 type nd-neighbor-solicit ip6 saddr :: iifname . @th,64,128 @targets accept
-		icmpv6 type nd-neighbor-advert iifname . @th,64,128 != @targets drop
-		icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} iifname . ip6 saddr @v6 accept
-		icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} iifname . ip6 saddr @link_local accept
+		icmpv6 type nd-neighbor-solicit goto neighbour_options
+		iifname . @th,64,128 @targets goto neighbour_options
 		drop
 	}}
 
@@ -57,6 +80,22 @@ pub fn text() -> String {
 		type filter hook output priority -300; policy accept;
 		oifname @ports ip protocol icmp icmp type redirect drop
 		oifname @ports icmpv6 type nd-redirect drop
+	}}
+}}
+table inet {TABLE} {{
+	set ports {{ type ifname; }}
+
+	chain prerouting {{
+		type filter hook prerouting priority -300; policy accept;
+		iifname @ports drop
+	}}
+}}
+table arp {TABLE} {{
+	set ports {{ type ifname; }}
+
+	chain input {{
+		type filter hook input priority -300; policy accept;
+		iifname @ports drop
 	}}
 }}
 "

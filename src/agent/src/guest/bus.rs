@@ -3,6 +3,8 @@
 //! The bus of a guest with private users takes only callers whose user id exists there, and reads
 //! that id when the connection is made. So a child enters the guest's user namespace, connects the
 //! socket that it inherited, and ends; the conversation itself is the agent's. unix(7), SO_PEERCRED
+//!
+//! What answers there may be anything: how long it may take and how much it may say is bounded.
 
 use std::{
     fs::File,
@@ -18,12 +20,13 @@ use std::{
 use protocol::{Failure, FailureKind};
 use rustix::{
     net::{AddressFamily, SocketFlags, SocketType},
-    process::{Pid, WaitOptions, waitpid},
+    pipe::{PipeFlags, pipe_with},
+    process::{Pid, Signal, WaitOptions, kill_process, waitpid},
 };
-use tokio::time::timeout;
-use zbus::{Connection, connection};
+use tokio::{io::AsyncReadExt as _, net::unix::pipe, time::timeout};
+use zbus::Connection;
 
-use super::root::GuestRoot;
+use super::{bounded, root::GuestRoot};
 use crate::{
     context::Context,
     failure::Context as _,
@@ -48,7 +51,18 @@ pub async fn system_state(leader: u32) -> Option<String> {
         let guest = Systemd::over(connect(leader).await.ok()?);
         guest.system_state().await.ok()
     };
-    timeout(PATIENCE, ask).await.ok()?
+    timeout(PATIENCE, ask)
+        .await
+        .ok()?
+        .filter(|state| is_word(state))
+}
+
+/// Whether this can be one of systemd's words; a guest may say anything, and it is shown to people.
+fn is_word(state: &str) -> bool {
+    (1..=32).contains(&state.len())
+        && state
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'-')
 }
 
 /// Makes a guest's systemd-networkd read its files again; well also when it has none.
@@ -94,15 +108,12 @@ fn has_no_networkd(error: &zbus::Error) -> bool {
 
 async fn connect(leader: u32) -> Result<Connection, Failure> {
     let deed = || "connect to a guest's system bus";
-    let socket = connect_as_guest_root(leader).doing(deed)?;
-    let stream = UnixStream::from(socket);
+    let stream = UnixStream::from(connect_as_guest_root(leader).await.doing(deed)?);
     stream.set_nonblocking(true).doing(deed)?;
-    // EXTERNAL takes the user id from the one who speaks: 0, as it is inside.
-    let builder = connection::Builder::unix_stream(stream).user_id(0);
-    builder.build().await.doing(deed)
+    bounded::talk(stream).await.doing(deed)
 }
 
-fn connect_as_guest_root(leader: u32) -> io::Result<OwnedFd> {
+async fn connect_as_guest_root(leader: u32) -> io::Result<OwnedFd> {
     // Resolved beneath the guest's root: a link there must not lead to the host's own bus.
     let root = GuestRoot::open(Path::new(&format!("/proc/{leader}/root")), 0)?;
     let bus = root.resolve("run/dbus/system_bus_socket")?;
@@ -113,11 +124,42 @@ fn connect_as_guest_root(leader: u32) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     let address = socket_address(bus.as_raw_fd())?;
     let users = enter.then(|| users.as_raw_fd());
-    let child = fork_and_connect(socket.as_raw_fd(), users, &address)?;
-    let ended = waitpid(Some(child), WaitOptions::empty())?;
-    match ended.and_then(|(_, status)| status.exit_status()) {
-        Some(0) => Ok(socket),
-        _ => Err(io::Error::from(io::ErrorKind::ConnectionRefused)),
+    let (ending, end) = pipe_with(PipeFlags::CLOEXEC)?;
+    let child = Child(Some(fork_and_connect(socket.as_raw_fd(), users, &address)?));
+    drop(end);
+    child.ended(ending).await?;
+    if socket_is_connected(&socket) {
+        Ok(socket)
+    } else {
+        Err(io::Error::from(io::ErrorKind::ConnectionRefused))
+    }
+}
+
+fn socket_is_connected(socket: &OwnedFd) -> bool {
+    rustix::net::getpeername(socket).is_ok_and(|peer| peer.is_some())
+}
+
+/// A child that may hang in a system call on what the guest has put in the socket's place.
+struct Child(Option<Pid>);
+
+impl Child {
+    /// Waits for its end, which closes the pipe that it inherited.
+    async fn ended(mut self, ending: OwnedFd) -> io::Result<()> {
+        let mut ending = pipe::Receiver::from_owned_fd(ending)?;
+        ending.read_to_end(&mut Vec::new()).await?;
+        let child = self.0.take();
+        waitpid(child, WaitOptions::empty())?;
+        Ok(())
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if let Some(child) = self.0 {
+            let _ = kill_process(child, Signal::KILL);
+            // Reaped when it is gone, so that no zombie stays with the resident service.
+            std::thread::spawn(move || waitpid(Some(child), WaitOptions::empty()));
+        }
     }
 }
 
@@ -158,13 +200,29 @@ fn fork_and_connect(
                     && libc::syscall(libc::SYS_setresuid, 0, 0, 0) == 0
             });
             let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_un>()).unwrap_or(0);
-            let connected =
-                entered && libc::connect(socket, std::ptr::from_ref(address).cast(), length) == 0;
-            libc::_exit(i32::from(!connected));
+            if entered {
+                libc::connect(socket, std::ptr::from_ref(address).cast(), length);
+            }
+            libc::_exit(0);
         }
         child
     };
     Pid::from_raw(child)
         .filter(|_| child > 0)
         .ok_or_else(io::Error::last_os_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_systemds_words_are_believed() {
+        for word in ["running", "degraded", "not-answering"] {
+            assert!(is_word(word), "{word}");
+        }
+        for text in ["", "run\n", "\x1b[2J", "Running", &"a".repeat(33)] {
+            assert!(!is_word(text), "{text}");
+        }
+    }
 }

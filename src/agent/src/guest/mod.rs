@@ -3,6 +3,7 @@
 //! A guest's content is hostile; nothing here follows it out, hangs on it, or believes it.
 
 pub mod accounts;
+mod bounded;
 pub mod bus;
 pub mod files;
 pub mod host_keys;

@@ -24,6 +24,9 @@ const LINK: &str = "host0";
 /// Sorts before 80-container-host0.network of systemd.
 const FILE: &str = "10-nspawn-agent.network";
 
+/// What a guest's tables may hold: its root can fill them with millions of routes.
+const LIMIT: usize = 10_000;
+
 /// The networks of guests that were looked at, by container.
 pub type Observed = BTreeMap<MachineName, Guest>;
 
@@ -216,6 +219,11 @@ impl Change {
     }
 }
 
+/// The file that a guest gets.
+pub fn file(context: &Context, name: &MachineName) -> PathBuf {
+    folder(context, name).join(FILE)
+}
+
 fn folder(context: &Context, name: &MachineName) -> PathBuf {
     context.run_folder.join("network").join(name.as_str())
 }
@@ -231,7 +239,7 @@ pub async fn observe(
     names.extend(left_over(context, inventory)?);
     let mut observed = Observed::new();
     for name in names {
-        let file = files::read(&folder(context, &name).join(FILE))?
+        let file = files::read(&file(context, &name))?
             .map(|text| String::from_utf8_lossy(&text).into_owned());
         if !concerns(scope, inventory, &name, file.as_deref()) {
             continue;
@@ -290,7 +298,7 @@ fn left_over(context: &Context, inventory: &Inventory) -> Result<Vec<MachineName
 }
 
 async fn look(netlink: Netlink) -> Result<Network, Failure> {
-    Network::dump(&netlink).await
+    Network::dump_at_most(&netlink, LIMIT).await
 }
 
 /// Brings a guest's network to what it should be.
@@ -318,7 +326,7 @@ pub async fn apply(context: &Context, change: &Change) -> Result<(), Failure> {
 }
 
 async fn take_away(netlink: &Netlink, nets: &[IpNet]) -> Result<(), Failure> {
-    let network = Network::dump(netlink).await?;
+    let network = Network::dump_at_most(netlink, LIMIT).await?;
     let Some(link) = network.link(LINK) else {
         return Ok(());
     };
@@ -335,7 +343,7 @@ async fn take_away(netlink: &Netlink, nets: &[IpNet]) -> Result<(), Failure> {
 }
 
 async fn add(netlink: &Netlink, change: &Change) -> Result<(), Failure> {
-    let network = Network::dump(netlink).await?;
+    let network = Network::dump_at_most(netlink, LIMIT).await?;
     let Some(link) = network.link(LINK) else {
         return Ok(());
     };
@@ -386,7 +394,7 @@ async fn in_namespace<T: Send + 'static>(
             let runtime = runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
-                .doing(|| "start a runtime in the guest's network namespace")?;
+                .doing(|| "look into the guest's network namespace")?;
             LocalSet::new().block_on(&runtime, async { work(Netlink::open()?).await })
         })();
         // Whoever waited may have been stopped.

@@ -18,6 +18,9 @@ use rustix::{
 /// No file that we read in a guest is longer. Bytes.
 const READ_LIMIT: u64 = 1 << 20;
 
+/// No folder that we look into in a guest holds more files.
+const NAMES_LIMIT: usize = 10_000;
+
 /// The root folder of a guest.
 #[derive(Debug)]
 pub struct GuestRoot {
@@ -101,10 +104,15 @@ impl GuestRoot {
             flags,
             Mode::from_raw_mode(0o600),
         )?);
+        fault::point(|| format!("make {temporary} in a guest"));
         let written = file.write_all(content.as_bytes()).and_then(|()| {
             self.give(&file, access.group)?;
             fs::fchmod(&file, Mode::from_raw_mode(access.mode))?;
+            fault::point(|| format!("fill {temporary} in a guest"));
+            // A power cut must not leave an empty /etc/shadow where there was one with accounts.
+            fs::fdatasync(&file)?;
             fs::renameat(&folder, &temporary, &folder, name)?;
+            fault::point(|| format!("rename {temporary} in a guest"));
             Ok(())
         });
         if written.is_err() {
@@ -147,6 +155,11 @@ impl GuestRoot {
         let folder = reopen(&handle, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut names = Vec::new();
         for entry in fs::Dir::read_from(folder)? {
+            if names.len() >= NAMES_LIMIT {
+                return Err(io::Error::other(format!(
+                    "it holds more than {NAMES_LIMIT} files"
+                )));
+            }
             let name = entry?.file_name().to_string_lossy().into_owned();
             if name != "." && name != ".." {
                 names.push(name);
@@ -370,6 +383,63 @@ mod tests {
                 .mode()
                 & 0o777,
             0o644
+        );
+    }
+
+    #[test]
+    fn a_folder_without_end_is_read_to_a_bound() {
+        let case = Case::new();
+        fs::create_dir(case.path("ssh")).unwrap();
+        for number in 0..=NAMES_LIMIT {
+            File::create(case.path(&format!("ssh/{number}"))).unwrap();
+        }
+        let error = case.root.names("ssh").unwrap_err();
+        assert!(error.to_string().contains("more than"), "{error}");
+    }
+
+    /// The guest's root exchanges a folder for a link to the host's while we write, again and again.
+    #[test]
+    fn a_folder_that_becomes_a_link_meanwhile_leads_nowhere_outside() {
+        let case = Case::new();
+        let outside = case.folder.path().join("outside");
+        fs::create_dir_all(outside.join("ssh")).unwrap();
+        fs::create_dir_all(case.path("etc/ssh")).unwrap();
+        symlink(&outside, case.path("link")).unwrap();
+        symlink("../../../../../../../../../outside", case.path("climbing")).unwrap();
+        let (etc, links) = (case.path("etc"), [case.path("link"), case.path("climbing")]);
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let seen = std::sync::Arc::clone(&stop);
+        let flip = std::thread::spawn(move || {
+            let mut flips = 0_u32;
+            while !seen.load(std::sync::atomic::Ordering::Relaxed) {
+                for link in &links {
+                    let exchange = rustix::fs::RenameFlags::EXCHANGE;
+                    let here = rustix::fs::CWD;
+                    rustix::fs::renameat_with(here, &etc, here, link, exchange).unwrap();
+                    rustix::fs::renameat_with(here, &etc, here, link, exchange).unwrap();
+                    flips += 1;
+                }
+            }
+            flips
+        });
+        let mut written = 0;
+        for _ in 0..20_000 {
+            // Either well, or an error: never outside.
+            written += u32::from(case.root.write("etc/ssh/key", "secret\n", PUBLIC).is_ok());
+            let _ = case.root.make_folder("etc/ssh", 0o700);
+            let _ = case.root.remove("etc/ssh/key");
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let flips = flip.join().unwrap();
+        assert!(
+            written > 0 && flips > 100,
+            "{written} writes, {flips} flips"
+        );
+        assert_eq!(fs::read_dir(outside.join("ssh")).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+        assert_eq!(
+            fs::metadata(outside.join("ssh")).unwrap().mode() & 0o777,
+            0o755
         );
     }
 

@@ -47,7 +47,7 @@ pub async fn gather(context: &Context, network: &Network) -> Result<Facts, Failu
             .collect(),
         ssh_peer: ssh_peer(),
         idmapped_overlay: at_least(&kernel, (5, 19)),
-        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        agent_version: super::in_force::release(context)?,
         kernel,
         uplink,
     })
@@ -91,15 +91,7 @@ fn os_name() -> String {
     let text = read("/etc/os-release")
         .or_else(|| read("/usr/lib/os-release"))
         .unwrap_or_default();
-    release_value(&text, "PRETTY_NAME").unwrap_or_else(|| "Linux".to_owned())
-}
-
-/// One value of os-release(5).
-pub fn release_value(text: &str, key: &str) -> Option<String> {
-    text.lines().find_map(|line| {
-        let value = line.trim().strip_prefix(key)?.strip_prefix('=')?;
-        Some(value.trim_matches(['"', '\'']).to_owned())
-    })
+    texts::os_release::value(&text, "PRETTY_NAME").unwrap_or_else(|| "Linux".to_owned())
 }
 
 fn memory() -> Result<u64, Failure> {
@@ -116,7 +108,7 @@ fn memory_total(text: &str) -> Option<u64> {
 }
 
 /// Where this connection comes from. sudo drops SSH_CONNECTION, so the processes above are asked, too.
-fn ssh_peer() -> Option<IpAddr> {
+pub fn ssh_peer() -> Option<IpAddr> {
     if let Ok(connection) = env::var("SSH_CONNECTION") {
         return first_address(&connection);
     }
@@ -168,14 +160,6 @@ mod tests {
     #[test]
     fn texts_of_the_system() {
         assert_eq!(
-            release_value(
-                "ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 13\"\n",
-                "PRETTY_NAME"
-            )
-            .as_deref(),
-            Some("Debian GNU/Linux 13")
-        );
-        assert_eq!(
             memory_total("MemFree: 1 kB\nMemTotal:   2048 kB\n"),
             Some(2 << 20)
         );
@@ -198,7 +182,7 @@ mod tests {
     proptest! {
         #[test]
         fn parsing_never_panics(text in ".{0,60}") {
-            let _ = (parent(&text), first_address(&text), memory_total(&text), release_value(&text, "A"));
+            let _ = (parent(&text), first_address(&text), memory_total(&text));
             let _ = at_least(&text, (1, 1));
         }
     }

@@ -4,16 +4,20 @@ use std::{
     env, fs, io,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use protocol::{Failure, FailureKind, desired::Host};
 
+use super::in_force::{self, InForce};
 use crate::{
     command::Program,
     context::Context,
     failure::Context as _,
+    lock::Presence,
     system::{
         files::{self, HEADER},
+        journal,
         systemd::{JobEnd, Systemd},
     },
 };
@@ -26,7 +30,14 @@ pub const BINARY: &str = "/usr/local/lib/nspawn-agent/nspawn-agent";
 pub const UNIT: &str = "nspawn-agent.service";
 /// Its file.
 pub const UNIT_PATH: &str = "/etc/systemd/system/nspawn-agent.service";
+/// How often the service is looked at while it takes up another binary.
+const TAKE_UP_INTERVAL: Duration = Duration::from_millis(20);
 const WANTS: &str = "/etc/systemd/system/multi-user.target.wants/nspawn-agent.service";
+
+/// How the service ends when it is told to: as a shell shows SIGTERM.
+pub const STOPPED: i32 = 143;
+/// How long the service may take to come up, before anything else is changed.
+const STAND_BY_TIME: Duration = Duration::from_secs(20);
 
 /// The agent's service. The containers' units are ordered after it one by one, because
 /// systemd-nspawn@.service itself is before machines.target.
@@ -38,13 +49,17 @@ Documentation=https://github.com/terraform-provider-nspawn/terraform-provider-ns
 After=local-fs.target systemd-sysctl.service systemd-modules-load.service dbus.service network-pre.target
 Wants=dbus.service
 Before=machines.target
+StartLimitIntervalSec=0
 
 [Service]
 Type=notify
 ExecStart={BINARY} resident
 ExecReload=/bin/kill -HUP $MAINPID
 Restart=on-failure
-RestartSec=1s
+# A stray signal doesn't end it for good; `systemctl stop` does. Nor does a reload that comes before it listens to that.
+RestartForceExitStatus={STOPPED} SIGHUP
+SuccessExitStatus={STOPPED}
+RestartSec=300ms
 TimeoutStartSec=5min
 OOMScoreAdjust=-900
 Slice=system.slice
@@ -55,25 +70,89 @@ WantedBy=multi-user.target
     )
 }
 
+/// Whether the service doesn't start with the host.
+pub fn is_disabled() -> bool {
+    fs::symlink_metadata(WANTS).is_err()
+}
+
+/// The running program, where it was uploaded to; none elsewhere, as in tests.
+fn uploaded() -> Option<PathBuf> {
+    let this = env::current_exe().ok()?.to_string_lossy().into_owned();
+    // As the kernel names a file that was removed since. proc_pid_exe(5)
+    let this = PathBuf::from(this.strip_suffix(" (deleted)").unwrap_or(&this));
+    (this.parent() == Some(Path::new(FOLDER))).then_some(this)
+}
+
+/// Whether units don't find the agent, neither this one nor a newer.
+pub fn is_without_program() -> bool {
+    uploaded().is_some() && !fs::metadata(BINARY).is_ok_and(|found| found.is_file())
+}
+
+/// Puts the running program back to where units find it.
+pub fn put_back_program() -> Result<(), Failure> {
+    let Some(this) = uploaded() else {
+        return Ok(());
+    };
+    if !this.is_file() {
+        let program = fs::read("/proc/self/exe").doing(|| "read the agent's own program")?;
+        files::create_folder(Path::new(FOLDER), 0o755)?;
+        files::replace(&this, &program, 0o755)?;
+    }
+    link(&this)
+}
+
+/// The files of the service to watch.
+pub fn watched() -> Vec<PathBuf> {
+    let mut watched = vec![PathBuf::from(WANTS), PathBuf::from(BINARY)];
+    watched.extend(uploaded());
+    watched
+}
+
+/// Whether the units run this very binary; so it is taken where it runs from elsewhere, as in a test.
+pub fn is_in_force() -> bool {
+    uploaded().is_none_or(|this| is_target(&this))
+}
+
+fn is_target(this: &Path) -> bool {
+    fs::read_link(BINARY).is_ok_and(|target| Path::new(FOLDER).join(target) == this)
+}
+
 /// Makes this very binary the one in force.
-pub fn switch() -> Result<(), Failure> {
-    let this = env::current_exe().doing(|| "find the agent's own file")?;
-    if this.parent() != Some(Path::new(FOLDER)) || this == Path::new(BINARY) {
+pub fn switch(context: &Context) -> Result<(), Failure> {
+    let Some(this) = uploaded() else {
+        return Ok(());
+    };
+    if in_force::of_host(context)? == Some(InForce::This) {
         return Ok(());
     }
-    let deed = || format!("make {} the agent in force", this.display());
-    if fs::read_link(BINARY).is_ok_and(|target| Path::new(FOLDER).join(target) == this) {
-        return Ok(());
+    in_force::record(context)?;
+    if !is_target(&this) {
+        link(&this)?;
     }
-    let temporary = format!("{BINARY}.new");
-    files::remove_file(Path::new(&temporary))?;
-    let name = PathBuf::from(this.file_name().unwrap_or_default());
-    symlink(name, &temporary).doing(deed)?;
-    fs::rename(&temporary, BINARY).doing(deed)?;
+    // Also of a switch that was killed.
     remove_others(&this)
 }
 
-/// Removes earlier versions; running ones keep their file until they end.
+/// Lets units find this program.
+fn link(program: &Path) -> Result<(), Failure> {
+    let deed = || format!("make {} the agent in force", program.display());
+    let temporary = format!("{BINARY}.new");
+    files::remove_file(Path::new(&temporary))?;
+    let name = PathBuf::from(program.file_name().unwrap_or_default());
+    symlink(name, &temporary).doing(deed)?;
+    fs::rename(&temporary, BINARY).doing(deed)
+}
+
+/// Removes this binary from a host that another one is in force on, and that it may not speak for.
+pub fn withdraw() -> Result<(), Failure> {
+    match uploaded() {
+        Some(this) if !is_target(&this) => files::remove_file(&this),
+        _ => Ok(()),
+    }
+}
+
+/// Removes earlier versions, of which running ones keep their file until they end, and what uploads left when
+/// the power was cut.
 fn remove_others(this: &Path) -> Result<(), Failure> {
     let entries = fs::read_dir(FOLDER).doing(|| format!("list {FOLDER}"))?;
     for entry in entries.flatten() {
@@ -84,23 +163,37 @@ fn remove_others(this: &Path) -> Result<(), Failure> {
             .is_some_and(|hash| {
                 hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
             });
-        if is_version && entry.path() != this {
+        let is_upload = name.to_string_lossy().starts_with(".upload-")
+            && entry
+                .metadata()
+                .is_ok_and(|found| is_of_an_earlier_boot(&found));
+        if is_upload || (is_version && entry.path() != this) {
             files::remove_file(&entry.path())?;
         }
     }
     Ok(())
 }
 
+fn is_of_an_earlier_boot(file: &fs::Metadata) -> bool {
+    let boot = SystemTime::now().checked_sub(super::pending::clock());
+    let changed = file.modified().ok();
+    changed
+        .zip(boot)
+        .is_some_and(|(changed, boot)| changed < boot)
+}
+
 /// Leaves nothing on a machine that is no host of ours: a refresh or a create that failed.
 pub fn leave_if_unused(context: &Context) -> Result<(), Failure> {
     if context.store.get::<Host>("host")?.is_some()
+        || super::pending::read(context)?.is_some()
         || crate::serve::session::any_alive(&context.run_folder)?
     {
         return Ok(());
     }
     files::remove_tree(&context.run_folder)?;
-    let installed = env::current_exe().is_ok_and(|this| this.parent() == Some(Path::new(FOLDER)));
-    if installed {
+    in_force::forget(context)?;
+    context.store.remove_if_empty()?;
+    if uploaded().is_some() {
         files::remove_tree(Path::new(FOLDER))?;
     }
     Ok(())
@@ -120,13 +213,51 @@ pub async fn enable(context: &Context) -> Result<(), Failure> {
             files::create_folder(folder, 0o755)?;
         }
         match symlink(UNIT_PATH, wants) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(error).doing(|| format!("enable {UNIT}"));
-            }
-            _ => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made.doing(|| format!("enable {UNIT}"))?,
         }
     }
     Systemd::of_host(context).await?.reload().await
+}
+
+/// What the resident service holds for as long as it runs.
+pub fn presence(context: &Context) -> PathBuf {
+    context.run_folder.join("resident")
+}
+
+/// Makes sure that the service is there before a change that it may have to undo: this very process
+/// may be killed, hang or be cut off at any moment from now on. The service waits for the host's
+/// lock, which the caller holds.
+pub async fn stand_by(context: &Context) -> Result<(), Failure> {
+    let contents = unit();
+    if files::compare(Path::new(UNIT_PATH), &contents)? != files::OwnFile::Same {
+        files::write_own(Path::new(UNIT_PATH), &contents, 0o644)?;
+    }
+    enable(context).await?;
+    let systemd = Systemd::of_host(context).await?;
+    if service_state(context).await == "active" {
+        reload(context).await?;
+    } else {
+        systemd.reset_failed(UNIT).await?;
+        systemd.start(UNIT).await?;
+    }
+    let presence = presence(context);
+    let until = tokio::time::Instant::now() + STAND_BY_TIME;
+    while !Presence::is_shown(&presence) {
+        context.check()?;
+        if tokio::time::Instant::now() > until {
+            return Err(Failure::new(
+                FailureKind::System,
+                format!(
+                    "{UNIT}, which would undo a change that cuts you off, did not come up within {STAND_BY_TIME:?}, so that nothing was changed: {}",
+                    journal::last_lines(&systemd, UNIT, context.deadline).await
+                ),
+            )
+            .help(format!("Look at the host's journal: journalctl -u {UNIT}")));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }
 
 /// Starts the service, or lets a running one take the binary in force; waits until it is ready.
@@ -143,21 +274,11 @@ pub async fn start(context: &Context) -> Result<(), Failure> {
             FailureKind::System,
             format!(
                 "{UNIT} did not start ({end:?}): {}",
-                last_lines(context).await
+                journal::last_lines_of_failed(&systemd, UNIT, context.deadline).await
             ),
         )
         .help(format!("Look at the host's journal: journalctl -u {UNIT}"))),
     }
-}
-
-async fn last_lines(context: &Context) -> String {
-    let lines = Program::new("journalctl")
-        .args(["-u", UNIT, "-n", "5", "-o", "cat", "--no-pager"])
-        .run(context)
-        .await;
-    lines
-        .map(|lines| crate::command::tail(&lines))
-        .unwrap_or_default()
 }
 
 /// SIGHUP: the resident takes up the binary in force without a restart, which would reach the guests.
@@ -175,6 +296,23 @@ async fn reload(context: &Context) -> Result<(), Failure> {
         .await
         .map(drop)
         .doing(|| format!("reload {UNIT}"))
+}
+
+/// Waits until the running service is this binary: until then, it writes files as another one does.
+pub async fn taken_up(context: &Context) -> Result<(), Failure> {
+    let Some(this) = uploaded() else {
+        return Ok(());
+    };
+    let systemd = Systemd::of_host(context).await?;
+    loop {
+        let process = systemd.main_process(UNIT).await?;
+        if fs::read_link(format!("/proc/{process}/exe")).is_ok_and(|runs| runs == this) {
+            return Ok(());
+        }
+        context.check()?;
+        // The kernel tells nobody of an exec(2).
+        tokio::time::sleep(TAKE_UP_INTERVAL).await;
+    }
 }
 
 /// Stops the service.
@@ -206,13 +344,15 @@ pub async fn remove_service(context: &Context) -> Result<(), Failure> {
 /// never stops it by itself. systemd.special(7)
 pub async fn stop_empty_slice(context: &Context) -> Result<(), Failure> {
     const SLICE: &str = "machine.slice";
-    let Ok(entries) = fs::read_dir(Path::new("/sys/fs/cgroup").join(SLICE)) else {
-        return Ok(());
-    };
-    if entries.flatten().any(|entry| entry.path().is_dir()) {
+    // Without a machine since the boot it has no control group at all, and may be active all the same:
+    // systemd-machined wants it.
+    let entries = fs::read_dir(Path::new("/sys/fs/cgroup").join(SLICE));
+    let in_use = entries.is_ok_and(|entries| entries.flatten().any(|entry| entry.path().is_dir()));
+    let systemd = Systemd::of_host(context).await?;
+    if in_use || !systemd.unit_state(SLICE).await?.is_up() {
         return Ok(());
     }
-    let job = Systemd::of_host(context).await?.stop(SLICE).await?;
+    let job = systemd.stop(SLICE).await?;
     job.end(time_left(context)).await.map(drop)
 }
 

@@ -2,14 +2,21 @@
 
 pub mod admit;
 pub mod facts;
+pub mod in_force;
 pub mod install;
 pub mod packages;
 pub mod pending;
 pub mod plan;
+pub mod rollback;
 pub mod sysctls;
 mod told;
+mod way_in;
 
-use std::{collections::BTreeMap, net::IpAddr, path::Path};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use ipnet::IpNet;
 use protocol::{
@@ -19,6 +26,8 @@ use protocol::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    command::off_thread,
+    container,
     context::Context,
     image,
     object::Object,
@@ -26,7 +35,6 @@ use crate::{
     system::{
         files::{self, OwnFile},
         netlink::{Network, NewBridge},
-        nft,
     },
 };
 
@@ -58,8 +66,14 @@ pub struct Observed {
     pub superfluous_sysctls: bool,
     /// Our files, and how they stand to what they should hold.
     pub files: Vec<(OwnedFile, OwnFile)>,
+    /// Our files that are needed no more.
+    pub superfluous_files: Vec<String>,
     /// Modules that should be loaded and aren't.
     pub missing_modules: Vec<String>,
+    /// Whether the agent's service doesn't start with the host.
+    pub is_disabled: bool,
+    /// Whether units don't find the agent's program.
+    pub is_without_program: bool,
     /// How the agent's service is, in systemd's words.
     pub service: String,
 }
@@ -78,6 +92,12 @@ pub struct OwnedFile {
 pub enum Step {
     /// Write one of our files.
     WriteFile(OwnedFile),
+    /// Remove one that is needed no more.
+    RemoveFile(String),
+    /// Let the agent's service start with the host.
+    Enable,
+    /// Put the agent's program, which is running, back to where units find it.
+    PutBackProgram,
     /// Load a module of the kernel.
     LoadModule(String),
     /// Set a sysctl, keeping its former value.
@@ -147,14 +167,32 @@ pub async fn observe(
         sysctls: sysctls::read(&wishes)?,
         superfluous_sysctls: sysctls::superfluous(&context.store, &wishes)?,
         files: compared,
+        superfluous_files: superfluous_files(&stored.desired)?,
         missing_modules: plan::modules(&stored.desired)
             .iter()
             .filter(|module| !is_loaded(module))
             .map(|module| (*module).to_owned())
             .collect(),
+        is_disabled: install::is_disabled(),
+        is_without_program: install::is_without_program(),
         service: install::service_state(context).await,
         wishes,
     })
+}
+
+fn superfluous_files(host: &Host) -> Result<Vec<String>, Failure> {
+    let path = Path::new(plan::MODULES_FILE);
+    let left = !host.nesting && files::read(path)?.is_some_and(|text| files::is_ours(&text));
+    Ok(left
+        .then(|| plan::MODULES_FILE.to_owned())
+        .into_iter()
+        .collect())
+}
+
+/// The files to watch.
+pub fn watched(observed: &Observed) -> Vec<PathBuf> {
+    let files = observed.files.iter().map(|(file, _)| (&file.path).into());
+    files.chain(install::watched()).collect()
 }
 
 /// Whether a module is loaded or built in: both have a folder, unless it has no parameters.
@@ -174,6 +212,9 @@ pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
             }
             Ok(())
         }
+        Step::RemoveFile(path) => files::remove_file(Path::new(path)),
+        Step::Enable => install::enable(context).await,
+        Step::PutBackProgram => install::put_back_program(),
         Step::LoadModule(name) => install::load_module(context, name).await,
         Step::SetSysctl(key, value) => sysctls::set(&context.store, key, *value),
         Step::RestoreSysctls(wishes) => sysctls::restore(&context.store, wishes),
@@ -213,10 +254,27 @@ impl Object for Host {
         previous: Option<&Stored<Self>>,
         (): (),
     ) -> Result<Assigned, Failure> {
+        rollback::refuse_repetition(context)?;
         let assigned = admit::admit(context, self, previous).await?;
-        install::switch()?;
-        pending::arm(context, self, previous)?;
+        install::switch(context)?;
+        let uplink = match &self.uplink {
+            Some(name) => name.as_str(),
+            None => &assigned.uplink,
+        };
+        rollback::forget(context)?;
+        if pending::is_needed(context, self, previous)? {
+            install::stand_by(context).await?;
+            pending::arm(context, self, previous, uplink).await?;
+        } else {
+            // rollback_after = "0s" keeps whatever waits.
+            pending::disarm(context)?;
+        }
         Ok(assigned)
+    }
+
+    /// The bridge is chosen once; guests that stand on the former one keep it there.
+    fn must_be_made_anew(&self, left: &Stored<Self>, inventory: &Inventory) -> bool {
+        left.desired.bridge != self.bridge && admit::check_unused(inventory).is_ok()
     }
 
     async fn settle(context: &Context, _: &Stored<Self>) -> Result<(), Failure> {
@@ -232,8 +290,9 @@ impl Object for Host {
         clear(context, stored).await
     }
 
-    async fn removed(_: &Context, _: &Stored<Self>) -> Result<(), Failure> {
-        Ok(())
+    async fn removed(context: &Context, _: &Stored<Self>) -> Result<(), Failure> {
+        pending::disarm(context)?;
+        rollback::forget(context)
     }
 }
 
@@ -245,17 +304,8 @@ pub async fn clear(context: &Context, stored: &Stored<Host>) -> Result<(), Failu
 
 /// The same for the resident service itself, which ends by itself afterwards.
 pub async fn clear_but_service(context: &Context, stored: &Stored<Host>) -> Result<(), Failure> {
-    install::remove_service(context).await?;
-    if nft::list(context, &["table", "bridge", crate::filter::TABLE])
-        .await?
-        .is_some()
-    {
-        nft::apply(
-            context,
-            &format!("delete table bridge {}\n", crate::filter::TABLE),
-        )
-        .await?;
-    }
+    in_force::forget(context)?;
+    crate::filter::clear(context).await?;
     let network = Network::dump(&context.netlink).await?;
     let ours = network
         .link(stored.desired.bridge.as_str())
@@ -266,17 +316,21 @@ pub async fn clear_but_service(context: &Context, stored: &Stored<Host>) -> Resu
     sysctls::restore(&context.store, &Vec::new())?;
     for file in plan::files(&stored.desired, &Vec::new()) {
         let path = Path::new(&file.path);
-        if files::read(path)?.is_some_and(|contents| files::is_ours(&contents)) {
+        if file.path != install::UNIT_PATH
+            && files::read(path)?.is_some_and(|contents| files::is_ours(&contents))
+        {
             files::remove_file(path)?;
         }
     }
     // A later change may have left the file of a host that had nesting on.
     files::remove_file(Path::new(plan::MODULES_FILE))?;
     install::reload_networkd(context).await?;
-    pending::disarm(context)?;
+    off_thread((), |()| container::clear_all()).await?;
     // What an image that could not be made has left; check_unused() has seen that nobody needs it.
     image::tree::collect(&Inventory::default())?;
     install::stop_empty_slice(context).await?;
     files::remove_tree(&context.run_folder.join("network"))?;
-    files::remove_empty_folder(Path::new(plan::NETWORKD_FOLDER))
+    files::remove_empty_folder(Path::new(plan::NETWORKD_FOLDER))?;
+    // The last, so that the next boot goes on with a removal that was cut off.
+    install::remove_service(context).await
 }

@@ -58,6 +58,8 @@ fn apt() -> Program {
         .env("DEBIAN_FRONTEND", "noninteractive")
         .env("NEEDRESTART_MODE", "l")
         .args(["-o", "DPkg::Lock::Timeout=120"])
+        // dpkg in the middle of a package would have to be told to go on by a person.
+        .outliving()
 }
 
 async fn install(context: &Context, packages: &[&str]) -> Result<(), Failure> {

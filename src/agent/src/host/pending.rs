@@ -2,9 +2,14 @@
 
 use std::{fs, time::Duration};
 
-use protocol::{Failure, FailureKind, desired::Host, name::OwnerToken};
+use protocol::{
+    Failure, FailureKind,
+    desired::Host,
+    name::{OwnerToken, SessionId},
+};
 use serde::{Deserialize, Serialize};
 
+use super::{rollback, way_in::WayIn};
 use crate::{context::Context, failure::Context as _, store::Stored};
 
 const FILE: &str = "pending.json";
@@ -20,9 +25,29 @@ pub struct Pending {
     deadline: Duration,
     /// The boot that it was changed in: boot restores confirmed state only.
     boot_id: String,
+    /// What it was to become.
+    pub asked: Option<Host>,
+    /// Who asked for it.
+    pub session: Option<SessionId>,
+    /// How the host was reached before it.
+    #[serde(default)]
+    pub way_in: WayIn,
 }
 
 impl Pending {
+    /// Whether it was made before the last boot.
+    pub fn is_of_another_boot(&self) -> Result<bool, Failure> {
+        Ok(self.boot_id != boot_id()?)
+    }
+
+    /// For how long it should have been undone already; none while its time isn't up.
+    pub fn overdue(&self) -> Result<Option<Duration>, Failure> {
+        Ok(match self.left()? {
+            Some(_) => None,
+            None => Some(clock().saturating_sub(self.deadline)),
+        })
+    }
+
     /// How long until it is undone; none at once: its time is up, or the host was rebooted since.
     pub fn left(&self) -> Result<Option<Duration>, Failure> {
         Ok(left(self, clock(), &boot_id()?))
@@ -63,27 +88,41 @@ fn matters(host: &Host, previous: Option<&Host>) -> bool {
     })
 }
 
-/// Notes the state to go back to, before anything is changed.
-pub fn arm(context: &Context, host: &Host, previous: Option<&Stored<Host>>) -> Result<(), Failure> {
-    let time = host.rollback_after.duration();
-    if time.is_zero() || !matters(host, previous.map(|stored| &stored.desired)) {
-        return Ok(());
+/// Whether a change has to be confirmed: also the same again while it waits for that.
+pub fn is_needed(
+    context: &Context,
+    host: &Host,
+    previous: Option<&Stored<Host>>,
+) -> Result<bool, Failure> {
+    if host.rollback_after.duration().is_zero() {
+        return Ok(false);
     }
-    // A change on top of an unconfirmed one goes back to the last confirmed state.
-    let former = match read(context)? {
-        Some(earlier) => earlier.former,
-        None => previous.cloned(),
+    Ok(matters(host, previous.map(|stored| &stored.desired)) || read(context)?.is_some())
+}
+
+/// Notes the state to go back to, before anything is changed.
+pub async fn arm(
+    context: &Context,
+    host: &Host,
+    previous: Option<&Stored<Host>>,
+    uplink: &str,
+) -> Result<(), Failure> {
+    // A change on top of an unconfirmed one, also the same again, goes back to the last confirmed state.
+    let (former, way_in) = match read(context)? {
+        Some(earlier) => (earlier.former, earlier.way_in),
+        None => (previous.cloned(), WayIn::observe(context, uplink).await?),
     };
     let armed = clock();
-    context.store.put_beside(
-        FILE,
-        &Pending {
-            former,
-            armed,
-            deadline: armed + time,
-            boot_id: boot_id()?,
-        },
-    )
+    let pending = Pending {
+        former,
+        armed,
+        deadline: armed + host.rollback_after.duration(),
+        boot_id: boot_id()?,
+        asked: Some(host.clone()),
+        session: context.session.clone(),
+        way_in,
+    };
+    context.store.put_beside(FILE, &pending)
 }
 
 /// The change that waits, if any.
@@ -98,16 +137,22 @@ pub fn disarm(context: &Context) -> Result<(), Failure> {
 
 /// Keeps a change for good, when a connection that began after it says so.
 pub fn confirm(context: &Context, token: &OwnerToken, began: Duration) -> Result<(), Failure> {
-    let Some(pending) = read(context)? else {
-        return Ok(());
+    let Some(stored) = context.store.get::<Host>("host")? else {
+        return Err(undone());
     };
-    let stored = context.store.get::<Host>("host")?;
-    if stored.is_none_or(|stored| stored.owner.token != *token) {
+    if stored.owner.token != *token {
         return Err(Failure::new(
             FailureKind::NotOwner,
             "this host belongs to another Terraform state, which alone can confirm its change",
         ));
     }
+    let Some(pending) = read(context)? else {
+        // Confirmed already, by a request whose answer was lost; or too late.
+        return match rollback::last(context)? {
+            Some(_) => Err(undone()),
+            None => Ok(()),
+        };
+    };
     if began <= pending.armed {
         return Err(Failure::new(
             FailureKind::Protocol,
@@ -115,6 +160,13 @@ pub fn confirm(context: &Context, token: &OwnerToken, began: Duration) -> Result
         ));
     }
     disarm(context)
+}
+
+fn undone() -> Failure {
+    Failure::new(
+        FailureKind::Timeout,
+        "the change was undone already, because its time was up",
+    )
 }
 
 #[cfg(test)]
@@ -128,6 +180,9 @@ mod tests {
             armed: Duration::from_secs(10),
             deadline: Duration::from_secs(40),
             boot_id: "one".to_owned(),
+            asked: None,
+            session: None,
+            way_in: WayIn::default(),
         };
         for (now, boot, expected) in [
             (10, "one", Some(30)),

@@ -19,6 +19,18 @@ pub const NETWORKD_FOLDER: &str = "/etc/systemd/network";
 /// modules-load.d(5)
 pub const MODULES_FILE: &str = "/etc/modules-load.d/nspawn-agent.conf";
 
+/// Read by dbus-daemon(1) as soon as it changes.
+const BUS_FILE: &str = "/etc/dbus-1/system.d/nspawn-agent.conf";
+/// Each systemd-nspawn has a connection of root's, of which the bus lets in 256: with some more guests
+/// than that, "Failed to register machine: No buffer space available".
+const BUS_LIMIT: &str = "<!-- Written by nspawn-agent for terraform-provider-nspawn; changes are overwritten. -->
+<!DOCTYPE busconfig PUBLIC \"-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN\" \"http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd\">
+<busconfig>
+  <limit name=\"max_connections_per_user\">8192</limit>
+  <limit name=\"max_completed_connections\">16384</limit>
+</busconfig>
+";
+
 const NESTING_MODULES: &[&str] = &["overlay", "br_netfilter", "nf_conntrack", "ip_tables"];
 
 /// The modules that this host should have loaded.
@@ -40,6 +52,10 @@ pub fn files(host: &Host, wishes: &sysctls::Wishes) -> Vec<OwnedFile> {
                 "{HEADER}[Match]\nName={}\n\n[Link]\nUnmanaged=yes\n",
                 host.bridge
             ),
+        },
+        OwnedFile {
+            path: BUS_FILE.to_owned(),
+            contents: BUS_LIMIT.to_owned(),
         },
         OwnedFile {
             path: install::UNIT_PATH.to_owned(),
@@ -91,6 +107,24 @@ pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec
             .filter(|(_, found)| *found != OwnFile::Same)
             .map(|(file, _)| Step::WriteFile(file.clone())),
     );
+    steps.extend(
+        observed
+            .host
+            .superfluous_files
+            .iter()
+            .cloned()
+            .map(Step::RemoveFile),
+    );
+    let unit_is_written = steps
+        .iter()
+        .any(|step| matches!(step, Step::WriteFile(file) if file.path == install::UNIT_PATH));
+    // Writing the unit enables it.
+    if observed.host.is_disabled && !unit_is_written {
+        steps.push(Step::Enable);
+    }
+    if observed.host.is_without_program {
+        steps.push(Step::PutBackProgram);
+    }
     steps.extend(bridge_steps(
         &stored.desired,
         super::uplink(stored),
@@ -145,7 +179,12 @@ fn bridge_steps(host: &Host, uplink: &str, observed: &Observation) -> Vec<Step> 
             .addresses
             .iter()
             .any(|address| address.index == link.index && address.net == net);
-        if !there {
+        // Its prefix's route comes back with the address. ip-route(8) flush
+        let routed = network
+            .routes
+            .iter()
+            .any(|route| route.index == link.index && route.destination == net.trunc());
+        if !there || (link.up && !routed) {
             steps.push(Step::AddAddress {
                 index: link.index,
                 net,

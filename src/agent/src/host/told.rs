@@ -2,10 +2,10 @@
 
 use protocol::{Failure, desired::Host, observed::HostState};
 
-use super::{BRIDGE_ALIAS, Step, pending, plan, uplink};
+use super::{BRIDGE_ALIAS, Step, in_force, pending, plan, rollback, uplink};
 use crate::{
     context::Context,
-    filter,
+    filter, given_up,
     reconcile::{Observation, Scope},
     store::{Inventory, Stored},
 };
@@ -24,8 +24,12 @@ pub fn state(
     let state = HostState {
         uplink: uplink(stored).to_owned(),
         confirm_within,
+        rolled_back: rollback::last(context)?,
     };
-    Ok((state, drift(stored, inventory, observed)))
+    let mut drift = drift(stored, inventory, observed);
+    drift.extend(given_up::read(context)?);
+    drift.extend(in_force::of_host(context)?.and_then(|in_force| in_force.sentence()));
+    Ok((state, drift))
 }
 
 /// Every deviation is a step that the next reconcile would do.
@@ -75,6 +79,11 @@ pub fn sentence(step: &Step, inventory: &Inventory, observed: &Observation) -> S
         .map_or("", |stored| stored.desired.bridge.as_str());
     match step {
         Step::WriteFile(file) => format!("{} is missing or was changed", file.path),
+        Step::RemoveFile(path) => format!("{path} is needed no more and still there"),
+        Step::Enable => format!("{} does not start with the host", super::install::UNIT),
+        Step::PutBackProgram => {
+            format!("the agent's program {} is missing", super::install::BINARY)
+        }
         Step::LoadModule(name) => format!("the kernel module {name} is not loaded"),
         Step::SetSysctl(key, value) => format!(
             "the sysctl {key} is {}, not {value}",

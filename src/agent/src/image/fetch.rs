@@ -16,7 +16,7 @@ use protocol::{
 };
 use sha2::{Digest as _, Sha256};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     process::{Child, Command},
 };
 
@@ -40,7 +40,7 @@ pub async fn fetch(context: &Context, tarball: &Tarball, to: &Path) -> Result<()
                 Some(path) => read_file(context, path, &mut sink).await?,
                 None => download(context, url, &mut sink).await?,
             }
-            url
+            shown(url)
         }
     };
     let found = sink.finish()?;
@@ -127,10 +127,19 @@ async fn receive(context: &Context, sink: &mut Sink<'_>) -> Result<(), Failure> 
 }
 
 async fn read_file(context: &Context, path: &str, sink: &mut Sink<'_>) -> Result<(), Failure> {
-    let open = tokio::fs::File::open(path).await;
-    let file = open
-        .doing(|| format!("open {path} on the host"))
-        .map_err(|failure| failure.at("tarball.url"))?;
+    let deed = || format!("open {path} on the host");
+    let at = |failure: Failure| failure.at("tarball.url");
+    // A FIFO's opening would wait for ever.
+    let mut options = tokio::fs::OpenOptions::new();
+    let open = options.read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = open.await.doing(deed).map_err(at)?;
+    if !file.metadata().await.doing(deed)?.is_file() {
+        let failure = Failure::new(
+            FailureKind::Invalid,
+            format!("{path} is not a regular file"),
+        );
+        return Err(at(failure));
+    }
     pour(context, file, sink).await
 }
 
@@ -138,11 +147,11 @@ async fn download(context: &Context, url: &str, sink: &mut Sink<'_>) -> Result<(
     if !url.starts_with("https://") && !url.starts_with("http://") {
         return Err(Failure::new(
             FailureKind::Invalid,
-            format!("{url} is not an http, https or file url"),
+            format!("{} is not an http, https or file url", shown(url)),
         )
         .at("tarball.url"));
     }
-    let deed = || format!("fetch {url}");
+    let deed = || format!("fetch {}", shown(url));
     let mut child = downloader(context, url).await?;
     let stdout = child.stdout.take();
     let mut complaint = Vec::new();
@@ -166,7 +175,7 @@ async fn download(context: &Context, url: &str, sink: &mut Sink<'_>) -> Result<(
     if status.success() {
         return Ok(());
     }
-    let complaint = command::tail(&complaint);
+    let complaint = command::tail(&complaint).replace(url, shown(url));
     Err(Failure::new(
         FailureKind::Command,
         format!("could not {}: {complaint}", deed()),
@@ -175,7 +184,13 @@ async fn download(context: &Context, url: &str, sink: &mut Sink<'_>) -> Result<(
     .at("tarball.url"))
 }
 
+/// What a person is told of a url: after it may come a signature, which is as good as a password.
+fn shown(url: &str) -> &str {
+    url.split(['?', '#']).next().unwrap_or_default()
+}
+
 /// curl(1), or else wget(1): a static agent can't look up names, and brings no certificates along.
+/// The url goes to their stdin: every user of the host sees arguments, and it may be signed.
 async fn downloader(context: &Context, url: &str) -> Result<Child, Failure> {
     let curl = [
         "--fail",
@@ -184,29 +199,37 @@ async fn downloader(context: &Context, url: &str) -> Result<Child, Failure> {
         "--location",
         "--proto",
         "=http,https",
-        "--",
+        "--config",
+        "-",
     ];
-    let wget = ["--quiet", "--output-document=-", "--"];
-    if let Ok(child) = spawn("curl", &curl, url) {
+    let wget = ["--no-verbose", "--output-document=-", "--input-file=-"];
+    let config = format!(
+        "url = \"{}\"\n",
+        url.replace('\\', "\\\\").replace('"', "\\\"")
+    );
+    if let Ok(child) = spawn("curl", &curl, &config).await {
         return Ok(child);
     }
-    if let Ok(child) = spawn("wget", &wget, url) {
+    if let Ok(child) = spawn("wget", &wget, &format!("{url}\n")).await {
         return Ok(child);
     }
     packages::ensure(context, &["curl", "ca-certificates"]).await?;
-    spawn("curl", &curl, url).doing(|| "run curl")
+    spawn("curl", &curl, &config).await.doing(|| "run curl")
 }
 
-fn spawn(program: &str, arguments: &[&str], url: &str) -> std::io::Result<Child> {
-    Command::new(program)
+async fn spawn(program: &str, arguments: &[&str], input: &str) -> std::io::Result<Child> {
+    let mut child = Command::new(program)
         .args(arguments)
-        .arg(url)
         .env("LC_ALL", "C.UTF-8")
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
-        .spawn()
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes()).await?;
+    }
+    Ok(child)
 }
 
 async fn pour(

@@ -3,10 +3,9 @@
 
 use std::{fs, io};
 
-use crate::{
-    guest::root::{Access, GuestRoot},
-    host::facts::release_value,
-};
+use texts::os_release;
+
+use crate::guest::root::{Access, GuestRoot};
 
 const EMPTY_AND_READABLE: Access = Access {
     mode: 0o444,
@@ -40,7 +39,7 @@ pub fn clear(root: &GuestRoot) -> io::Result<()> {
 pub fn os(root: &GuestRoot) -> io::Result<String> {
     for path in ["etc/os-release", "usr/lib/os-release"] {
         if let Some(text) = root.read(path)?
-            && let Some(name) = release_value(&text, "PRETTY_NAME")
+            && let Some(name) = os_release::value(&text, "PRETTY_NAME")
         {
             return Ok(name);
         }

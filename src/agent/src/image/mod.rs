@@ -40,11 +40,16 @@ pub struct Assigned {
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
     has_tree: BTreeMap<ImageName, bool>,
+    /// Whether there is what nothing needs: a change was killed before it had cleared up.
+    has_leftovers: bool,
 }
 
 /// One step, as data.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Step {}
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Remove the trees that nothing needs, and what was left half-made.
+    Collect,
+}
 
 /// Looks at the images.
 #[allow(
@@ -54,26 +59,42 @@ pub enum Step {}
 pub async fn observe(
     _context: &Context,
     inventory: &Inventory,
-    _scope: &Scope,
+    scope: &Scope,
 ) -> Result<Observed, Failure> {
     let images = inventory.images.iter();
     let has_tree =
         images.map(|(name, stored)| (name.clone(), tree::folder(&stored.assigned.digest).is_dir()));
+    let concerns = !matches!(scope, Scope::Host | Scope::Address(_));
     Ok(Observed {
         has_tree: has_tree.collect(),
+        has_leftovers: concerns && tree::has_leftovers(inventory)?,
     })
 }
 
-/// What has to be done: nothing. A tree is built before the lock is taken; one that went missing
-/// since is said in drift, and the next change builds it again.
-pub fn plan(_inventory: &Inventory, _observation: &Observation, _scope: &Scope) -> Vec<Step> {
-    Vec::new()
+/// What has to be done. A tree is built before the lock is taken; one that went missing since is said
+/// in drift, and the next change builds it again.
+pub fn plan(_inventory: &Inventory, observation: &Observation, _scope: &Scope) -> Vec<Step> {
+    let collect = observation.images.has_leftovers.then_some(Step::Collect);
+    collect.into_iter().collect()
 }
 
 /// Does one step.
-#[allow(clippy::unused_async, reason = "every kind of step is performed alike")]
-pub async fn perform(_context: &Context, step: &Step) -> Result<(), Failure> {
-    match *step {}
+pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
+    match step {
+        Step::Collect => {
+            off_thread(context.store.inventory()?, |inventory| {
+                tree::collect(&inventory)
+            })
+            .await
+        }
+    }
+}
+
+/// What was wrong before a step.
+pub fn sentence(step: &Step) -> String {
+    match step {
+        Step::Collect => "trees that no image and no container needs were left over".to_owned(),
+    }
 }
 
 /// How an image is, and what deviates: a sentence each.
@@ -151,9 +172,8 @@ impl Object for Image {
         Ok(assigned)
     }
 
-    async fn settle(context: &Context, _stored: &Stored<Self>) -> Result<(), Failure> {
-        let _lock = crate::lock::HostLock::take(context).await?;
-        collect(context).await
+    async fn settle(_context: &Context, _stored: &Stored<Self>) -> Result<(), Failure> {
+        Ok(())
     }
 
     async fn remove(
@@ -161,20 +181,10 @@ impl Object for Image {
         _inventory: &Inventory,
         _stored: &Stored<Self>,
     ) -> Result<(), Failure> {
-        // Containers keep the tree that they stand on; the name may go before them.
+        // Containers keep the tree that they stand on; the name may go before them. The reconcile collects
+        // what nothing needs any more.
         Ok(())
     }
-
-    async fn removed(context: &Context, _stored: &Stored<Self>) -> Result<(), Failure> {
-        collect(context).await
-    }
-}
-
-async fn collect(context: &Context) -> Result<(), Failure> {
-    off_thread(context.store.inventory()?, |inventory| {
-        tree::collect(&inventory)
-    })
-    .await
 }
 
 /// What is known of this image's tree without building it: from before, or from another image

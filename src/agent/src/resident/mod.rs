@@ -1,169 +1,300 @@
 //! nspawn-agent.service: restores at boot, heals within a second, rolls back what isn't confirmed.
 
+mod files;
+mod glance;
 mod notify;
+mod pace;
+mod patience;
 mod watch;
 
-use std::{os::unix::process::CommandExt as _, process::Command, time::Duration};
+use std::{future::Future, os::unix::process::CommandExt as _, process::Command, time::Duration};
 
-use protocol::{Failure, desired::Host};
+use protocol::{Failure, FailureKind, desired::Host};
 use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::{Instant, sleep_until},
+    signal::unix::{Signal, SignalKind, signal},
+    task::{JoinHandle, spawn_blocking},
+    time::{Instant, sleep, sleep_until},
 };
 
-use self::watch::Watch;
+use self::{pace::Pace, patience::Patience, watch::Watch};
 use crate::{
+    container,
     context::Context,
     failure::Context as _,
-    host,
-    host::pending,
-    lock::HostLock,
-    reconcile::{Scope, reconcile},
-    store::Stored,
+    given_up, host,
+    host::{pending, rollback},
+    lock::{self, HostLock, Presence},
+    reconcile::{ROUNDS, Scope, Step, Tried, look},
     system::netlink::Netlink,
 };
 
 /// How long one reconcile may take, waiting for the lock included.
 const TIME: Duration = Duration::from_mins(2);
-/// Events come in bursts: a link that comes up, its addresses, its routes. Guests are dark meanwhile.
-const DEBOUNCE: Duration = Duration::from_millis(50);
-/// The same on a full host, where one look takes long.
-const LONGEST_DEBOUNCE: Duration = Duration::from_millis(500);
-/// The same while there is always something.
-const STORM_DEBOUNCE: Duration = Duration::from_millis(700);
-/// Sysctls and files change without an event.
-const PATROL: Duration = Duration::from_secs(30);
-/// The longest pause after failures in a row.
-const LONGEST_PAUSE: Duration = Duration::from_mins(5);
-/// So many reconciles with something to do, within [`STORM`], mean that somebody else undoes it.
-const STORM_LIMIT: u32 = 20;
-const STORM: Duration = Duration::from_mins(1);
+/// How often it looks, while it waits for the lock, whether a change is to be undone.
+const LOCK_SLICE: Duration = Duration::from_millis(500);
+/// When to try once more what could not be undone.
+const GO_BACK_AGAIN: Duration = Duration::from_secs(1);
+/// How long others may hold the lock when a change should have been undone.
+const LOCK_GRACE: Duration = Duration::from_secs(3);
 
 /// Stays, until the service is stopped or the host is ours no more.
 pub async fn run(netlink: Netlink) -> Result<(), Failure> {
     let context = Context::new(netlink, "nspawn-agent.service", TIME);
-    let deed = || "listen for signals";
-    let mut hangup = signal(SignalKind::hangup()).doing(deed)?;
-    let mut terminate = signal(SignalKind::terminate()).doing(deed)?;
-    let mut watch = Watch::start(&context)?;
-    let mut pace = Pace::default();
-    let lock = HostLock::take(&context.within_time(TIME)).await?;
-    roll_back_if_due(&context).await?;
-    pace.after(&heal(&context).await);
+    let mut signals = Signals::listen()?;
+    let mut healer = Healer::start(context.clone())?;
+    // From here on a change can count on being undone.
+    let _presence = Presence::show(&host::install::presence(&context))?;
+    let lock = signals.unless(take_lock(&context)).await??;
+    healer.go_back_if_due().await;
+    healer.heal().await;
+    healer.clear_away();
     drop(lock);
     notify::ready()?;
     loop {
-        if context.store.get::<Host>("host")?.is_none() {
+        // What can't be read is told by the look below; ending would be a loop.
+        if is_left(&context).unwrap_or_default() {
+            // Also where a change was cut off before it began.
+            host::install::remove_service(&context).await?;
+            context.store.remove_if_empty()?;
             return host::install::leave_if_unused(&context);
         }
-        let deadline = rollback_at(&context)?;
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = hangup.recv() => return Err(take_up_new_binary()),
-            () = sleep_until(deadline) => {}
-            () = watch.changed() => tokio::time::sleep(pace.after_event()).await,
-            () = tokio::time::sleep(pace.until_next_look()) => {}
-        }
-        watch.forget();
-        // Whoever stops the service may hold the lock: that wait must not outlast the stop.
-        let waiting = context.within_time(TIME);
-        let lock = tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            lock = HostLock::take(&waiting) => lock,
-        };
-        match lock {
-            Ok(_lock) => {
-                roll_back_if_due(&context).await?;
-                let began = Instant::now();
-                pace.after(&heal(&context).await);
-                pace.took = began.elapsed();
+        let next = async {
+            tokio::select! {
+                () = healer.until_rollback() => {}
+                () = healer.watch.changed() => sleep(healer.pace.after_event()).await,
+                () = sleep(healer.until_next_look()) => {}
             }
-            Err(failure) => pace.after(&Err(failure)),
+            take_lock(&context).await
+        };
+        // Whoever stops the service may hold the lock: that wait must not outlast the stop.
+        match signals.unless(next).await? {
+            Ok(_lock) => {
+                healer.go_back_if_due().await;
+                healer.heal().await;
+                healer.clear_away();
+            }
+            Err(failure) => healer.could_not(failure),
         }
     }
 }
 
-/// How fast it reacts: at once, and slower when that doesn't help. A guest that fidgets, or one
-/// object that can't be mended, must not keep the others waiting for more than a second.
-#[derive(Debug, Default)]
-struct Pace {
-    /// Until the next try after a failure.
-    pause: Duration,
-    /// Since when it has been busy.
-    began: Option<Instant>,
-    /// How often it has had something to do since.
-    busy: u32,
-    /// What was told last.
-    told: String,
-    /// How long the last reconcile took.
-    took: Duration,
+/// The signals that it acts upon.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
 }
 
-impl Pace {
-    /// How long to wait after an event for those that come along with it.
-    fn after_event(&self) -> Duration {
-        if self.pause.is_zero() && self.busy < STORM_LIMIT {
-            // A full host that changes all the time is not looked at all the time, and a change that
-            // waits for the lock gets its turn; yet all is mended within a second.
-            DEBOUNCE.max(self.took.min(LONGEST_DEBOUNCE))
-        } else {
-            STORM_DEBOUNCE
-        }
+impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        let deed = || "listen for signals";
+        Ok(Self {
+            hangup: signal(SignalKind::hangup()).doing(deed)?,
+            terminate: signal(SignalKind::terminate()).doing(deed)?,
+        })
     }
 
-    /// When to look again without an event: soon after a failure, now and then otherwise.
-    fn until_next_look(&self) -> Duration {
-        if self.pause.is_zero() {
-            PATROL
-        } else {
-            self.pause
+    /// Does something that may be dropped at any moment, unless the service is told to end or to
+    /// take up a new binary.
+    async fn unless<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => std::process::exit(host::install::STOPPED),
+            _ = self.hangup.recv() => Err(take_up_new_binary()),
+            done = work => Ok(done),
         }
     }
+}
 
-    /// Takes in how a reconcile ended: how many steps it did, or why it failed.
-    fn after(&mut self, result: &Result<usize, Failure>) {
-        let now = Instant::now();
-        if self.began.is_none_or(|began| now - began > STORM) {
-            self.began = Some(now);
-            self.busy = 0;
-        }
-        match result {
-            Ok(steps) => {
-                self.pause = Duration::ZERO;
-                self.busy += u32::from(*steps > 0);
-                if self.busy == STORM_LIMIT {
-                    self.tell("something on this host keeps undoing what nspawn-agent does; look for another program that manages the same interfaces, files or rules".to_owned());
+/// Takes the lock. When a change should have been undone, whoever still holds it is ended.
+async fn take_lock(context: &Context) -> Result<HostLock, Failure> {
+    let until = Instant::now() + TIME;
+    loop {
+        match HostLock::take(&context.within_time(LOCK_SLICE)).await {
+            Err(failure) if failure.kind == FailureKind::Busy => {
+                let overdue = match pending::read(context)? {
+                    Some(pending) => pending.overdue()?,
+                    None => None,
+                };
+                if overdue.is_some_and(|overdue| overdue > LOCK_GRACE) {
+                    let ended = lock::end_holders(context)?;
+                    eprintln!(
+                        "a change is to be undone: ended {ended} processes of the agent that held the host's lock"
+                    );
+                } else if Instant::now() > until {
+                    return Err(failure);
                 }
             }
-            Err(failure) => {
-                self.pause = (self.pause * 2).clamp(Duration::from_secs(1), LONGEST_PAUSE);
-                self.tell(format!(
-                    "could not bring the host to its desired state, trying again: {failure}"
-                ));
-            }
-        }
-    }
-
-    /// The same line again and again tells nothing.
-    fn tell(&mut self, line: String) {
-        if self.told != line {
-            eprintln!("{line}");
-            self.told = line;
+            result => return result,
         }
     }
 }
 
-/// Brings everything to its desired state, under the lock; gives how many steps that took.
-async fn heal(context: &Context) -> Result<usize, Failure> {
-    let context = context.within_time(TIME);
-    if context.store.get::<Host>("host")?.is_none() {
-        return Ok(0);
+/// Whether nothing of this host is ours, nor about to be.
+fn is_left(context: &Context) -> Result<bool, Failure> {
+    Ok(context.store.get::<Host>("host")?.is_none() && pending::read(context)?.is_none())
+}
+
+/// What keeps the host as it should be.
+struct Healer {
+    context: Context,
+    watch: Watch,
+    pace: Pace,
+    patience: Patience<Step>,
+    /// What was noted last for the next refresh.
+    noted: Vec<String>,
+    clearing: Option<JoinHandle<()>>,
+    /// Why the last try to undo a change failed, as it was told.
+    cannot_go_back: Option<String>,
+}
+
+impl Healer {
+    fn start(context: Context) -> Result<Self, Failure> {
+        // What an earlier run has given up is tried anew.
+        given_up::forget(&context)?;
+        Ok(Self {
+            watch: Watch::start()?,
+            context,
+            pace: Pace::new(Instant::now()),
+            patience: Patience::new(),
+            noted: Vec::new(),
+            clearing: None,
+            cannot_go_back: None,
+        })
     }
-    let steps = reconcile(&context, &Scope::All).await?;
-    for sentence in &steps {
-        eprintln!("mended: {sentence}");
+
+    /// Until the next look without an event.
+    fn until_next_look(&self) -> Duration {
+        let patrol = self.pace.until_next_look();
+        let next_try = self.patience.next_try();
+        let next_try = next_try.map(|next| next.saturating_duration_since(Instant::now()));
+        if self.pace.has_failed() {
+            patrol
+        } else {
+            next_try.map_or(patrol, |next| patrol.min(next))
+        }
     }
-    Ok(steps.len())
+
+    /// What can't be undone is told once, and tried again with the next look: healing goes on.
+    async fn go_back_if_due(&mut self) {
+        let result = rollback::if_due(&self.context.within_time(TIME)).await;
+        let line = result
+            .err()
+            .map(|failure| format!("could not undo a change, trying again: {failure}"));
+        if line != self.cannot_go_back {
+            tell(line.clone());
+            self.cannot_go_back = line;
+        }
+    }
+
+    /// Until an unconfirmed change is to be undone.
+    async fn until_rollback(&self) {
+        let pause = if self.cannot_go_back.is_some() {
+            GO_BACK_AGAIN
+        } else {
+            Duration::ZERO
+        };
+        match rollback_at(&self.context) {
+            Ok(at) => sleep_until(at.max(Instant::now() + pause)).await,
+            Err(_) => sleep(GO_BACK_AGAIN).await,
+        }
+    }
+
+    /// Takes in that there was no look.
+    fn could_not(&mut self, failure: Failure) {
+        tell(
+            self.pace
+                .after(&Err(failure), Duration::ZERO, Instant::now()),
+        );
+    }
+
+    /// Beside all else, removes what nobody removes any more of containers that are gone.
+    fn clear_away(&mut self) {
+        if self.clearing.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.clearing = Some(spawn_blocking(|| {
+                tell(
+                    container::clear_abandoned()
+                        .err()
+                        .map(|failure| failure.to_string()),
+                );
+            }));
+        }
+    }
+
+    /// Brings everything to its desired state, under the lock; what goes wrong is told and tried again.
+    async fn heal(&mut self) {
+        self.watch.forget();
+        let began = Instant::now();
+        let result = match rollback_at(&self.context) {
+            // It was tried a moment ago.
+            Ok(_) if self.cannot_go_back.is_some() => self.try_to_heal().await,
+            Ok(rollback) => tokio::select! {
+                result = self.try_to_heal() => result,
+                // What hangs must not keep a change from being undone.
+                () = sleep_until(rollback) => return,
+            },
+            Err(failure) => Err(failure),
+        };
+        if result.is_err() {
+            // It may be the bus that was restarted.
+            self.context = self.context.reconnected();
+        }
+        let now = Instant::now();
+        let told = self.pace.after(&result, now - began, now);
+        tell(told);
+    }
+
+    async fn try_to_heal(&mut self) -> Result<(), Failure> {
+        if self.context.store.get::<Host>("host")?.is_none() {
+            return Ok(());
+        }
+        if self.watch.desired_has_changed() {
+            self.patience.try_all_afresh();
+        }
+        let context = self.context.within_time(TIME);
+        for _ in 0..ROUNDS {
+            let look = look(&context, &Scope::All).await?;
+            self.watch.follow(&context, &look)?;
+            let now = Instant::now();
+            tell(self.patience.looked(|step| look.steps.contains(step), now));
+            let may = |step: &Step| self.patience.allows(step, now);
+            let tried = look.act(&context, may).await?;
+            let is_done = tried.is_empty();
+            for Tried {
+                step,
+                sentence,
+                result,
+            } in tried
+            {
+                let now = Instant::now();
+                tell(match result {
+                    Ok(()) => {
+                        eprintln!("mended: {sentence}");
+                        self.patience.mended(step, &sentence, now)
+                    }
+                    Err(failure) => {
+                        let failure = failure.to_string();
+                        self.patience.failed(step, &sentence, &failure, now)
+                    }
+                });
+            }
+            if is_done {
+                break;
+            }
+        }
+        let given_up = self.patience.given_up();
+        if given_up != self.noted {
+            given_up::write(&context, &given_up)?;
+            self.noted = given_up;
+        }
+        Ok(())
+    }
+}
+
+/// Writes lines to the journal.
+fn tell(lines: impl IntoIterator<Item = String>) {
+    for line in lines {
+        eprintln!("{line}");
+    }
 }
 
 /// When an unconfirmed change is undone; far away when there is none.
@@ -175,95 +306,11 @@ fn rollback_at(context: &Context) -> Result<Instant, Failure> {
     Ok(Instant::now() + left)
 }
 
-async fn roll_back_if_due(context: &Context) -> Result<(), Failure> {
-    let context = context.within_time(TIME);
-    let Some(pending) = pending::read(&context)? else {
-        return Ok(());
-    };
-    if pending.left()?.is_some() {
-        return Ok(());
-    }
-    match pending.former {
-        Some(former) => {
-            eprintln!("the last change of nspawn_host was not confirmed: going back");
-            go_back(&context, &former).await
-        }
-        None => remove_unconfirmed(&context).await,
-    }
-}
-
-async fn go_back(context: &Context, former: &Stored<Host>) -> Result<(), Failure> {
-    context.store.put(former)?;
-    pending::disarm(context)?;
-    reconcile(context, &Scope::All).await.map(drop)
-}
-
-/// A host that was never confirmed is no host; but what stands on it already is not pulled away.
-async fn remove_unconfirmed(context: &Context) -> Result<(), Failure> {
-    let inventory = context.store.inventory()?;
-    let Some(stored) = &inventory.host else {
-        return pending::disarm(context);
-    };
-    if host::admit::check_unused(&inventory).is_err() {
-        eprintln!("nspawn_host was not confirmed, but containers or addresses stand on it: kept");
-        return pending::disarm(context);
-    }
-    eprintln!("nspawn_host was not confirmed: removing what was made for it");
-    host::clear_but_service(context, stored).await?;
-    context.store.remove::<Host>("host")?;
-    context.store.remove_if_empty()
-}
-
 /// Becomes the binary in force, as the same process: a restart would reach the guests' units.
 fn take_up_new_binary() -> Failure {
     let error = Command::new(host::install::BINARY).arg("resident").exec();
     let failed: Result<(), Failure> = Err(error).doing(|| "take up the new agent");
-    failed.err().unwrap_or_else(|| {
-        Failure::new(protocol::FailureKind::System, "the new agent did not start")
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use protocol::FailureKind;
-
-    use super::*;
-
-    #[test]
-    fn a_full_host_is_looked_at_less_often_but_within_a_second() {
-        let mut pace = Pace::default();
-        for (took, debounce) in [(1, 50), (200, 200), (5000, 500)] {
-            pace.took = Duration::from_millis(took);
-            pace.after(&Ok(0));
-            assert_eq!(pace.after_event(), Duration::from_millis(debounce));
-        }
-    }
-
-    #[test]
-    fn it_slows_down_when_that_does_not_help_and_recovers() {
-        let mut pace = Pace::default();
-        let failed = Err(Failure::new(FailureKind::System, "no"));
-        let mut pauses = Vec::new();
-        for _ in 0..12 {
-            pace.after(&failed);
-            pauses.push(pace.pause.as_secs());
-        }
-        assert_eq!(pauses[..4], [1, 2, 4, 8]);
-        assert_eq!(pauses[11], 300);
-        assert_eq!(
-            (pace.until_next_look(), pace.after_event()),
-            (LONGEST_PAUSE, STORM_DEBOUNCE)
-        );
-        pace.after(&Ok(0));
-        assert_eq!(
-            (pace.until_next_look(), pace.after_event()),
-            (PATROL, DEBOUNCE)
-        );
-        for _ in 1..STORM_LIMIT {
-            pace.after(&Ok(1));
-            assert_eq!(pace.after_event(), DEBOUNCE);
-        }
-        pace.after(&Ok(1));
-        assert_eq!(pace.after_event(), STORM_DEBOUNCE);
-    }
+    failed
+        .err()
+        .unwrap_or_else(|| Failure::new(FailureKind::System, "the new agent did not start"))
 }

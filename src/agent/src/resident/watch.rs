@@ -1,7 +1,7 @@
 //! What tells the resident service that something may have changed: the kernel's network and
-//! nftables over netlink, the desired files over inotify.
+//! nftables over netlink, files over inotify, and a glance at what neither tells.
 
-use std::{mem::MaybeUninit, os::fd::OwnedFd, rc::Rc};
+use std::{cell::Cell, rc::Rc};
 
 use futures_util::StreamExt as _;
 use netlink_packet_core::NetlinkPayload;
@@ -9,10 +9,15 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
 use protocol::Failure;
 use rtnetlink::MulticastGroup;
-use rustix::fs::inotify;
-use tokio::{io::unix::AsyncFd, sync::Notify, task::spawn_local};
+use tokio::{sync::Notify, task::spawn_local};
 
-use crate::{context::Context, failure::Context as _, system::files};
+use super::{
+    files::Files,
+    glance::{Glance, Seen},
+};
+use crate::{
+    container, context::Context, failure::Context as _, filter, guest, host, reconcile::Look,
+};
 
 /// NFNLGRP_NFTABLES of linux/netfilter/nfnetlink.h
 const NFTABLES_GROUP: u32 = 7;
@@ -20,33 +25,64 @@ const NFTABLES_GROUP: u32 = 7;
 const NETLINK_NETFILTER: isize = 12;
 
 /// A flag that something may have changed.
+#[derive(Debug)]
 pub struct Watch {
     changed: Rc<Notify>,
+    /// The bridge's index, when it was seen last.
+    bridge: Rc<Cell<Option<u32>>>,
+    files: Files,
+    glance: Glance,
 }
 
 impl Watch {
     /// Starts to listen.
-    pub fn start(context: &Context) -> Result<Self, Failure> {
+    pub fn start() -> Result<Self, Failure> {
         let changed = Rc::new(Notify::new());
-        listen_to_network(Rc::clone(&changed))?;
+        let bridge = Rc::default();
+        listen_to_network(Rc::clone(&changed), Rc::clone(&bridge))?;
         listen_to_nftables(Rc::clone(&changed))?;
-        listen_to_files(context, Rc::clone(&changed))?;
-        Ok(Self { changed })
+        Ok(Self {
+            files: Files::start(Rc::clone(&changed))?,
+            glance: Glance::start(Rc::clone(&changed))?,
+            changed,
+            bridge,
+        })
     }
 
     /// Waits until something may have changed.
-    pub async fn changed(&mut self) {
+    pub async fn changed(&self) {
         self.changed.notified().await;
     }
 
+    /// Whether a desired file was changed since this was asked last.
+    pub fn desired_has_changed(&self) -> bool {
+        self.files.desired_has_changed()
+    }
+
+    /// Looks out for differences from what was seen, and for all files of ours.
+    pub fn follow(&self, context: &Context, look: &Look) -> Result<(), Failure> {
+        self.glance.expect(Some(Seen::of(&look.observed)));
+        let host = look.inventory().host.as_ref();
+        let bridge = host.and_then(|host| look.observed.network.link(host.desired.bridge.as_str()));
+        self.bridge.set(bridge.map(|link| link.index));
+        let mut files = vec![filter::loaded_path(context)];
+        files.extend(host::watched(&look.observed.host));
+        for name in look.inventory().containers.keys() {
+            files.extend(container::watched(name));
+            files.push(guest::network::file(context, name));
+        }
+        self.files.follow(context, &files)
+    }
+
     /// Forgets what has come in so far: the look that follows sees it all.
-    pub fn forget(&mut self) {
+    pub fn forget(&self) {
+        self.glance.expect(None);
         let pending = self.changed.notified();
         futures_util::FutureExt::now_or_never(pending);
     }
 }
 
-fn listen_to_network(changed: Rc<Notify>) -> Result<(), Failure> {
+fn listen_to_network(changed: Rc<Notify>, bridge: Rc<Cell<Option<u32>>>) -> Result<(), Failure> {
     let groups = [
         MulticastGroup::Link,
         MulticastGroup::Neigh,
@@ -63,7 +99,7 @@ fn listen_to_network(changed: Rc<Notify>) -> Result<(), Failure> {
     spawn_local(connection);
     spawn_local(async move {
         while let Some((message, _)) = messages.next().await {
-            if matters(&message.payload) {
+            if matters(&message.payload, bridge.get()) {
                 changed.notify_one();
             }
         }
@@ -71,16 +107,17 @@ fn listen_to_network(changed: Rc<Notify>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Neighbours come and go all the time: only proxies and what is lost of a bridge's entries matter.
-fn matters(payload: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
+/// Neighbours come and go all the time: only proxies, a bridge's entries and what is on our bridge matter, where all
+/// are fixed.
+fn matters(payload: &NetlinkPayload<RouteNetlinkMessage>, bridge: Option<u32>) -> bool {
     use netlink_packet_route::{AddressFamily, neighbour::NeighbourFlags};
     match payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => {
-            message.header.flags.contains(NeighbourFlags::Proxy)
-        }
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(message)) => {
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewNeighbour(message) | RouteNetlinkMessage::DelNeighbour(message),
+        ) => {
             message.header.flags.contains(NeighbourFlags::Proxy)
                 || message.header.family == AddressFamily::Bridge
+                || Some(message.header.ifindex) == bridge
         }
         _ => true,
     }
@@ -109,41 +146,4 @@ fn listen_to_nftables(changed: Rc<Notify>) -> Result<(), Failure> {
         }
     });
     Ok(())
-}
-
-fn listen_to_files(context: &Context, changed: Rc<Notify>) -> Result<(), Failure> {
-    let deed = || "watch the desired files";
-    let descriptor = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
-        .doing(deed)?;
-    for kind in ["", "images", "containers", "addresses"] {
-        let folder = context.store.folder().join(kind);
-        files::create_folder(&folder, 0o700)?;
-        inotify::add_watch(
-            &descriptor,
-            &folder,
-            inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::DELETE,
-        )
-        .doing(deed)?;
-    }
-    let descriptor = readable(descriptor).doing(deed)?;
-    spawn_local(async move {
-        while let Ok(mut guard) = descriptor.readable().await {
-            let mut buffer = [MaybeUninit::uninit(); 4096];
-            let mut reader = inotify::Reader::new(guard.get_inner(), &mut buffer);
-            while reader.next().is_ok() {
-                changed.notify_one();
-            }
-            guard.clear_ready();
-        }
-    });
-    Ok(())
-}
-
-#[allow(
-    unsafe_code,
-    reason = "tokio has no safe way to wait for a descriptor of this kind"
-)]
-fn readable(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: the owned descriptor is valid, and moves in, so that nobody else closes it.
-    Ok(unsafe { AsyncFd::register(descriptor) }?)
 }

@@ -1,18 +1,21 @@
 //! A change of one object: who may, is it possible, write the desired file, reconcile, look.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use protocol::{
     Failure, FailureKind,
     desired::{Address, Container, ContainerSecrets, Host, Image, ObjectKey},
     message::{Answer, Intent},
     name::{OwnerToken, SessionId},
-    observed::Owner,
+    observed::{Holder, Owner},
 };
+use tokio::time::{Instant, sleep};
 
 use super::{session, snapshot};
 use crate::{
     context::Context,
+    given_up,
+    host::{in_force, install, rollback},
     lock::HostLock,
     object::Object,
     ownership::{self, Asking, Existing, Permit},
@@ -20,8 +23,14 @@ use crate::{
     store::Stored,
 };
 
+/// How often it is looked whether another session has ended or was heard.
+const LISTENING: Duration = Duration::from_millis(100);
+
 /// How long the answer to a change may take to be gathered when the change's own time is up.
 const ANSWER_TIME: Duration = Duration::from_secs(20);
+
+/// How long the resident service may take to become the agent that a change has put in force.
+const TAKE_OVER_TIME: Duration = Duration::from_mins(1);
 
 /// What a put brings beside the object.
 pub struct Asked {
@@ -40,16 +49,18 @@ pub async fn put<O: Object>(
     asked: Asked,
 ) -> Result<Answer, Failure> {
     let name = desired.name();
-    let previous = context.store.get::<O>(&name)?;
-    permit(context, &desired, previous.as_ref(), &asked)?;
+    let previous = permitted(context, &desired, &asked).await?;
     require_host(context, &desired)?;
+    in_force::admit(context, &desired.key())?;
     let prepared = desired
         .prepare(context, previous.as_ref(), &asked.secrets)
         .await?;
-    let (stored, is_new, made) = {
-        let _lock = HostLock::take(context).await?;
-        // It may have changed hands while this waited.
+    let (stored, is_new, takes_over, made) = {
+        let _lock = take_turn(context).await?;
+        // It may have changed hands while this waited, and the host may be gone or another agent's.
+        let takes_over = in_force::admit(context, &desired.key())?;
         let previous = context.store.get::<O>(&name)?;
+        require_host(context, &desired)?;
         let permit = permit(context, &desired, previous.as_ref(), &asked)?;
         let previous = match previous {
             Some(left)
@@ -69,36 +80,62 @@ pub async fn put<O: Object>(
         let assigned = desired
             .admit(context, &inventory, previous.as_ref(), prepared)
             .await?;
+        install::switch(context)?;
         let stored = Stored {
-            owner: owner(previous.as_ref(), &asked),
+            owner: owner(context, previous.as_ref(), &asked),
             session: session_of(context)?,
             desired,
             assigned,
         };
         context.store.put(&stored)?;
+        given_up::forget(context)?;
         let scope = Scope::from(stored.desired.key());
-        (stored, previous.is_none(), reconcile(context, &scope).await)
+        let made = reconcile(context, &scope).await;
+        (stored, previous.is_none(), takes_over, made)
     };
     let made = match made {
-        Ok(_) => settle(context, &stored).await,
+        Ok(()) => settle(context, &stored).await,
         Err(failure) => Err(failure),
     };
+    let made = if takes_over {
+        // A change of the host that went well has told the service already.
+        let told = stored.desired.key() == ObjectKey::Host && made.is_ok();
+        let context = context.within_time(TAKE_OVER_TIME);
+        made.and(in_force::take_over(&context, told).await)
+    } else {
+        made
+    };
     let context = context.within_time(ANSWER_TIME);
-    if let (Err(failure), true, false) = (&made, is_new, O::KEPT_WHEN_CREATE_FAILS) {
-        take_back(&context, &stored).await?;
-        return Err(failure.clone());
-    }
+    let failure = match made {
+        Err(failure) if is_new && !O::KEPT_WHEN_CREATE_FAILS => {
+            match take_back(&context, &stored).await {
+                Ok(()) => return Err(failure),
+                // What stays has to be known to the state.
+                Err(left) => Some(left_behind(failure, &left)),
+            }
+        }
+        made => made.err(),
+    };
     Ok(Answer::Changed {
         object: Box::new(snapshot::object(&context, &stored.desired.key()).await?),
-        failure: made.err(),
+        failure,
     })
+}
+
+/// Takes the host's lock, unless an agent of a later release has taken over by then; what should have been
+/// undone is undone first.
+async fn take_turn(context: &Context) -> Result<HostLock, Failure> {
+    let lock = HostLock::take(context).await?;
+    in_force::refuse_newer(context)?;
+    rollback::if_due(context).await?;
+    Ok(lock)
 }
 
 async fn settle<O: Object>(context: &Context, stored: &Stored<O>) -> Result<(), Failure> {
     O::settle(context, stored).await?;
     // A guest that has booted has a network now: one without networkd gets its addresses here.
     if let scope @ Scope::Container(_) = Scope::from(stored.desired.key()) {
-        let _lock = HostLock::take(context).await?;
+        let _lock = take_turn(context).await?;
         reconcile(context, &scope).await?;
     }
     Ok(())
@@ -129,14 +166,47 @@ fn permit<O: Object>(
     ownership::put(&desired.what(), asked.intent, existing, asking)
 }
 
+/// What is there, once it is known that the asker may put it. A session that looks connected while
+/// its line is frozen ends by itself before long; one that is heard meanwhile is another run's.
+async fn permitted<O: Object>(
+    context: &Context,
+    desired: &O,
+    asked: &Asked,
+) -> Result<Option<Stored<O>>, Failure> {
+    let (name, begun) = (desired.name(), SystemTime::now());
+    loop {
+        let previous = context.store.get::<O>(&name)?;
+        let Err(failure) = permit(context, desired, previous.as_ref(), asked) else {
+            return Ok(previous);
+        };
+        let heard = previous.as_ref().is_some_and(|stored| {
+            session::was_heard_since(&context.run_folder, &stored.session, begun)
+        });
+        if failure.kind != FailureKind::Busy || heard || Instant::now() >= context.deadline {
+            return Err(failure);
+        }
+        context.check()?;
+        sleep(LISTENING).await;
+    }
+}
+
 /// An update keeps what is known of the owner; a create, also one that adopts, is unclaimed yet.
-fn owner<O: Object>(previous: Option<&Stored<O>>, asked: &Asked) -> Owner {
+fn owner<O: Object>(context: &Context, previous: Option<&Stored<O>>, asked: &Asked) -> Owner {
     match previous {
         Some(stored) if stored.owner.token == asked.token => stored.owner.clone(),
         _ => Owner {
             token: asked.token.clone(),
             claimed: false,
+            holder: Some(holder(context)),
         },
+    }
+}
+
+/// Who asks, as of now.
+fn holder(context: &Context) -> Holder {
+    Holder {
+        name: context.holder.clone(),
+        since: ownership::now(),
     }
 }
 
@@ -157,8 +227,13 @@ fn require_host<O: Object>(context: &Context, desired: &O) -> Result<(), Failure
 
 /// Undoes a create that failed, for kinds of which nothing half-made may remain.
 async fn take_back<O: Object>(context: &Context, stored: &Stored<O>) -> Result<(), Failure> {
-    let _lock = HostLock::take(context).await?;
+    let _lock = take_turn(context).await?;
     remove_locked(context, stored).await
+}
+
+fn left_behind(mut failure: Failure, left: &Failure) -> Failure {
+    failure.message = format!("{failure}; and what was made could not be removed: {left}");
+    failure
 }
 
 async fn remove_locked<O: Object>(context: &Context, stored: &Stored<O>) -> Result<(), Failure> {
@@ -166,7 +241,7 @@ async fn remove_locked<O: Object>(context: &Context, stored: &Stored<O>) -> Resu
     O::remove(context, &inventory, stored).await?;
     context.store.remove::<O>(&stored.desired.name())?;
     O::removed(context, stored).await?;
-    // Routes, proxies and filter elements of ours that nothing asks for any more go with it.
+    // Routes, proxies, filter elements and trees of ours that nothing asks for any more go with it.
     reconcile(context, &Scope::from(stored.desired.key())).await?;
     context.store.remove_if_empty()
 }
@@ -177,7 +252,6 @@ pub async fn remove(
     key: ObjectKey,
     token: &OwnerToken,
 ) -> Result<Answer, Failure> {
-    let _lock = HostLock::take(context).await?;
     match key {
         ObjectKey::Host => remove_one::<Host>(context, "host", token).await,
         ObjectKey::Image(name) => remove_one::<Image>(context, name.as_str(), token).await,
@@ -191,9 +265,17 @@ async fn remove_one<O: Object>(
     name: &str,
     token: &OwnerToken,
 ) -> Result<Answer, Failure> {
-    if let Some(stored) = context.store.get::<O>(name)? {
-        ownership::remove(&stored.desired.what(), &stored.owner, token)?;
-        remove_locked(context, &stored).await?;
+    let removed = {
+        let _lock = take_turn(context).await?;
+        let stored = context.store.get::<O>(name)?;
+        if let Some(stored) = &stored {
+            ownership::remove(&stored.desired.what(), &stored.owner, token)?;
+            remove_locked(context, stored).await?;
+        }
+        stored
+    };
+    if let Some(stored) = removed {
+        O::clear_away(context, &stored).await?;
     }
     Ok(Answer::Removed)
 }
@@ -203,13 +285,14 @@ pub async fn claim(
     context: &Context,
     objects: &[(ObjectKey, OwnerToken)],
 ) -> Result<Answer, Failure> {
-    let _lock = HostLock::take(context).await?;
+    let _lock = take_turn(context).await?;
     for (key, token) in objects {
-        let claimed = Owner {
-            token: token.clone(),
-            claimed: true,
-        };
-        set_owner(context, key, &claimed, |owner| owner.token == *token)?;
+        set_owner(context, key, |owner| {
+            (owner.token == *token).then(|| Owner {
+                claimed: true,
+                ..owner.clone()
+            })
+        })?;
     }
     Ok(Answer::Noted)
 }
@@ -220,12 +303,13 @@ pub async fn take_over(
     key: &ObjectKey,
     token: OwnerToken,
 ) -> Result<Answer, Failure> {
-    let _lock = HostLock::take(context).await?;
+    let _lock = take_turn(context).await?;
     let owner = Owner {
         token,
         claimed: true,
+        holder: Some(holder(context)),
     };
-    if set_owner(context, key, &owner, |_| true)? {
+    if set_owner(context, key, |_| Some(owner.clone()))? {
         Ok(Answer::TakenOver { owner })
     } else {
         Err(Failure::new(
@@ -235,36 +319,33 @@ pub async fn take_over(
     }
 }
 
+/// Gives an object the owner that is made of its present one, if any is; whether it has.
 fn set_owner(
     context: &Context,
     key: &ObjectKey,
-    owner: &Owner,
-    when: impl Fn(&Owner) -> bool,
+    new: impl Fn(&Owner) -> Option<Owner>,
 ) -> Result<bool, Failure> {
     match key {
-        ObjectKey::Host => set_owner_of::<Host>(context, "host", owner, when),
-        ObjectKey::Image(name) => set_owner_of::<Image>(context, name.as_str(), owner, when),
-        ObjectKey::Container(name) => {
-            set_owner_of::<Container>(context, name.as_str(), owner, when)
-        }
-        ObjectKey::Address(name) => set_owner_of::<Address>(context, name, owner, when),
+        ObjectKey::Host => set_owner_of::<Host>(context, "host", new),
+        ObjectKey::Image(name) => set_owner_of::<Image>(context, name.as_str(), new),
+        ObjectKey::Container(name) => set_owner_of::<Container>(context, name.as_str(), new),
+        ObjectKey::Address(name) => set_owner_of::<Address>(context, name, new),
     }
 }
 
 fn set_owner_of<O: Object>(
     context: &Context,
     name: &str,
-    owner: &Owner,
-    when: impl Fn(&Owner) -> bool,
+    new: impl Fn(&Owner) -> Option<Owner>,
 ) -> Result<bool, Failure> {
     let Some(mut stored) = context.store.get::<O>(name)? else {
         return Ok(false);
     };
-    if !when(&stored.owner) {
+    let Some(owner) = new(&stored.owner) else {
         return Ok(false);
-    }
-    if stored.owner != *owner {
-        stored.owner = owner.clone();
+    };
+    if stored.owner != owner {
+        stored.owner = owner;
         context.store.put(&stored)?;
     }
     Ok(true)

@@ -1,11 +1,22 @@
 //! Frames on stdin and stdout.
 
+use std::{
+    cell::Cell,
+    pin::Pin,
+    rc::Rc,
+    task::{self, Poll},
+    time::Duration,
+};
+
 use protocol::{
     Failure, FailureKind,
-    frame::{FrameKind, HEADER_LENGTH, Header, InvalidFrame},
+    frame::{FrameKind, HEADER_LENGTH, Header, InvalidFrame, REQUEST_LIMIT},
     message::{Event, Request},
 };
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    time::{Instant, sleep_until},
+};
 
 use crate::failure::Context as _;
 
@@ -16,6 +27,47 @@ pub enum Incoming {
     Request(u32, Result<Box<Request>, Failure>),
     /// A piece of an upload.
     Data(u32, Vec<u8>),
+    /// The provider is still there.
+    Heartbeat,
+}
+
+/// Notes when the last bytes came.
+pub struct Heard<S> {
+    stream: S,
+    at: Rc<Cell<Instant>>,
+}
+
+/// When the last bytes came.
+pub struct LastHeard(Rc<Cell<Instant>>);
+
+/// A stream, and when it was last heard.
+pub fn heard<S>(stream: S) -> (Heard<S>, LastHeard) {
+    let at = Rc::new(Cell::new(Instant::now()));
+    let last = LastHeard(Rc::clone(&at));
+    (Heard { stream, at }, last)
+}
+
+impl LastHeard {
+    /// Waits until nothing has come for so long.
+    pub async fn silent_for(&self, time: Duration) {
+        while self.0.get().elapsed() < time {
+            sleep_until(self.0.get() + time).await;
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if read.is_ready() {
+            self.at.set(Instant::now());
+        }
+        read
+    }
 }
 
 /// Reads the next frame; none at the end of the stream.
@@ -27,23 +79,18 @@ pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<Incomi
         Err(error) => return Err(error).doing(|| "read a request"),
     }
     let header = Header::decode(bytes).map_err(protocol_failure)?;
+    // Answers may be longer than requests, which share their frames.
+    if header.kind == FrameKind::Message && header.length > REQUEST_LIMIT {
+        return Err(protocol_failure(InvalidFrame::Length(header.length)));
+    }
     let mut payload = vec![0; header.length];
     if stream.read_exact(&mut payload).await.is_err() {
         return Ok(None);
     }
     Ok(Some(match header.kind {
+        FrameKind::Heartbeat => Incoming::Heartbeat,
         FrameKind::Data => Incoming::Data(header.id, payload),
-        FrameKind::Message => Incoming::Request(
-            header.id,
-            serde_json::from_slice(&payload)
-                .map(Box::new)
-                .map_err(|error| {
-                    Failure::new(
-                        FailureKind::Protocol,
-                        format!("the agent doesn't understand this request: {error}"),
-                    )
-                }),
-        ),
+        FrameKind::Message => Incoming::Request(header.id, Request::decode(&payload).map(Box::new)),
     }))
 }
 
@@ -53,6 +100,7 @@ pub async fn write(
     id: u32,
     event: &Event,
 ) -> Result<(), Failure> {
+    fault::point(|| format!("before: send {}", event.name()));
     let payload = serde_json::to_vec(event).map_err(|error| {
         Failure::new(FailureKind::Protocol, format!("encode an answer: {error}"))
     })?;
@@ -61,19 +109,40 @@ pub async fn write(
         id,
         length: payload.len(),
     };
-    let header = header.encode().map_err(protocol_failure)?;
-    stream
-        .write_all(&header)
-        .await
-        .doing(|| "write an answer")?;
-    stream
-        .write_all(&payload)
-        .await
-        .doing(|| "write an answer")?;
-    stream.flush().await.doing(|| "write an answer")
+    let mut frame = header.encode().map_err(protocol_failure)?.to_vec();
+    frame.extend(payload);
+    let written = async {
+        stream.write_all(&frame).await?;
+        stream.flush().await
+    };
+    written.await.doing(|| format!("send {}", event.name()))
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "stands in map_err")]
 fn protocol_failure(error: InvalidFrame) -> Failure {
     Failure::new(FailureKind::Protocol, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn silence_begins_with_the_last_byte() {
+        let (mut far, near) = tokio::io::duplex(64);
+        let (mut near, last) = heard(near);
+        let second = Duration::from_secs(1);
+        let mut silence = Box::pin(last.silent_for(4 * second));
+        let begun = Instant::now();
+        for _ in 0..5 {
+            tokio::select! {
+                () = &mut silence => panic!("silent after {:?}", begun.elapsed()),
+                () = tokio::time::sleep(3 * second) => {}
+            }
+            far.write_all(b"x").await.unwrap();
+            near.read_u8().await.unwrap();
+        }
+        silence.await;
+        assert_eq!(begun.elapsed(), 19 * second);
+    }
 }

@@ -13,7 +13,7 @@ use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
 use protocol::{
     Failure, FailureKind,
     desired::Desired,
-    frame::MAGIC,
+    frame::{MAGIC, SILENCE},
     message::{Answer, Event, Put, Request},
 };
 use tokio::{
@@ -36,6 +36,12 @@ const QUESTION_TIME: Duration = Duration::from_mins(1);
 /// How long a change may go on after its provider is gone, until its next safe point.
 const GRACE: Duration = Duration::from_secs(20);
 
+/// How long what is still to be said may take to go out: a frozen line takes nothing.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Terraform's parallelism is 10 unless asked otherwise.
+const MOST_REQUESTS: usize = 4096;
+
 /// A request under way.
 struct UnderWay {
     cancel: CancellationToken,
@@ -56,11 +62,11 @@ struct Connection {
 /// Serves one provider until it closes stdin.
 pub async fn run(context: Context) -> Result<(), Failure> {
     let mut output = stdout();
-    output
-        .write_all(MAGIC)
-        .await
-        .doing(|| "greet the provider")?;
-    output.flush().await.doing(|| "greet the provider")?;
+    let greeted = async {
+        output.write_all(MAGIC).await?;
+        output.flush().await
+    };
+    greeted.await.doing(|| "greet the provider")?;
     let (events, mut queue) = mpsc::unbounded_channel::<(u32, Event)>();
     let writer = spawn_local(async move {
         while let Some((id, event)) = queue.recv().await {
@@ -81,18 +87,30 @@ pub async fn run(context: Context) -> Result<(), Failure> {
     let result = connection.listen().await;
     connection.end().await;
     // The queue is closed by now; what is still in it goes out.
-    drop(writer.await);
+    drop(tokio::time::timeout(LAST_WORDS, writer).await);
     result
 }
 
 impl Connection {
     async fn listen(&mut self) -> Result<(), Failure> {
-        let mut input = stdin();
-        while let Some(incoming) = frames::read(&mut input).await? {
+        let (mut input, last_heard) = frames::heard(stdin());
+        loop {
+            let incoming = tokio::select! {
+                biased;
+                incoming = frames::read(&mut input) => incoming?,
+                () = last_heard.silent_for(SILENCE) => None,
+            };
+            let Some(incoming) = incoming else {
+                return Ok(());
+            };
+            if let Some(session) = &self.session {
+                session.show_life()?;
+            }
             match incoming {
+                Incoming::Heartbeat => {}
                 Incoming::Data(id, piece) => {
                     if let Some(request) = self.under_way.borrow_mut().get_mut(&id) {
-                        request.intake.put(piece);
+                        request.intake.put(piece)?;
                     }
                 }
                 Incoming::Request(id, Err(failure)) => self.done(id, Err(failure)),
@@ -100,7 +118,6 @@ impl Connection {
             }
             while self.tasks.try_join_next().is_some() {}
         }
-        Ok(())
     }
 
     fn done(&self, id: u32, result: Result<Answer, Failure>) {
@@ -109,6 +126,7 @@ impl Connection {
     }
 
     fn begin(&mut self, id: u32, request: Request) {
+        fault::point(|| format!("before: {}", request.name()));
         match request {
             Request::Hello {
                 version,
@@ -131,6 +149,13 @@ impl Connection {
                     "the first request of a connection has to be hello",
                 )),
             ),
+            _ if self.under_way.borrow().len() >= MOST_REQUESTS => self.done(
+                id,
+                Err(Failure::new(
+                    FailureKind::Busy,
+                    format!("{MOST_REQUESTS} requests are under way on this connection"),
+                )),
+            ),
             request => self.spawn(id, request),
         }
     }
@@ -145,17 +170,23 @@ impl Connection {
             return Err(Failure::new(
                 FailureKind::Protocol,
                 format!(
-                    "the provider speaks version {version} and this agent version {}",
+                    "the provider speaks version {version} of the protocol, and nspawn-agent {} version {}",
+                    protocol::RELEASE,
                     protocol::VERSION
                 ),
-            ));
+            )
+            .help("Use a provider with the agent that it was released with, without NSPAWN_AGENT_X86_64 or NSPAWN_AGENT_AARCH64 at its build."));
+        }
+        if let Err(failure) = host::in_force::refuse_newer(&self.context) {
+            host::install::withdraw()?;
+            return Err(failure);
         }
         self.session = Some(Session::open(&self.context.run_folder, session)?);
         self.context.session = Some(session.clone());
         self.context.holder = holder;
         Ok(Answer::Welcome {
             version: protocol::VERSION,
-            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            agent_version: protocol::RELEASE.to_owned(),
             machine_id: host::facts::machine_id()?,
         })
     }

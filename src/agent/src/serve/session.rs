@@ -1,60 +1,69 @@
 //! A provider process's session: a locked file for as long as the process is connected.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    os::unix::fs::OpenOptionsExt as _,
+    fs,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use protocol::{Failure, name::SessionId};
-use rustix::fs::{FlockOperation, flock};
 
-use crate::{failure::Context as _, system::files};
+use crate::{failure::Context as _, lock::Presence, system::files};
 
 /// One connection of a session. The kernel lets its lock go when the process dies.
 #[derive(Debug)]
 pub struct Session {
     path: PathBuf,
-    _file: File,
+    presence: Presence,
 }
 
 fn folder(run_folder: &Path) -> PathBuf {
     run_folder.join("sessions")
 }
 
+/// The file that the connections of a session hold.
+pub fn path(run_folder: &Path, id: &SessionId) -> PathBuf {
+    folder(run_folder).join(id.as_str())
+}
+
 impl Session {
     /// Notes that this session is connected; a session may be connected twice while it reconnects.
     pub fn open(run_folder: &Path, id: &SessionId) -> Result<Self, Failure> {
-        let path = folder(run_folder).join(id.as_str());
+        let path = path(run_folder, id);
+        files::create_folder(run_folder, 0o755)?;
         files::create_folder(&folder(run_folder), 0o700)?;
-        let deed = || format!("open the session {}", path.display());
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-            .open(&path)
-            .doing(deed)?;
-        flock(&file, FlockOperation::NonBlockingLockShared).doing(deed)?;
-        Ok(Self { path, _file: file })
+        // Of processes that were killed.
+        any_alive(run_folder)?;
+        let presence = Presence::show(&path)?;
+        let session = Self { path, presence };
+        session.show_life()?;
+        Ok(session)
+    }
+
+    /// Notes that the provider was heard just now.
+    pub fn show_life(&self) -> Result<(), Failure> {
+        self.presence
+            .renew()
+            .doing(|| format!("note the time in {}", self.path.display()))
     }
 
     /// Ends this connection's part of the session.
     pub fn close(self) -> Result<(), Failure> {
         let path = self.path.clone();
         drop(self);
-        if is_free(&path) {
-            files::remove_file(&path)?;
-        }
-        Ok(())
+        Presence::clear(&path).map(drop)
     }
 }
 
 /// Whether a session is connected.
 pub fn is_alive(run_folder: &Path, id: &SessionId) -> bool {
-    !is_free(&folder(run_folder).join(id.as_str()))
+    Presence::is_shown(&path(run_folder, id))
+}
+
+/// Whether a session that is connected was heard after this time: one that was not may be frozen.
+pub fn was_heard_since(run_folder: &Path, id: &SessionId, time: SystemTime) -> bool {
+    let modified = fs::metadata(path(run_folder, id)).and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|modified| modified > time)
 }
 
 /// Whether any session is connected; removes the files of those that died.
@@ -64,25 +73,28 @@ pub fn any_alive(run_folder: &Path) -> Result<bool, Failure> {
     };
     let mut alive = false;
     for entry in entries.flatten() {
-        if is_free(&entry.path()) {
-            files::remove_file(&entry.path())?;
-        } else {
-            alive = true;
-        }
+        alive |= !Presence::clear(&entry.path())?;
     }
     Ok(alive)
-}
-
-fn is_free(path: &Path) -> bool {
-    match File::open(path) {
-        Ok(file) => flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok(),
-        Err(_) => true,
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_shows_when_it_was_heard() {
+        let folder = tempfile::tempdir().unwrap();
+        let id: SessionId = "a".repeat(32).parse().unwrap();
+        let session = Session::open(folder.path(), &id).unwrap();
+        let hour = std::time::Duration::from_hours(1);
+        let now = SystemTime::now();
+        let file = fs::File::open(path(folder.path(), &id)).unwrap();
+        file.set_modified(now - hour).unwrap();
+        assert!(!was_heard_since(folder.path(), &id, now));
+        session.show_life().unwrap();
+        assert!(was_heard_since(folder.path(), &id, now - hour / 2));
+    }
 
     #[test]
     fn a_session_lives_as_long_as_one_of_its_connections() {
@@ -93,6 +105,12 @@ mod tests {
         let second = Session::open(folder.path(), &id).unwrap();
         first.close().unwrap();
         assert!(is_alive(folder.path(), &id) && any_alive(folder.path()).unwrap());
+        // Another run clears away what died, and only that.
+        std::fs::write(folder.path().join("sessions").join("b".repeat(32)), "").unwrap();
+        let third = Session::open(folder.path(), &"c".repeat(32).parse().unwrap()).unwrap();
+        let left = std::fs::read_dir(folder.path().join("sessions")).unwrap();
+        assert_eq!(left.count(), 2);
+        third.close().unwrap();
         drop(second);
         assert!(!is_alive(folder.path(), &id) && !any_alive(folder.path()).unwrap());
     }

@@ -1,29 +1,60 @@
 //! The whole host in one reply, and one object as the answer to its change. Reading heals nothing.
 
+use std::time::Duration;
+
 use protocol::{
     Failure, FailureKind,
     desired::ObjectKey,
     observed::{Object, Observed, Snapshot},
 };
 
+use tokio::time::{Instant, sleep};
+
 use crate::{
     address, container,
     context::Context,
     host, image,
-    reconcile::{Observation, Scope, observe},
+    reconcile::{Observation, Scope, observe, plan},
     store::{Inventory, Kept, Stored},
 };
 
+/// How long the resident service may take to mend something, such as the port of a guest that starts just now.
+const MENDED_WITHIN: Duration = Duration::from_secs(1);
+
+/// How often it is looked at meanwhile.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Looks at the host. What the resident service is about to mend is no drift.
+async fn look(context: &Context) -> Result<(Inventory, Observation), Failure> {
+    let until = Instant::now() + MENDED_WITHIN;
+    loop {
+        let inventory = context.store.inventory()?;
+        let observed = context
+            .within(observe(context, &inventory, &Scope::All))
+            .await?;
+        let is_being_mended = observed.host.service == "active"
+            && !plan(&inventory, &observed, &Scope::All).is_empty();
+        if !is_being_mended || Instant::now() >= until {
+            return Ok((inventory, observed));
+        }
+        sleep(INTERVAL).await;
+    }
+}
+
 /// The whole host.
 pub async fn snapshot(context: &Context) -> Result<Snapshot, Failure> {
-    let inventory = context.store.inventory()?;
-    let observed = context
-        .within(observe(context, &inventory, &Scope::All))
-        .await?;
+    let (inventory, mut observed) = look(context).await?;
+    host::in_force::pass_over_differences(context, &mut observed)?;
     let host = match &inventory.host {
         Some(stored) => {
             let (state, drift) = host::state(context, stored, &inventory, &observed)?;
-            Some(told(stored, state, drift))
+            let mut told = told(stored, state, drift);
+            // What isn't confirmed goes back by itself. Told as what is, it would keep the next apply, after one
+            // that was killed, from making and confirming it.
+            if let Some(former) = host::pending::read(context)?.and_then(|pending| pending.former) {
+                told.desired = former.desired;
+            }
+            Some(told)
         }
         None => None,
     };

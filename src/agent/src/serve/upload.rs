@@ -1,6 +1,9 @@
 //! A file that the provider streams up along with a request.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use protocol::{Failure, FailureKind, frame::DATA_WINDOW, message::Event};
 use tokio::sync::mpsc;
@@ -10,25 +13,37 @@ use crate::context::Context;
 /// Where the events of a request go.
 pub type EventSender = mpsc::UnboundedSender<(u32, Event)>;
 
+/// What has come in and wasn't taken yet.
+#[derive(Clone, Copy, Default)]
+struct Waiting {
+    /// Whether the file was asked for.
+    asked_for: bool,
+    bytes: u64,
+}
+
 /// A file that the provider streams up when it is asked to.
 #[derive(Clone)]
 pub struct Upload {
     id: u32,
     events: EventSender,
+    waiting: Rc<Cell<Waiting>>,
     arrived: Rc<RefCell<Option<mpsc::UnboundedReceiver<Vec<u8>>>>>,
 }
 
 /// The two ends of an upload: the deed's, and the one that frames are put into.
 pub fn upload(id: u32, events: EventSender) -> (Upload, Intake) {
     let (sender, receiver) = mpsc::unbounded_channel();
+    let waiting = Rc::new(Cell::default());
     let upload = Upload {
         id,
         events,
+        waiting: Rc::clone(&waiting),
         arrived: Rc::new(RefCell::new(Some(receiver))),
     };
     (
         upload,
         Intake {
+            waiting,
             sender: Some(sender),
         },
     )
@@ -36,18 +51,34 @@ pub fn upload(id: u32, events: EventSender) -> (Upload, Intake) {
 
 /// Where data frames are put in.
 pub struct Intake {
+    waiting: Rc<Cell<Waiting>>,
     sender: Option<mpsc::UnboundedSender<Vec<u8>>>,
 }
 
 impl Intake {
-    /// Takes one frame; the empty one ends the upload.
-    pub fn put(&mut self, piece: Vec<u8>) {
+    /// Takes one frame; the empty one ends the upload. Whoever sends more than the window would make
+    /// the agent hold all of it.
+    pub fn put(&mut self, piece: Vec<u8>) -> Result<(), Failure> {
+        let Some(sender) = &self.sender else {
+            return Ok(());
+        };
         if piece.is_empty() {
             self.sender = None;
-        } else if let Some(sender) = &self.sender {
-            // A deed that has ended reads no more; its answer says why.
-            let _ = sender.send(piece);
+            return Ok(());
         }
+        let mut waiting = self.waiting.get();
+        waiting.bytes += piece.len() as u64;
+        if !waiting.asked_for || waiting.bytes > DATA_WINDOW {
+            return Err(Failure::new(
+                FailureKind::Protocol,
+                "the provider sent more of a file than it was asked for",
+            ));
+        }
+        // A deed that has ended reads no more; its answer says why.
+        if sender.send(piece).is_ok() {
+            self.waiting.set(waiting);
+        }
+        Ok(())
     }
 }
 
@@ -60,10 +91,15 @@ impl Upload {
                 "a file was asked for twice in one request",
             )
         })?;
+        self.waiting.set(Waiting {
+            asked_for: true,
+            ..self.waiting.get()
+        });
         let _ = self.events.send((self.id, Event::WantData));
         Ok(UploadReader {
             id: self.id,
             events: self.events.clone(),
+            waiting: Rc::clone(&self.waiting),
             arrived,
             taken: 0,
             acknowledged: 0,
@@ -75,6 +111,7 @@ impl Upload {
 pub struct UploadReader {
     id: u32,
     events: EventSender,
+    waiting: Rc<Cell<Waiting>>,
     arrived: mpsc::UnboundedReceiver<Vec<u8>>,
     taken: u64,
     acknowledged: u64,
@@ -91,7 +128,34 @@ impl UploadReader {
         let piece = context
             .within(async { Ok(self.arrived.recv().await) })
             .await?;
-        self.taken += piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        let length = piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        self.taken += length;
+        let waiting = self.waiting.get();
+        self.waiting.set(Waiting {
+            bytes: waiting.bytes - length,
+            ..waiting
+        });
         Ok(piece)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::frame::DATA_LIMIT;
+
+    use super::*;
+
+    #[test]
+    fn what_nobody_asked_for_is_not_kept() {
+        let (events, _queue) = mpsc::unbounded_channel();
+        let (upload, mut intake) = upload(1, events);
+        assert!(intake.put(vec![0]).is_err(), "before it was asked for");
+        let _reader = upload.start().unwrap();
+        let mut taken = 0;
+        while intake.put(vec![0; DATA_LIMIT]).is_ok() {
+            taken += DATA_LIMIT as u64;
+            assert!(taken <= DATA_WINDOW, "{taken}");
+        }
+        assert_eq!(taken, DATA_WINDOW);
     }
 }

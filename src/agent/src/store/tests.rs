@@ -7,6 +7,7 @@ fn address(text: &str) -> Stored<Address> {
         owner: Owner {
             token: "a".repeat(32).parse().unwrap(),
             claimed: false,
+            holder: None,
         },
         session: "b".repeat(32).parse().unwrap(),
         desired: Address {

@@ -9,6 +9,7 @@ use std::{
 
 use protocol::{Failure, FailureKind};
 
+use super::remove;
 use crate::failure::Context as _;
 
 /// The first line of every file of ours outside /etc/nspawn-agent.
@@ -50,9 +51,13 @@ pub fn replace(path: &Path, contents: &[u8], mode: u32) -> Result<(), Failure> {
             .mode(mode)
             .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
             .open(&temporary)?;
+        fault::point(|| format!("make {}", temporary.display()));
         file.write_all(contents)?;
+        fault::point(|| format!("fill {}", temporary.display()));
         file.sync_all()?;
+        fault::point(|| format!("sync {}", temporary.display()));
         fs::rename(&temporary, path)?;
+        fault::point(|| format!("rename {}", temporary.display()));
         File::open(folder)?.sync_all()
     })();
     if written.is_err() {
@@ -61,53 +66,85 @@ pub fn replace(path: &Path, contents: &[u8], mode: u32) -> Result<(), Failure> {
     written.doing(deed)
 }
 
+/// Writes a file in its place, which takes no room on the disk when it grows by little. A power cut may leave half
+/// of it.
+pub fn overwrite(path: &Path, contents: &[u8]) -> Result<(), Failure> {
+    let write = || {
+        let mut file = File::options().write(true).open(path)?;
+        file.write_all(contents)?;
+        file.set_len(contents.len() as u64)?;
+        file.sync_all()
+    };
+    write().doing(|| format!("write {} in its place", path.display()))
+}
+
 /// Removes a file; nothing happens when it isn't there.
 pub fn remove_file(path: &Path) -> Result<(), Failure> {
     match fs::remove_file(path) {
         Err(error)
-            if !matches!(
+            if matches!(
                 error.kind(),
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
             ) =>
         {
-            Err(error).doing(|| format!("remove {}", path.display()))
+            Ok(())
         }
+        removed => removed.doing(|| format!("remove {}", path.display())),
+    }
+}
+
+/// Removes a file, which a power cut must not bring back.
+pub fn remove_for_good(path: &Path) -> Result<(), Failure> {
+    remove_file(path)?;
+    match path.parent().map(File::open) {
+        Some(Ok(folder)) => folder
+            .sync_all()
+            .doing(|| format!("bring the removal of {} to the disk", path.display())),
+        // Without a folder there is no file.
         _ => Ok(()),
     }
 }
 
 /// Makes a folder and those above it.
 pub fn create_folder(path: &Path, mode: u32) -> Result<(), Failure> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .doing(|| format!("make the folder {}", path.display()))
+    /// Another process may remove one that is empty still.
+    const TRIES: usize = 10;
+    let make = || {
+        if path.is_dir() {
+            return Ok(());
+        }
+        DirBuilder::new().recursive(true).mode(mode).create(path)
+    };
+    let mut result = make();
+    for _ in 1..TRIES {
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => result = make(),
+            _ => break,
+        }
+    }
+    result.doing(|| format!("make the folder {}", path.display()))
 }
 
-/// Removes a folder that is empty; any other is left.
+/// Removes a folder that is empty; any other is left, and so is one that is a file system of its own.
 pub fn remove_empty_folder(path: &Path) -> Result<(), Failure> {
     match fs::remove_dir(path) {
         Err(error)
-            if !matches!(
+            if matches!(
                 error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::DirectoryNotEmpty
+                    | io::ErrorKind::ResourceBusy
             ) =>
         {
-            Err(error).doing(|| format!("remove the folder {}", path.display()))
+            Ok(())
         }
-        _ => Ok(()),
+        removed => removed.doing(|| format!("remove the folder {}", path.display())),
     }
 }
 
 /// Removes a file or a folder with all that is in it; nothing happens when it isn't there.
 pub fn remove_tree(path: &Path) -> Result<(), Failure> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).doing(|| format!("remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+    remove::remove_tree(path).doing(|| format!("remove {}", path.display()))
 }
 
 /// How a file of ours stands to what it should hold.
@@ -125,6 +162,10 @@ pub enum OwnFile {
 
 /// Compares a file with what it should hold; `contents` carry the [`HEADER`].
 pub fn compare(path: &Path, contents: &str) -> Result<OwnFile, Failure> {
+    // A link or a folder in its place must not keep all else from being looked at.
+    if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Ok(OwnFile::Foreign);
+    }
     Ok(match read(path)? {
         None => OwnFile::Missing,
         Some(found) if found == contents.as_bytes() => OwnFile::Same,
@@ -157,4 +198,36 @@ pub fn write_own(path: &Path, contents: &str, mode: u32) -> Result<(), Failure> 
         create_folder(folder, 0o755)?;
     }
     replace(path, contents.as_bytes(), mode)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_is_made_while_another_process_tidies_up() {
+        const ROUNDS: usize = 2000;
+        let top = tempfile::tempdir().unwrap();
+        let (outer, inner) = (top.path().join("outer"), top.path().join("outer/inner"));
+        // Others tidy up a few times meanwhile, and not in a loop without an end.
+        let together = Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..ROUNDS {
+                    together.wait();
+                    for folder in [&inner, &outer].repeat(4) {
+                        remove_empty_folder(folder).unwrap();
+                    }
+                }
+            });
+            let round = |_| {
+                together.wait();
+                create_folder(&inner, 0o700)
+            };
+            let failures: Vec<_> = (0..ROUNDS).filter_map(|at| round(at).err()).collect();
+            assert!(failures.is_empty(), "{failures:?}");
+        });
+    }
 }

@@ -1,7 +1,9 @@
 //! The narrow door behind which kernel, systemd and disk stand.
 
 pub mod files;
+pub mod journal;
 pub mod netlink;
 pub mod nft;
+mod remove;
 pub mod sysctl;
 pub mod systemd;

@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use protocol::{Failure, FailureKind};
 use zbus::{Connection, OwnedObjectPath};
 
+use super::netlink::hexadecimal;
 use crate::{context::Context, failure::Context as _};
 
 /// How the units of containers begin; the container follows.
@@ -72,6 +73,17 @@ trait Unit {
     fn need_daemon_reload(&self) -> zbus::Result<bool>;
     #[zbus(property(emits_changed_signal = "false"))]
     fn job(&self) -> zbus::Result<(u32, OwnedObjectPath)>;
+    #[zbus(property(emits_changed_signal = "false"), name = "InvocationID")]
+    fn invocation(&self) -> zbus::Result<Vec<u8>>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Service",
+    default_service = "org.freedesktop.systemd1"
+)]
+trait Service {
+    #[zbus(property(emits_changed_signal = "false"), name = "MainPID")]
+    fn main_process(&self) -> zbus::Result<u32>;
 }
 
 #[zbus::proxy(
@@ -82,6 +94,7 @@ trait Unit {
 trait Machines {
     fn list_machines(&self) -> zbus::Result<Vec<(String, String, String, OwnedObjectPath)>>;
     fn get_machine(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    fn unregister_machine(&self, name: &str) -> zbus::Result<()>;
     fn kill_machine(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
 }
 
@@ -117,14 +130,29 @@ impl UnitState {
         !matches!(self.active.as_str(), "inactive" | "failed")
     }
 
+    /// Whether it is up and running.
+    pub fn is_ready(&self) -> bool {
+        self.active == "active"
+    }
+
+    /// Whether it is on its way up.
+    pub fn is_starting(&self) -> bool {
+        self.active == "activating"
+    }
+
     /// Whether it is on its way down: a start now waits until it is.
     pub fn is_stopping(&self) -> bool {
         self.active == "deactivating"
     }
 
-    /// Whether it failed.
+    /// Whether it failed, and is started again in a moment or not at all.
     pub fn is_failed(&self) -> bool {
-        self.active == "failed"
+        self.active == "failed" || self.awaits_restart()
+    }
+
+    /// Whether it failed and is started again in a moment; nothing of it runs.
+    pub fn awaits_restart(&self) -> bool {
+        self.sub.starts_with("auto-restart")
     }
 }
 
@@ -183,7 +211,7 @@ impl Systemd {
     /// Makes systemd read a unit's files again where it holds older ones. A unit that it hasn't
     /// loaded yet is read fresh, without the reload of everything that takes long on a full host.
     pub async fn refresh_unit(&self, unit: &str) -> Result<(), Failure> {
-        let deed = || format!("load {unit}");
+        let deed = || format!("look at {unit}");
         let manager = self.manager().await?;
         let path = manager.load_unit(unit).await.doing(deed)?;
         let proxy = self.unit(path).await?;
@@ -227,6 +255,22 @@ impl Systemd {
             active: proxy.active_state().await.doing(deed)?,
             sub: proxy.sub_state().await.doing(deed)?,
         })
+    }
+
+    /// Its newest run, as the journal names it; `None` when it never ran. sd_id128_get_invocation(3)
+    pub async fn invocation(&self, unit: &str) -> Result<Option<String>, Failure> {
+        let deed = || format!("look at {unit}");
+        let path = self.manager().await?.load_unit(unit).await.doing(deed)?;
+        let id = self.unit(path).await?.invocation().await.doing(deed)?;
+        Ok((!id.is_empty()).then(|| hexadecimal(&id)))
+    }
+
+    /// The process id of a service; 0 when it doesn't run.
+    pub async fn main_process(&self, unit: &str) -> Result<u32, Failure> {
+        let deed = || format!("look at {unit}");
+        let path = self.manager().await?.load_unit(unit).await.doing(deed)?;
+        let built = ServiceProxy::builder(&self.connection).path(path).build();
+        built.await.doing(deed)?.main_process().await.doing(deed)
     }
 
     /// The loaded units whose names match a pattern.
@@ -314,8 +358,8 @@ impl Systemd {
     /// Clears a unit's failed state; fine when it has none.
     pub async fn reset_failed(&self, unit: &str) -> Result<(), Failure> {
         match self.manager().await?.reset_failed_unit(unit).await {
-            Err(error) if !is_unknown(&error) => Err(error).doing(|| format!("reset {unit}")),
-            _ => Ok(()),
+            Err(error) if is_unknown(&error) => Ok(()),
+            reset => reset.doing(|| format!("reset {unit}")),
         }
     }
 
@@ -359,6 +403,14 @@ impl Systemd {
         }
     }
 
+    /// Makes systemd-machined forget a machine, without ending anything; fine when it knows none of that name.
+    pub async fn unregister(&self, machine: &str) -> Result<(), Failure> {
+        match self.machines().await?.unregister_machine(machine).await {
+            Err(error) if is_unknown(&error) => Ok(()),
+            forgotten => forgotten.doing(|| format!("unregister the machine {machine}")),
+        }
+    }
+
     /// Kills a machine's first process, and with it all others; fine when it doesn't run.
     pub async fn kill(&self, machine: &str) -> Result<(), Failure> {
         match self
@@ -367,10 +419,8 @@ impl Systemd {
             .kill_machine(machine, "leader", libc::SIGKILL)
             .await
         {
-            Err(error) if !is_unknown(&error) => {
-                Err(error).doing(|| format!("end the machine {machine}"))
-            }
-            _ => Ok(()),
+            Err(error) if is_unknown(&error) => Ok(()),
+            ended => ended.doing(|| format!("end the machine {machine}")),
         }
     }
 }

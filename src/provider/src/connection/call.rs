@@ -39,6 +39,8 @@ pub struct Call {
     pub(super) cancellation: CancellationToken,
     pub(super) progress: Option<Progress>,
     pub(super) upload: Option<PathBuf>,
+    /// For how long after the first attempt it is sent again when the connection drops; always, without.
+    pub(super) repeat_within: Option<Duration>,
 }
 
 /// How much longer than the agent the provider waits, so that the agent's own, better error arrives.
@@ -61,7 +63,16 @@ impl Call {
             cancellation: CancellationToken::new(),
             progress: None,
             upload: None,
+            repeat_within: None,
         }
+    }
+
+    /// Lets a connection that drops later than that be the end: the host may have undone by then what
+    /// it was asked for, and why it dropped.
+    #[must_use]
+    pub fn repeat_within(mut self, time: Duration) -> Self {
+        self.repeat_within = Some(time);
+        self
     }
 
     /// How long the whole call may take.

@@ -5,8 +5,10 @@ use std::fmt;
 /// What went wrong, coarsely: decides whether to wait and try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ConnectionErrorKind {
-    /// No TCP connection: refused, no route, no such name, or nobody answered in time.
+    /// No TCP connection: refused, no route, or nobody answered in time.
     Unreachable,
+    /// The name of the host has no address.
+    UnknownName,
     /// Connected, but the other end closed or said nothing before SSH was up, as a booting sshd does.
     NotReady,
     /// The host's key is in no known_hosts file and not pinned.
@@ -42,7 +44,10 @@ pub enum ConnectionErrorKind {
 impl ConnectionErrorKind {
     /// Whether a host that is still booting, or reboots once more, looks like this.
     pub fn may_be_booting(self) -> bool {
-        matches!(self, Self::Unreachable | Self::NotReady | Self::Lost)
+        matches!(
+            self,
+            Self::Unreachable | Self::UnknownName | Self::NotReady | Self::Lost
+        )
     }
 }
 
@@ -84,7 +89,8 @@ impl ConnectionError {
             kind,
             host: host.to_string(),
             doing: doing.into(),
-            reason: reason.into(),
+            // What a server or a login shell says may hold anything.
+            reason: texts::printable(&reason.into()),
             help: None,
         }
     }

@@ -24,6 +24,9 @@ use super::{
 /// hundreds of its resources doesn't wait for the same timeout again and again.
 const ERROR_STANDS: Duration = Duration::from_secs(30);
 
+/// How long a name that can't be looked up is tried: its record may be as new as the host. A typo is not waited for.
+const NAME_PATIENCE: Duration = Duration::from_secs(30);
+
 /// The first and the longest pause between attempts to reach a booting host.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
@@ -114,13 +117,25 @@ impl Slot {
             .unwrap_or_else(|| Err(cancelled(target, "the provider is shutting down")))
     }
 
-    /// Connects; a host that seems to be booting is tried until the time is over.
+    /// Connects; a host that seems to be booting is tried until the time is over. A server that closes
+    /// before a word was said is short of connections, more often than not, and takes the next one:
+    /// MaxStartups and PerSourcePenalties in sshd_config(5).
     async fn try_until(&self, target: &Target, until: Instant) -> Result<Link, ConnectionError> {
         let mut pause = PAUSES.0;
         let mut again = true;
+        let soon = until.max(Instant::now() + self.connector.credentials.connect_timeout);
+        let begun = Instant::now();
+        let patience = |kind: ConnectionErrorKind| match kind {
+            ConnectionErrorKind::UnknownName => until.min(begun + NAME_PATIENCE),
+            ConnectionErrorKind::NotReady => soon,
+            _ => until,
+        };
         loop {
             match Link::open(target, &self.connector).await {
-                Err(error) if error.kind.may_be_booting() && Instant::now() + pause < until => {
+                Err(error)
+                    if error.kind.may_be_booting()
+                        && Instant::now() + pause < patience(error.kind) =>
+                {
                     tracing::info!(%error, "waiting for the host");
                     sleep_until(Instant::now() + pause).await;
                     pause = (pause * 2).min(PAUSES.1);
@@ -172,7 +187,8 @@ impl Host {
     /// A connection that has dropped is made again, once; a request that was on its way then is sent
     /// again, for the agent knows the same token and session as its own.
     pub async fn call(&self, call: Call) -> Result<Answer, CallError> {
-        let deadline = Instant::now() + call.deadline;
+        let begun = Instant::now();
+        let deadline = begun + call.deadline;
         let link = self.connected(&call, deadline).await?;
         let first = match link.call(&call, deadline).await {
             Err(CallError::Connection(error)) if error.kind == ConnectionErrorKind::Lost => error,
@@ -187,6 +203,10 @@ impl Host {
             .connected(&call, deadline)
             .await
             .map_err(|error| uncertain(&call, error))?;
+        let is_late = |limit: Duration| begun.elapsed() >= limit;
+        if call.repeat_within.is_some_and(is_late) {
+            return Err(uncertain(&call, first).into());
+        }
         match link.call(&call, deadline).await {
             Err(CallError::Connection(error)) => Err(uncertain(&call, error).into()),
             other => other,

@@ -1,6 +1,6 @@
 //! The agent's way onto the host: one script, one round trip where the agent is there already.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use protocol::frame::{MAGIC, NOISE_LIMIT};
 
@@ -13,6 +13,9 @@ use super::{
 /// The folder on the host that holds the agent. Only root may write there, and unlike /tmp it is
 /// never mounted noexec.
 pub(super) const FOLDER: &str = "/usr/local/lib/nspawn-agent";
+
+/// For starting the agent, an upload over a slow line included.
+pub(super) const START_TIMEOUT: Duration = Duration::from_mins(3);
 
 const DOING: &str = "starting the agent";
 
@@ -45,7 +48,7 @@ fn script(agents: &[Agent], folder: &str) -> String {
     let steps = [
         "umask 077".to_owned(),
         r#"say() { printf "\000nspawn-agent install %s\n" "$*"; }"#.to_owned(),
-        r#"t=; fail() { [ -z "$t" ] || rm -f "$t"; say "fail $*"; exit 1; }"#.to_owned(),
+        r#"t=; fail() { [ -z "$t" ] || { rm -f "$t"; rmdir "$d" 2>/dev/null; }; say "fail $*"; exit 1; }"#.to_owned(),
         r#"[ "$(id -u)" = 0 ] || fail root "$(id -un)""#.to_owned(),
         "m=$(uname -m)".to_owned(),
         format!("case $m in {cases}*) fail architecture $m;; esac"),
@@ -64,20 +67,23 @@ fn script(agents: &[Agent], folder: &str) -> String {
 }
 
 /// The part that takes the program from stdin. It never has its final name before it is whole.
-fn upload() -> [&'static str; 10] {
-    [
+fn upload() -> [String; 10] {
+    let steps = [
         r#"(umask 022 && mkdir -p "$d") || fail write "$d""#,
         "safe",
         // What a power cut left behind.
         r#"find "$d" -maxdepth 1 -name ".upload-*" -mmin +60 -delete"#,
         r#"t=$(mktemp "$d/.upload-XXXXXX") || fail write "$d""#,
-        r#"trap "rm -f \"$t\"" EXIT HUP INT TERM PIPE"#,
+        r#"trap "rm -f \"$t\"; rmdir \"$d\" 2>/dev/null" EXIT HUP INT TERM PIPE"#,
         "say need $m",
-        r#"head -c $n | gzip -dc > "$t" || fail write "$d""#,
+        // A frozen line never ends by itself.
+        r#"timeout LIMIT head -c $n | gzip -dc > "$t" || fail write "$d""#,
         r#"same "$t" || fail digest "$d""#,
         r#"chmod 0755 "$t" && sync "$t" && mv -fT "$t" "$b" && sync "$d" || fail write "$d""#,
         "trap - EXIT HUP INT TERM PIPE",
-    ]
+    ];
+    let limit = START_TIMEOUT.as_secs().to_string();
+    steps.map(|step| step.replace("LIMIT", &limit))
 }
 
 /// What the script has come to.

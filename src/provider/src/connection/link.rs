@@ -178,11 +178,19 @@ impl Link {
                 agent_version,
                 machine_id,
             }),
-            Ok(Answer::Welcome { version, .. }) => Err(failed(format!(
-                "it speaks version {version} of the protocol, and this provider version {VERSION}"
-            ))),
+            Ok(Answer::Welcome {
+                version,
+                agent_version,
+                ..
+            }) => Err(failed(format!(
+                "nspawn-agent {agent_version} speaks version {version} of the protocol, and this provider version {VERSION}"
+            ))
+            .help("Use a provider with the agent that it was released with, without NSPAWN_AGENT_X86_64 or NSPAWN_AGENT_AARCH64 at its build.")),
             Ok(other) => Err(failed(format!("it answered {other:?}"))),
-            Err(CallError::Failure(failure)) => Err(failed(failure.message)),
+            Err(CallError::Failure(failure)) => Err(ConnectionError {
+                help: failure.help,
+                ..failed(failure.message)
+            }),
             // An agent that can't even greet won't do so later.
             Err(CallError::Connection(error)) => Err(ConnectionError {
                 kind: ConnectionErrorKind::Install,
@@ -227,7 +235,9 @@ impl Link {
         if !self.is_alive() {
             return Err(self.lost().into());
         }
+        fault::point(|| format!("before: send {}", call.request.name()));
         self.send(wire::request(id, &call.request))?;
+        fault::done(|| format!("send {}", call.request.name()));
         flight.land(call, deadline).await
     }
 
@@ -294,7 +304,7 @@ impl Flight<'_> {
         let mut timed_out = false;
         loop {
             tokio::select! {
-                event = self.events.recv() => match event {
+                event = self.events.recv() => match noted(call, event) {
                     None => {
                         self.answered = true;
                         return Err(self.link.lost().into());
@@ -322,6 +332,7 @@ impl Flight<'_> {
                 },
                 piece = next_piece(upload.as_mut()) => {
                     let piece = piece?;
+                    fault::point(|| "before: send a piece of a file");
                     self.link.send(wire::data(self.id, piece))?;
                 }
                 () = call.cancellation.cancelled(), if !self.cancelled => self.cancel(),
@@ -346,4 +357,12 @@ impl Flight<'_> {
         )
         .help("Raise the resource's `timeouts`, or look at what keeps the host busy; then run apply again.")
     }
+}
+
+/// A fault point, for what is killed with an answer that nobody has seen.
+fn noted(call: &Call, event: Option<Event>) -> Option<Event> {
+    if let Some(event) = &event {
+        fault::done(|| format!("get {} to {}", event.name(), call.request.name()));
+    }
+    event
 }

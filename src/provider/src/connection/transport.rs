@@ -57,9 +57,10 @@ pub(super) fn connect(hop: &Hop, timeout: Duration) -> Result<Socket, Connection
         )
         .help("Check that the host is up, and that its firewall lets SSH through. If the host has moved to a new address, change `address` and run: terraform apply -refresh=false")
     };
-    let addresses = (hop.address.as_str(), hop.port)
-        .to_socket_addrs()
-        .map_err(|error| failed(error.to_string()))?;
+    let addresses = (hop.address.as_str(), hop.port).to_socket_addrs().map_err(|error| ConnectionError {
+        kind: ConnectionErrorKind::UnknownName,
+        ..failed(error.to_string()).help("Check the spelling of `address`, and that this machine can look the name up: getent hosts NAME")
+    })?;
     let mut reason = "the name has no address".to_owned();
     for address in addresses {
         let stream = TcpStream::connect_timeout(&address, timeout).and_then(|stream| {

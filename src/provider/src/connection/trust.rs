@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
+use texts::known_hosts::{Known, KnownHosts, written_name};
+
 use super::{
     credentials::{Credentials, HostKeyChecking, expand_home},
     error::{ConnectionError, ConnectionErrorKind},
     host_key::{HostKey, PublicKey},
-    known_hosts::{self, Known, KnownHosts},
+    known_hosts,
     ssh_config::Hop,
 };
 
@@ -114,7 +116,7 @@ impl<'a> Trust<'a> {
 
     fn changed(&self, key: &PublicKey) -> ConnectionError {
         let known: Vec<_> = self.known.keys.iter().map(PublicKey::fingerprint).collect();
-        let name = known_hosts::written_name(&self.hop.address, self.hop.port);
+        let name = written_name(&self.hop.address, self.hop.port);
         self.error(
             ConnectionErrorKind::HostKeyChanged,
             format!(
@@ -132,7 +134,7 @@ impl<'a> Trust<'a> {
     }
 
     fn unknown(&self, key: &PublicKey) -> ConnectionError {
-        let name = known_hosts::written_name(&self.hop.address, self.hop.port);
+        let name = written_name(&self.hop.address, self.hop.port);
         let authority = if self.known.certificate_authority {
             " (a @cert-authority line names the host, but host certificates can't be checked here)"
         } else {

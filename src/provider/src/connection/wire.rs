@@ -1,8 +1,9 @@
 //! Frames, out of and into bytes.
 
 use protocol::{
-    frame::{FrameKind, HEADER_LENGTH, Header},
-    message::{Event, Request},
+    Failure,
+    frame::{FrameKind, HEADER_LENGTH, Header, InvalidFrame, REQUEST_LIMIT},
+    message::{Answer, Event, Request},
 };
 
 /// Bytes of the agent that make no sense.
@@ -14,19 +15,28 @@ pub(super) enum WireError {
     /// No event of ours.
     #[error("{0}")]
     Message(#[from] serde_json::Error),
-    /// Only the provider sends data.
-    #[error("the agent sent a data frame")]
-    Data,
+    /// Only the provider sends such frames.
+    #[error("the agent sent a frame that only the provider sends")]
+    Kind,
 }
 
 /// A request as bytes.
 pub(super) fn request(id: u32, request: &Request) -> Result<Vec<u8>, WireError> {
-    frame(FrameKind::Message, id, &serde_json::to_vec(request)?)
+    let payload = serde_json::to_vec(request)?;
+    if payload.len() > REQUEST_LIMIT {
+        return Err(InvalidFrame::Length(payload.len()).into());
+    }
+    frame(FrameKind::Message, id, &payload)
 }
 
 /// A piece of an upload as bytes.
 pub(super) fn data(id: u32, payload: &[u8]) -> Result<Vec<u8>, WireError> {
     frame(FrameKind::Data, id, payload)
+}
+
+/// A sign of life as bytes.
+pub(super) fn heartbeat() -> Result<Vec<u8>, WireError> {
+    frame(FrameKind::Heartbeat, 0, &[])
 }
 
 fn frame(kind: FrameKind, id: u32, payload: &[u8]) -> Result<Vec<u8>, WireError> {
@@ -61,19 +71,63 @@ impl Decoder {
         let Some(payload) = rest.get(..header.length) else {
             return Ok(None);
         };
-        if header.kind == FrameKind::Data {
-            return Err(WireError::Data);
+        if header.kind != FrameKind::Message {
+            return Err(WireError::Kind);
         }
-        let event = serde_json::from_slice(payload)?;
+        let event = printable(serde_json::from_slice(payload)?);
         self.taken += HEADER_LENGTH + header.length;
         Ok(Some((header.id, event)))
     }
 }
 
+/// What is shown to a person may come from a guest, by way of the journal or a program's complaint.
+fn printable(event: Event) -> Event {
+    match event {
+        Event::Progress(line) => Event::Progress(texts::printable(&line)),
+        Event::Done(Err(failure)) => Event::Done(Err(printable_failure(failure))),
+        Event::Done(Ok(Answer::Changed { object, failure })) => Event::Done(Ok(Answer::Changed {
+            object,
+            failure: failure.map(printable_failure),
+        })),
+        other => other,
+    }
+}
+
+fn printable_failure(failure: Failure) -> Failure {
+    Failure {
+        message: texts::printable(&failure.message),
+        help: failure.help.map(|help| texts::printable(&help)),
+        ..failure
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use protocol::FailureKind;
+
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn nothing_that_a_guest_says_steers_the_terminal() {
+        let hostile = "the last lines:\n\x1b]0;owned\x07\x1b[2J";
+        let failure = Failure::new(FailureKind::Command, hostile).help(hostile);
+        for event in [
+            Event::Progress(hostile.to_owned()),
+            Event::Done(Err(failure)),
+        ] {
+            let mut decoder = Decoder::default();
+            decoder.extend(&event_frame(1, &event));
+            let (_, event) = decoder.next().unwrap().unwrap();
+            let shown = match event {
+                Event::Progress(line) => line,
+                Event::Done(Err(failure)) => failure.message + &failure.help.unwrap(),
+                other => panic!("{other:?}"),
+            };
+            assert!(!shown.contains(['\x1b', '\x07']), "{shown:?}");
+            assert!(shown.contains("lines:\n"), "{shown:?}");
+        }
+    }
 
     fn event_frame(id: u32, event: &Event) -> Vec<u8> {
         frame(FrameKind::Message, id, &serde_json::to_vec(event).unwrap()).unwrap()
@@ -105,9 +159,11 @@ mod tests {
     }
 
     #[test]
-    fn the_agent_sends_no_data() {
-        let mut decoder = Decoder::default();
-        decoder.extend(&data(1, b"x").unwrap());
-        assert!(matches!(decoder.next(), Err(WireError::Data)));
+    fn the_agent_sends_messages_only() {
+        for frame in [data(1, b"x"), heartbeat()] {
+            let mut decoder = Decoder::default();
+            decoder.extend(&frame.unwrap());
+            assert!(matches!(decoder.next(), Err(WireError::Kind)));
+        }
     }
 }

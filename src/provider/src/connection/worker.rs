@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use protocol::frame::HEARTBEAT;
 use ssh2::Channel;
 use tokio::sync::oneshot;
 
@@ -21,14 +22,11 @@ use super::{
     ssh_config::{self, Hop},
     target::Target,
     transport::ready,
-    wire::Decoder,
+    wire::{self, Decoder},
 };
 
 /// How much of the agent's stderr is kept for errors. Bytes.
 const STDERR_KEPT: usize = 8 * 1024;
-
-/// For starting the agent, an upload over a slow line included.
-const START_TIMEOUT: Duration = Duration::from_mins(3);
 
 /// How much a turn takes in, so that output without end doesn't keep us from looking at it. Bytes.
 const TURN_LIMIT: usize = 256 * 1024;
@@ -92,12 +90,16 @@ fn start<'a>(
     shared: &'a Arc<Shared>,
 ) -> Result<(Pump<'a>, PublicKey), ConnectionError> {
     let hops = ssh_config::route(target, credentials)?;
+    fault::point(|| "before: log in");
     let LoggedIn { ssh, server_key } = session::open(&hops, credentials, &shared.wake)?;
+    fault::done(|| "log in");
     let Some(hop) = hops.last() else {
         return Err(failed(&target.to_string(), &StepError::Stopped));
     };
     let mut pipe = Pipe::open(ssh, hop, credentials, agents, folder)?;
+    fault::done(|| "start the agent");
     let rest = pipe.become_agent(hop, agents)?;
+    fault::done(|| "wait for the agent");
     let mut pump = Pump {
         pipe,
         shared,
@@ -164,7 +166,7 @@ impl Pipe {
     /// Waits for the agent's first line, uploading the agent if need be. What came after that line.
     fn become_agent(&mut self, hop: &Hop, agents: &[Agent]) -> Result<Vec<u8>, ConnectionError> {
         let host = hop.label.as_str();
-        let deadline = Instant::now() + START_TIMEOUT;
+        let deadline = Instant::now() + install::START_TIMEOUT;
         let mut output = Vec::new();
         loop {
             let turn = self
@@ -196,6 +198,7 @@ impl Pipe {
                         bytes = agent.gzip.len(),
                         "uploading the agent"
                     );
+                    fault::point(|| "before: upload the agent");
                     self.outgoing.push_back(agent.gzip.to_vec());
                     output.drain(..taken);
                     continue;
@@ -275,6 +278,7 @@ impl Pipe {
                 Some(length) => self.gone += length,
             }
             moved = true;
+            fault::done(|| "write to the host");
             if self.gone == bytes.len() {
                 self.outgoing.pop_front();
                 self.gone = 0;
@@ -329,8 +333,16 @@ struct Pump<'a> {
 impl Pump<'_> {
     /// Runs until the connection ends; the reason, for those who still wait for an answer.
     fn run(&mut self, outgoing: &mpsc::Receiver<Vec<u8>>) -> Result<String, StepError> {
+        let mut beat = Instant::now() + HEARTBEAT;
         loop {
             self.pipe.outgoing.extend(outgoing.try_iter());
+            if Instant::now() >= beat {
+                beat = Instant::now() + HEARTBEAT;
+                if self.pipe.outgoing.is_empty() {
+                    let heartbeat = wire::heartbeat().map_err(|error| error.to_string());
+                    self.pipe.outgoing.extend(heartbeat);
+                }
+            }
             let decoder = &mut self.decoder;
             let turn = self.pipe.turn(&mut |bytes| decoder.extend(bytes))?;
             loop {
@@ -347,12 +359,13 @@ impl Pump<'_> {
                 return Ok(format!("the agent ended with status {status}"));
             }
             if self.shared.wake.is_closing() {
+                fault::point(|| "before: end the connection");
                 self.end();
+                fault::done(|| "end the connection");
                 return Ok("the connection was closed".to_owned());
             }
             if turn == Turn::Idle {
-                let hour = Instant::now() + Duration::from_hours(1);
-                self.pipe.wait(hour)?;
+                self.pipe.wait(beat)?;
             }
         }
     }

@@ -11,7 +11,6 @@ use crate::{
     connection::{CallError, Target},
     failure::diagnostics,
     id::{Id, InvalidId, import_id},
-    random,
 };
 
 /// Finds the object by its id, to be taken over.
@@ -37,14 +36,9 @@ pub async fn import<R: Managed>(resource: &R, id: &str) -> Result<State<R>, Diag
             what_is_there(&snapshot, &key)
         )));
     };
-    let token = random::owner_token().map_err(|error| refused(error.to_string()))?;
-    let mut private = Private {
-        token: Some(token),
-        taken_from: Some(owner_of(&object).token.clone()),
-        session: Some(resource.hosts().session().clone()),
-        machine_id: Some(snapshot.facts.machine_id.clone()),
-        ..Private::default()
-    };
+    let mut private = Private::taking_over(owner_of(&object), resource.hosts().session())
+        .map_err(|error| refused(error.to_string()))?;
+    private.machine_id = Some(snapshot.facts.machine_id.clone());
     let mut model = R::Model::default();
     R::locate(&mut model, &target, &key);
     R::observe(&mut model, &object);

@@ -17,7 +17,7 @@ use super::{Managed, Private, Standing, import::with_import};
 use crate::{
     connection::{CallError, ConnectionErrorKind, Target},
     failure::{Place, diagnostics, failure_diagnostic},
-    hosts::{Change, Changed, same_machine},
+    hosts::{Change, Changed, Fate, same_machine},
     random,
 };
 
@@ -65,6 +65,15 @@ pub async fn create<R: Managed>(
         }
     };
     private.machine_id = Some(changed.machine_id.clone());
+    let undone = |failure| failure_diagnostic(&doing, failure);
+    match (changed.fate, &changed.failure) {
+        (Fate::Undone, Some(failure)) => return Err(Diagnostics::from(undone(failure)).into()),
+        (Fate::BeingUndone, Some(failure)) => {
+            let state = State::new(planned, private);
+            return Err(Failed::with_partial(state, undone(failure)));
+        }
+        _ => {}
+    }
     let model = settled::<R>(&planned, &mut private, &changed, context)?;
     match &changed.failure {
         Some(failure) => Err(Failed::with_partial(
@@ -114,13 +123,15 @@ pub async fn update<R: Managed>(
         return Ok(State::new(model, private));
     };
     let diagnostic = failure_diagnostic(&doing, failure);
-    if changed.rolls_back {
+    if changed.fate != Fate::Kept {
         return Err(Diagnostics::from(diagnostic).into());
     }
     // The state tells what is there now, which is neither the former state nor all of the plan.
     let mut model = planned;
-    R::observe(&mut model, &changed.object);
-    R::remember(&mut private, &changed.object);
+    if let Some(object) = &changed.object {
+        R::observe(&mut model, object);
+        R::remember(&mut private, object);
+    }
     Err(Failed::with_partial(State::new(model, private), diagnostic))
 }
 
@@ -190,6 +201,16 @@ pub async fn read<R: Managed>(
         return Ok(None);
     };
     let found = owner_of(&object);
+    if private.token.is_none() {
+        // Killed in the middle of a change, a provider gives no answer, and Terraform keeps the values alone.
+        private = Private::taking_over(found, resource.hosts().session())
+            .map_err(|error| Diagnostics::error(doing.clone(), error.to_string()))?;
+        context.warn(
+            format!("The {label} on {target} is taken over anew"),
+            "The last change of it was cut off, and this state has lost the token that makes the object its own. \
+             The next apply gives it a new one. If another Terraform state has imported it since, take it out of this one.",
+        );
+    }
     let token = owner::<R>(&model, &private)?;
     // Whoever has imported it in another process has saved that by now.
     let saved = private.session.as_ref() != Some(resource.hosts().session());
@@ -213,6 +234,7 @@ pub async fn read<R: Managed>(
     private.machine_id = Some(snapshot.facts.machine_id.clone());
     R::observe(&mut model, &object);
     R::remember(&mut private, &object);
+    R::warn(&label, &object, context);
     let planned = &resource.hosts().planned;
     planned.read(&target.to_string(), key, private.clone());
     Ok(Some(State::new(model, private)))
@@ -289,8 +311,11 @@ fn settled<R: Managed>(
     changed: &Changed,
     context: &Context,
 ) -> Result<R::Model, Diagnostics> {
-    R::remember(private, &changed.object);
-    let drift = drift_of(&changed.object);
+    let Some(object) = &changed.object else {
+        return Ok(planned.clone());
+    };
+    R::remember(private, object);
+    let drift = drift_of(object);
     if !drift.is_empty() && changed.failure.is_none() {
         context.warn(
             format!("Not all is well with {}", R::label(planned)),
@@ -298,7 +323,7 @@ fn settled<R: Managed>(
         );
     }
     let mut seen = planned.clone();
-    R::observe(&mut seen, &changed.object);
+    R::observe(&mut seen, object);
     let merged = filled(planned.encode(), &seen.encode());
     R::Model::decode(&merged, &Path::root()).map_err(|issue| {
         Diagnostics::error(
@@ -384,7 +409,7 @@ fn owner<R: Managed>(model: &R::Model, private: &Private) -> Result<OwnerToken, 
     private.token.clone().ok_or_else(|| {
         Diagnostics::error(
             format!("The state of {} has no owner token", R::label(model)),
-            "Without it, its host can't know whose it is. Take it out of the state with `terraform state rm`, and import it.",
+            "Without it, its host can't know whose it is. Apply without -refresh=false, which takes the object over anew.",
         )
     })
 }

@@ -58,15 +58,16 @@ use std::sync::Arc;
 use protocol::{
     desired::{Desired, ObjectKey},
     name::{OwnerToken, SessionId},
-    observed::Object,
+    observed::{Object, Owner},
 };
 use serde::{Deserialize, Serialize};
-use tfplugin::{Attr, Diagnostics, Resource};
+use tfplugin::{Attr, Context, Diagnostics, Resource};
 
 use crate::{
     connection::Target,
     failure::Place,
     hosts::{Change, Hosts},
+    random::{self, RandomError},
     timeouts::{Limits, Timeouts},
 };
 
@@ -100,6 +101,16 @@ pub enum Standing {
 }
 
 impl Private {
+    /// Of an object that gets a new token, as soon as this is known to be saved.
+    pub fn taking_over(owner: &Owner, session: &SessionId) -> Result<Self, RandomError> {
+        Ok(Self {
+            token: Some(random::owner_token()?),
+            taken_from: Some(owner.token.clone()),
+            session: Some(session.clone()),
+            ..Self::default()
+        })
+    }
+
     /// How this state stands to the object with that token. `saved`: whether what this holds comes
     /// from a state or plan that was written down.
     pub fn standing(&self, found: &OwnerToken, saved: bool) -> Standing {
@@ -164,6 +175,9 @@ pub trait Managed: Resource<Private = Private> {
 
     /// Keeps what the next plan needs beside the attributes.
     fn remember(_private: &mut Private, _object: &Object) {}
+
+    /// Warns of what the user should know of it and no attribute says.
+    fn warn(_label: &str, _object: &Object, _context: &Context) {}
 
     /// Refuses to destroy a protected object.
     fn destroyable(_model: &Self::Model) -> Result<(), Diagnostics> {

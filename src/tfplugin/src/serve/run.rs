@@ -57,7 +57,7 @@ pub enum ServeError {
 }
 
 /// Serves until Terraform says Shutdown or is gone.
-pub fn run(address: &str, registry: Registry) -> Result<(), ServeError> {
+pub fn run(address: &str, registry: Registry, observe: fn(&str)) -> Result<(), ServeError> {
     let certificate = handshake::client_certificate(address, |name| std::env::var(name).ok())?;
     let parent = Parent::now();
     log::start();
@@ -65,7 +65,7 @@ pub fn run(address: &str, registry: Registry) -> Result<(), ServeError> {
         .enable_all()
         .build()
         .map_err(ServeError::Start)?;
-    let result = runtime.block_on(serve(&certificate, parent, Arc::new(registry)));
+    let result = runtime.block_on(serve(&certificate, parent, Arc::new(registry), observe));
     // An operation stuck in a blocking call mustn't keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
@@ -75,6 +75,7 @@ async fn serve(
     client_certificate: &str,
     parent: Parent,
     registry: Arc<Registry>,
+    observe: fn(&str),
 ) -> Result<(), ServeError> {
     // Ctrl-C in a terminal reaches the whole process group; StopProvider is what counts. The handler
     // stays for the life of the process.
@@ -98,6 +99,7 @@ async fn serve(
         registry: registry.clone(),
         stop: stop.clone(),
         tasks: tasks.clone(),
+        observe,
     };
     let plugin = Plugin {
         registry,

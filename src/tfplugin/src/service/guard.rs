@@ -16,10 +16,12 @@ impl Service {
         operation: &str,
         task: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Diagnostics> {
+        (self.observe)(&format!("before: {operation}"));
         let caught = self
             .tasks
             .spawn(AssertUnwindSafe(task).catch_unwind())
             .await;
+        (self.observe)(&format!("after: {operation}"));
         let reason = match caught {
             Ok(Ok(result)) => return Ok(result),
             Ok(Err(payload)) => message(payload.as_ref()),

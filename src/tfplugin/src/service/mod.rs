@@ -22,6 +22,8 @@ pub struct Service {
     pub stop: CancellationToken,
     /// The operations under way.
     pub tasks: TaskTracker,
+    /// Told of each operation.
+    pub observe: fn(&str),
 }
 
 impl Service {

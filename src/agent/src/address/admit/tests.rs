@@ -59,19 +59,39 @@ fn ipv4_needs_a_gateway() {
     assert_eq!(refusal("2001:db8:1::11", true, &network), None);
 }
 
-#[test]
-fn a_foreign_route_is_left_alone() {
-    let mut network = network();
-    network.routes.push(crate::system::netlink::Route {
-        destination: "203.0.113.2/32".parse().unwrap(),
-        index: 2,
+/// The administrator's. RTPROT_STATIC
+fn foreign_route(destination: &str, index: u32) -> crate::system::netlink::Route {
+    crate::system::netlink::Route {
+        destination: destination.parse().unwrap(),
+        index,
         gateway: None,
         protocol: 4,
         metric: 0,
-    });
+    }
+}
+
+#[test]
+fn a_foreign_route_is_left_alone() {
+    let mut network = network();
+    network.routes.push(foreign_route("203.0.113.2/32", 2));
     let (kind, message) = refusal("203.0.113.2", true, &network).unwrap();
     assert!(
         kind == FailureKind::Conflict && message.contains("eth0"),
         "{message}"
     );
+}
+
+#[test]
+fn an_address_on_a_foreign_bridge_is_left_alone() {
+    let mut network = network();
+    let mut bridge = network.links[0].clone();
+    (bridge.index, bridge.name, bridge.kind) = (9, "docker0".to_owned(), Some("bridge".to_owned()));
+    network.links.push(bridge);
+    network.routes.push(foreign_route("203.0.113.64/26", 9));
+    let (kind, message) = refusal("203.0.113.65", true, &network).unwrap();
+    assert!(
+        kind == FailureKind::Conflict && message.contains("docker0"),
+        "{message}"
+    );
+    assert_eq!(refusal("203.0.113.2", true, &network), None);
 }

@@ -1,5 +1,8 @@
 use super::*;
-use crate::testing::{inventory, network, observation};
+use crate::{
+    system::netlink::ForwardingEntry,
+    testing::{MACHINE_ID, inventory, network, observation},
+};
 
 #[test]
 fn a_container_is_let_in_before_its_port_is_there() {
@@ -34,7 +37,8 @@ fn a_port_gets_its_flags_and_its_guest() {
                 flags: PortFlags::APART,
                 ..
             },
-            Step::AddForwarding { index: 9, .. }
+            Step::AddForwarding { index: 9, .. },
+            Step::FixNeighbour { index: 3, .. }
         ]
     ));
     if let Some(host) = &mut inventory.host {
@@ -47,6 +51,16 @@ fn a_port_gets_its_flags_and_its_guest() {
         plan(&inventory, &observation(network.clone()), &Scope::All),
         []
     );
+    network.forwarding.push(ForwardingEntry {
+        index: 9,
+        mac: mac_address(parse_machine_id(MACHINE_ID).unwrap(), "web").to_vec(),
+        fixed: true,
+    });
+    assert!(matches!(
+        &plan(&inventory, &observation(network.clone()), &Scope::All)[..],
+        [Step::DeleteForwarding { index: 9, .. }]
+    ));
+    network.forwarding.clear();
     if let Some(link) = network.links.last_mut() {
         link.bridge = None;
     }

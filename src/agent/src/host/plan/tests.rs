@@ -39,6 +39,32 @@ fn the_bridge_is_made_with_the_uplinks_mtu_and_its_address_comes_back() {
 }
 
 #[test]
+fn the_route_that_came_with_the_bridges_address_comes_back() {
+    let mut flushed = network();
+    flushed.routes.retain(|route| route.index != 3);
+    assert!(matches!(
+        &steps(flushed)[..],
+        [Step::AddAddress { index: 3, .. }]
+    ));
+}
+
+#[test]
+fn what_the_service_needs_is_put_back() {
+    let mut observed = observation(network());
+    observed.host.is_disabled = true;
+    observed.host.is_without_program = true;
+    let found = plan(&inventory(&[], &[]), &observed, &Scope::All);
+    assert_eq!(found, [Step::Enable, Step::PutBackProgram]);
+    let unit = OwnedFile {
+        path: install::UNIT_PATH.to_owned(),
+        contents: String::new(),
+    };
+    observed.host.files = vec![(unit.clone(), OwnFile::Missing)];
+    let found = plan(&inventory(&[], &[]), &observed, &Scope::All);
+    assert_eq!(found, [Step::WriteFile(unit), Step::PutBackProgram]);
+}
+
+#[test]
 fn somebody_elses_bridge_is_left_alone() {
     let mut network = network();
     network.links[1].alias = None;

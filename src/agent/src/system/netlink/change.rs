@@ -10,7 +10,7 @@ use netlink_packet_route::{
     neighbour::{
         NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
     },
-    route::{RouteMessage, RouteProtocol, RouteScope},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope},
 };
 use protocol::Failure;
 use rtnetlink::{
@@ -73,7 +73,7 @@ impl PortFlags {
 }
 
 /// Takes an answer for well that only says that things are so already.
-fn unless(result: Result<(), Error>, well: &[i32]) -> Result<(), Error> {
+pub(super) fn unless(result: Result<(), Error>, well: &[i32]) -> Result<(), Error> {
     match result {
         Err(Error::NetlinkError(ref message))
             if well.contains(&message.raw_code().wrapping_neg()) =>
@@ -84,8 +84,8 @@ fn unless(result: Result<(), Error>, well: &[i32]) -> Result<(), Error> {
     }
 }
 
-const GONE: &[i32] = &[libc::ENOENT, libc::ESRCH, libc::ENODEV, libc::EADDRNOTAVAIL];
-const THERE: &[i32] = &[libc::EEXIST];
+pub(super) const GONE: &[i32] = &[libc::ENOENT, libc::ESRCH, libc::ENODEV, libc::EADDRNOTAVAIL];
+pub(super) const THERE: &[i32] = &[libc::EEXIST];
 
 impl Netlink {
     /// Makes a bridge, set up.
@@ -155,11 +155,27 @@ impl Netlink {
             .add_bridge(port, mac)
             // NUD_PERMANENT would be the bridge's own station. bridge(8), "static"
             .state(NeighbourState::Noarp)
-            .flags(NeighbourFlags::Controller)
+            // Sticky: else the entry goes with the first frame from another port that still learns,
+            // as one does that has just come. br_fdb_update() of the kernel
+            .flags(NeighbourFlags::Controller | NeighbourFlags::Sticky)
             .replace()
             .execute()
             .await;
         result.doing(|| format!("add a forwarding entry to the port number {port}"))
+    }
+
+    /// Lets the bridge learn by itself behind which port a station is.
+    pub async fn delete_forwarding(&self, port: u32, mac: &[u8]) -> Result<(), Failure> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Bridge;
+        message.header.ifindex = port;
+        message.header.flags = NeighbourFlags::Controller;
+        message
+            .attributes
+            .push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
+        let result = self.handle.neighbours().del(message).execute().await;
+        unless(result, GONE)
+            .doing(|| format!("remove a forwarding entry from the port number {port}"))
     }
 
     /// Adds an address that is used at once, without asking around for duplicates.
@@ -195,9 +211,18 @@ impl Netlink {
         unless(result, GONE).doing(|| format!("remove the address {net}"))
     }
 
-    /// Adds a route of ours to an interface.
-    pub async fn add_route(&self, destination: IpNet, index: u32) -> Result<(), Failure> {
-        let message = link_route(destination, index, RouteScope::Link);
+    /// Adds a route of ours to an interface, where everything is on the link, or to a router there.
+    pub async fn add_route(
+        &self,
+        destination: IpNet,
+        index: u32,
+        gateway: Option<Ipv6Addr>,
+    ) -> Result<(), Failure> {
+        let mut message = link_route(destination, index, RouteScope::Link);
+        if let Some(gateway) = gateway {
+            let gateway = RouteAttribute::Gateway(RouteAddress::Inet6(gateway));
+            message.attributes.push(gateway);
+        }
         let result = self.handle.route().add(message).replace().execute().await;
         result.doing(|| format!("add the route to {destination}"))
     }
@@ -250,6 +275,28 @@ impl Netlink {
         let message = neighbour(index, address, NeighbourFlags::Proxy);
         let result = self.handle.neighbours().del(message).execute().await;
         unless(result, GONE).doing(|| format!("remove the neighbour proxy for {address}"))
+    }
+
+    /// Says for good where a neighbour is: it is never asked for, and what it says changes nothing.
+    pub async fn fix_neighbour(
+        &self,
+        index: u32,
+        address: IpAddr,
+        mac: &[u8],
+    ) -> Result<(), Failure> {
+        let mut request = self
+            .handle
+            .neighbours()
+            .add(index, address)
+            .state(NeighbourState::Permanent)
+            .link_layer_address(mac)
+            .replace();
+        request
+            .message_mut()
+            .attributes
+            .push(NeighbourAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
+        let result = request.execute().await;
+        result.doing(|| format!("fix the neighbour entry of {address}"))
     }
 
     /// Forgets where a neighbour is.

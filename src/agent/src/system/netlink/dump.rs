@@ -13,12 +13,12 @@ use netlink_packet_route::{
     },
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
 };
-use protocol::Failure;
+use protocol::{Failure, FailureKind};
 use rtnetlink::RouteMessageBuilder;
 
 use super::{
     Netlink, PortFlags,
-    model::{Address, ForwardingEntry, Link, Neighbour, Network, Proxy, Route},
+    model::{Address, ForwardingEntry, Link, Neighbour, Network, PROTOCOL, Proxy, Route},
 };
 use crate::failure::Context as _;
 
@@ -28,22 +28,38 @@ const TRIES: usize = 3;
 impl Network {
     /// Reads every table once.
     pub async fn dump(netlink: &Netlink) -> Result<Self, Failure> {
+        Self::dump_at_most(netlink, usize::MAX).await
+    }
+
+    /// The same, of tables that somebody may have filled without end: none may hold more than this.
+    pub async fn dump_at_most(netlink: &Netlink, limit: usize) -> Result<Self, Failure> {
         let _one_at_a_time = netlink.dumping.lock().await;
         let mut tries = 0;
         loop {
             tries += 1;
-            match Self::dump_once(netlink).await {
+            match Self::dump_once(netlink, limit).await {
                 Err(_) if tries < TRIES => {}
                 result => return result,
             }
         }
     }
 
-    async fn dump_once(netlink: &Netlink) -> Result<Self, Failure> {
+    /// Reads the neighbour proxies alone, once.
+    pub async fn dump_proxies(netlink: &Netlink) -> Result<Vec<Proxy>, Failure> {
+        let _one_at_a_time = netlink.dumping.lock().await;
+        Ok(proxies(netlink, usize::MAX)
+            .await?
+            .iter()
+            .filter_map(proxy)
+            .collect())
+    }
+
+    async fn dump_once(netlink: &Netlink, limit: usize) -> Result<Self, Failure> {
         let handle = &netlink.handle;
-        let links = all("links", handle.link().get().execute()).await?;
-        let addresses = all("addresses", handle.address().get().execute()).await?;
+        let links = all(limit, "links", handle.link().get().execute()).await?;
+        let addresses = all(limit, "addresses", handle.address().get().execute()).await?;
         let mut routes = all(
+            limit,
             "routes",
             handle
                 .route()
@@ -53,6 +69,7 @@ impl Network {
         .await?;
         routes.extend(
             all(
+                limit,
                 "routes",
                 handle
                     .route()
@@ -61,13 +78,10 @@ impl Network {
             )
             .await?,
         );
-        let neighbours = all("neighbours", handle.neighbours().get().execute()).await?;
-        let proxies = all(
-            "neighbour proxies",
-            handle.neighbours().get().proxies().execute(),
-        )
-        .await?;
+        let neighbours = all(limit, "neighbours", handle.neighbours().get().execute()).await?;
+        let proxies = proxies(netlink, limit).await?;
         let forwarding = all(
+            limit,
             "forwarding entries",
             handle
                 .neighbours()
@@ -87,14 +101,32 @@ impl Network {
     }
 }
 
+async fn proxies(netlink: &Netlink, limit: usize) -> Result<Vec<NeighbourMessage>, Failure> {
+    let request = netlink.handle.neighbours().get().proxies();
+    all(limit, "neighbour proxies", request.execute()).await
+}
+
 async fn all<T>(
+    limit: usize,
     what: &str,
     stream: impl Stream<Item = Result<T, rtnetlink::Error>>,
 ) -> Result<Vec<T>, Failure> {
-    stream
-        .try_collect()
+    let mut stream = std::pin::pin!(stream);
+    let mut found = Vec::new();
+    while let Some(item) = stream
+        .try_next()
         .await
-        .doing(|| format!("list the host's {what}"))
+        .doing(|| format!("list the {what}"))?
+    {
+        if found.len() >= limit {
+            return Err(Failure::new(
+                FailureKind::System,
+                format!("there are more than {limit} {what}"),
+            ));
+        }
+        found.push(item);
+    }
+    Ok(found)
 }
 
 fn link(message: &LinkMessage) -> Link {
@@ -152,7 +184,7 @@ fn port_flags(infos: &[InfoBridgePort]) -> PortFlags {
     flags
 }
 
-fn address(message: &AddressMessage) -> Option<Address> {
+pub(super) fn address(message: &AddressMessage) -> Option<Address> {
     // On a point-to-point link ADDRESS is the other end; LOCAL is ours.
     let find = |local: bool| {
         message
@@ -172,19 +204,17 @@ fn address(message: &AddressMessage) -> Option<Address> {
     })
 }
 
-fn route(message: &RouteMessage) -> Option<Route> {
-    let table = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RouteAttribute::Table(table) => Some(*table),
-            _ => None,
-        });
-    if table.unwrap_or(u32::from(message.header.table)) != u32::from(RouteHeader::RT_TABLE_MAIN)
-        || message.header.kind != RouteType::Unicast
-    {
-        return None;
-    }
+/// What a route's message says.
+pub(super) struct RouteParts {
+    pub(super) table: u32,
+    pub(super) destination: IpNet,
+    pub(super) index: Option<u32>,
+    pub(super) gateway: Option<IpAddr>,
+    pub(super) metric: u32,
+}
+
+pub(super) fn parts(message: &RouteMessage) -> Option<RouteParts> {
+    let mut table = u32::from(message.header.table);
     let mut destination = match message.header.address_family {
         AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -193,6 +223,7 @@ fn route(message: &RouteMessage) -> Option<Route> {
     let (mut index, mut gateway, mut metric) = (None, None, 0);
     for attribute in &message.attributes {
         match attribute {
+            RouteAttribute::Table(number) => table = *number,
             RouteAttribute::Destination(address) => destination = ip(address)?,
             RouteAttribute::Gateway(address) => gateway = ip(address),
             RouteAttribute::Oif(number) => index = Some(*number),
@@ -203,12 +234,28 @@ fn route(message: &RouteMessage) -> Option<Route> {
             _ => {}
         }
     }
-    Some(Route {
+    Some(RouteParts {
+        table,
         destination: IpNet::new(destination, message.header.destination_prefix_length).ok()?,
-        index: index?,
+        index,
         gateway,
-        protocol: message.header.protocol.into(),
         metric,
+    })
+}
+
+fn route(message: &RouteMessage) -> Option<Route> {
+    let parts = parts(message)?;
+    if parts.table != u32::from(RouteHeader::RT_TABLE_MAIN)
+        || message.header.kind != RouteType::Unicast
+    {
+        return None;
+    }
+    Some(Route {
+        destination: parts.destination,
+        index: parts.index?,
+        gateway: parts.gateway,
+        protocol: message.header.protocol.into(),
+        metric: parts.metric,
     })
 }
 
@@ -246,18 +293,20 @@ fn proxy(message: &NeighbourMessage) -> Option<Proxy> {
     if !message.header.flags.contains(NeighbourFlags::Proxy) {
         return None;
     }
-    let protocol = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            NeighbourAttribute::Protocol(protocol) => Some(u8::from(*protocol)),
-            _ => None,
-        });
     Some(Proxy {
         index: message.header.ifindex,
         address: destination(message)?,
-        protocol: protocol.unwrap_or(0),
+        protocol: protocol(message),
     })
+}
+
+fn protocol(message: &NeighbourMessage) -> u8 {
+    let mut attributes = message.attributes.iter();
+    let protocol = attributes.find_map(|attribute| match attribute {
+        NeighbourAttribute::Protocol(protocol) => Some(u8::from(*protocol)),
+        _ => None,
+    });
+    protocol.unwrap_or(0)
 }
 
 fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
@@ -268,6 +317,7 @@ fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
         index: message.header.ifindex,
         address: destination(message)?,
         mac: mac(message)?,
+        fixed: message.header.state == NeighbourState::Permanent && protocol(message) == PROTOCOL,
     })
 }
 
@@ -278,6 +328,7 @@ fn forwarding_entry(message: &NeighbourMessage) -> Option<ForwardingEntry> {
     Some(ForwardingEntry {
         index: message.header.ifindex,
         mac: mac(message)?,
-        fixed: message.header.state == NeighbourState::Noarp,
+        fixed: message.header.state == NeighbourState::Noarp
+            && message.header.flags.contains(NeighbourFlags::Sticky),
     })
 }

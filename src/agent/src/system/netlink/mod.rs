@@ -3,6 +3,7 @@
 mod announce;
 mod change;
 mod dump;
+mod kept;
 mod model;
 
 use protocol::Failure;
@@ -19,8 +20,11 @@ use crate::failure::Context as _;
 pub use announce::announce;
 pub use change::{NewBridge, PortFlags};
 #[cfg(test)]
-pub use model::{Address, Neighbour, Proxy, Route};
-pub use model::{Link, Network, PROTOCOL, hexadecimal, mac_text};
+pub use kept::Message;
+pub use kept::{KeptAddress, KeptRoute};
+#[cfg(test)]
+pub use model::{Address, ForwardingEntry, Neighbour, Route};
+pub use model::{Link, Network, PROTOCOL, Proxy, hexadecimal, mac_text};
 
 /// A connection to the kernel's network of one network namespace. Cheap to clone.
 #[derive(Clone)]

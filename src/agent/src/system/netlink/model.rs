@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// The protocol number that marks routes and neighbour proxies as ours. rtnetlink(7)
+/// The protocol number that marks routes, neighbours and neighbour proxies as ours. rtnetlink(7)
 pub const PROTOCOL: u8 = 78;
 
 /// The network of one namespace.
@@ -95,6 +95,8 @@ pub struct Neighbour {
     pub address: IpAddr,
     /// Where it is.
     pub mac: Vec<u8>,
+    /// Whether that was said by us, for good.
+    pub fixed: bool,
 }
 
 /// Behind which port of a bridge a station is.
@@ -104,7 +106,7 @@ pub struct ForwardingEntry {
     pub index: u32,
     /// The station.
     pub mac: Vec<u8>,
-    /// Whether it was set by hand.
+    /// Whether it was set by hand, and stays whatever the bridge learns.
     pub fixed: bool,
 }
 

@@ -72,11 +72,26 @@ fn addresses_routes_and_proxies_come_and_go_and_twice_is_well() {
                 netlink.add_address(index, net).await.unwrap();
             }
             for net in nets {
-                netlink.add_route(net, index).await.unwrap();
+                netlink.add_route(net, index, None).await.unwrap();
                 netlink.add_proxy(index, net.addr()).await.unwrap();
             }
         }
+        let prefix: IpNet = "2001:db8:1:5::/80".parse().unwrap();
+        let gateway = "fe80::2".parse().unwrap();
+        netlink.add_route(prefix, index, None).await.unwrap();
+        netlink
+            .add_route(prefix, index, Some(gateway))
+            .await
+            .unwrap();
         let network = dump(&netlink).await;
+        let gateways: Vec<_> = network
+            .routes
+            .iter()
+            .filter(|route| route.destination == prefix)
+            .map(|route| route.gateway)
+            .collect();
+        assert_eq!(gateways, [Some(gateway.into())]);
+        netlink.delete_route(prefix, index).await.unwrap();
         for net in own {
             assert!(
                 network.addresses.iter().any(|found| found.net == net),
@@ -153,6 +168,24 @@ fn a_port_takes_its_flags_and_its_station() {
                 .iter()
                 .any(|entry| entry.index == port && entry.mac == [2, 0, 0, 0, 0, 9] && entry.fixed)
         );
+        let station = [2, 0, 0, 0, 0, 9];
+        let address = "203.0.113.2".parse().unwrap();
+        for mac in [[2; 6], station] {
+            netlink.fix_neighbour(br9, address, &mac).await.unwrap();
+        }
+        let network = dump(&netlink).await;
+        let found = |entry: &Neighbour| entry.address == address && entry.mac == station;
+        assert!(
+            network
+                .neighbours
+                .iter()
+                .any(|entry| found(entry) && entry.fixed)
+        );
+        for _ in 0..2 {
+            netlink.delete_forwarding(port, &station).await.unwrap();
+        }
+        let network = dump(&netlink).await;
+        assert!(!network.forwarding.iter().any(|entry| entry.mac == station));
     });
 }
 

@@ -131,7 +131,7 @@ async fn a_changed_upload_is_never_run() {
     let error = pool.get(&server.target(), None).await.unwrap_err();
     assert_eq!(error.kind, ConnectionErrorKind::Install);
     assert!(error.reason.contains("incomplete or changed"), "{error}");
-    assert_eq!(fs::read_dir(server.agent_folder()).unwrap().count(), 0);
+    assert!(!server.agent_folder().exists());
 }
 
 #[tokio::test]
@@ -159,8 +159,8 @@ async fn an_upload_that_was_cut_leaves_nothing_and_is_begun_again() {
     let error = pool.get(&target, None).await.unwrap_err();
     assert_eq!(error.kind, ConnectionErrorKind::Lost);
     let folder = server.agent_folder();
-    until("the half upload is removed", || {
-        fs::read_dir(&folder).unwrap().count() == 0
+    until("the half upload and its folder are removed", || {
+        !folder.exists()
     });
     wire.allowance.store(usize::MAX, Ordering::SeqCst);
     let host = pool
@@ -242,4 +242,18 @@ async fn nothing_connects_after_the_end() {
     pool.close_all().await;
     let error = pool.get(&server.target(), None).await.unwrap_err();
     assert_eq!(error.kind, ConnectionErrorKind::Cancelled);
+}
+
+#[tokio::test]
+async fn a_name_without_an_address_is_not_waited_for_as_a_booting_host_is() {
+    let server = Server::new();
+    let target = Target {
+        // RFC 6761: it never has one.
+        address: "typo.invalid".into(),
+        ..server.target()
+    };
+    let pool = server.pool(server.credentials());
+    let error = pool.new_connection(&target).await.unwrap_err();
+    assert_eq!(error.kind, ConnectionErrorKind::UnknownName);
+    assert!(error.help.unwrap().contains("spelling"));
 }

@@ -75,6 +75,7 @@ impl FakeAgent {
             stdin().read_exact(&mut payload).unwrap();
             match header.kind {
                 FrameKind::Data => self.take(header.id, &payload),
+                FrameKind::Heartbeat => drop(note(&self.notes, "heartbeat")),
                 FrameKind::Message => {
                     self.answer(header.id, serde_json::from_slice(&payload).unwrap());
                 }

@@ -226,6 +226,10 @@ async fn an_idle_connection_lives_on() {
         "{error}"
     );
     assert_eq!(server.connections(), 1);
+    assert!(
+        server.path("notes/heartbeat").exists(),
+        "the agent can't know that the provider is still there"
+    );
 }
 
 #[tokio::test]
@@ -318,6 +322,29 @@ async fn requests_go_through_bastions() {
 }
 
 #[tokio::test]
+async fn a_server_that_closes_before_a_word_is_tried_again() {
+    let server = Server::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = Target {
+        port: listener.local_addr().unwrap().port(),
+        ..server.target()
+    };
+    let port = server.port;
+    let short = std::thread::spawn(move || {
+        for _ in 0..2 {
+            drop(listener.accept().unwrap());
+        }
+        let (near, _) = listener.accept().unwrap();
+        let far = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        super::server::join(near, far);
+    });
+    let pool = server.pool(server.credentials());
+    let host = pool.get(&target, None).await.unwrap();
+    assert_eq!(host.call(ask("x")).await.unwrap(), Answer::Removed);
+    short.join().unwrap();
+}
+
+#[tokio::test]
 async fn a_host_that_is_still_booting_is_waited_for() {
     let server = Server::new();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -331,9 +358,13 @@ async fn a_host_that_is_still_booting_is_waited_for() {
         port,
         ..server.target()
     };
+    let hasty = Credentials {
+        connect_timeout: Duration::from_millis(100),
+        ..server.credentials()
+    };
+    let error = server.pool(hasty).new_connection(&target).await;
+    assert_eq!(error.unwrap_err().kind, ConnectionErrorKind::NotReady);
     let pool = server.pool(server.credentials());
-    let error = pool.new_connection(&target).await.unwrap_err();
-    assert_eq!(error.kind, ConnectionErrorKind::NotReady);
     booting.join().unwrap();
     let error = pool.new_connection(&target).await.unwrap_err();
     assert_eq!(error.kind, ConnectionErrorKind::Unreachable);

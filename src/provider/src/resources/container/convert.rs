@@ -182,6 +182,7 @@ mod tests {
             owner: Owner {
                 token: token('a'),
                 claimed: true,
+                holder: None,
             },
             state: ContainerState {
                 status: Status::Degraded,

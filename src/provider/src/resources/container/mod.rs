@@ -3,7 +3,6 @@
 mod convert;
 mod plan;
 mod schema;
-mod settings;
 
 use std::sync::Arc;
 

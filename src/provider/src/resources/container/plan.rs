@@ -6,7 +6,9 @@ use protocol::{
 };
 use tfplugin::{Attr, Context, Diagnostics, Parsed, Plan, path};
 
-use super::{Container, ContainerResource, settings::Settings};
+use texts::nspawn::Settings;
+
+use super::{Container, ContainerResource};
 use crate::{
     id::object_id,
     resources::{Managed as _, lifecycle},
@@ -255,6 +257,7 @@ mod tests {
             owner: Owner {
                 token: fixture::token('b'),
                 claimed: true,
+                holder: None,
             },
             state: ImageState {
                 digest: digest.into(),

@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, net::IpAddr};
 use protocol::{
     name::{HostName, ImageName, MachineName},
     text::{Size, TimeSpan},
+    value,
 };
 use tfplugin::{
     Attr, Parsed, Secret,
     schema::validators::{between, one_of},
 };
 
-use super::settings::settings;
 use crate::{host_reference::HostReference, timeouts::Timeouts};
 
 tfplugin::model! {
@@ -43,7 +43,7 @@ tfplugin::model! {
         /// Whether the guest has user ids of its own, so that its root is nobody on the host.
         private_users: Attr<bool> => optional().default(true).replace(),
         /// Processor time, in processors: `1.5` is one and a half. Without it, no limit. A change is live.
-        cpus: Attr<f64> => optional().validate(|count: &f64| processors(*count)),
+        cpus: Attr<f64> => optional().validate(|count: &f64| value::processors(*count)),
         /// Memory, such as `512M` or `2G`, in binary units. Without it, no limit. A change is live.
         memory: Attr<Parsed<Size>> => optional().same_when(same_size).validate(enough),
         /// Swap, such as `512M`; `0` for none. Without it, no limit. A change is live.
@@ -57,15 +57,15 @@ tfplugin::model! {
         /// Goes with `root_password_wo`: change it to have the password set anew.
         root_password_wo_version: Attr<i64> => optional(),
         /// Lines of the guest's /root/.ssh/authorized_keys. Without it, the file is left alone. A change is live.
-        ssh_authorized_keys: Attr<Vec<String>> => optional().validate(lines),
+        ssh_authorized_keys: Attr<Vec<String>> => optional().validate(value::key_lines),
         /// IP addresses of the guest's name servers. Without it, systemd-nspawn's own way. A change is live.
         dns_servers: Attr<Vec<Parsed<IpAddr>>> => optional().same_when(|left, right| same_addresses(left, right)),
         /// Whether destroying or replacing the container is refused.
         delete_protection: Attr<bool> => optional().default(false),
         /// Notes of your own; kept on the host.
-        labels: Attr<BTreeMap<String, String>> => optional(),
+        labels: Attr<BTreeMap<String, String>> => optional().validate(value::labels),
         /// Further settings of systemd.nspawn(5): a map of section (`Exec`, `Files`, `Network`) to a map of key to a list of values. Keys that the provider sets itself are refused. A change restarts the guest.
-        nspawn_config: Attr<BTreeMap<String, BTreeMap<String, Vec<String>>>> => optional().validate(settings),
+        nspawn_config: Attr<BTreeMap<String, BTreeMap<String, Vec<String>>>> => optional().validate(texts::nspawn::check),
         /// How long each operation may take.
         timeouts: Attr<Timeouts> => optional(),
         /// The host's id and the container's name: `root@203.0.113.1:22/web`.
@@ -93,16 +93,6 @@ tfplugin::model! {
     }
 }
 
-fn processors(count: f64) -> Result<(), String> {
-    if (0.01..=8192.0).contains(&count) {
-        Ok(())
-    } else {
-        Err(format!(
-            "{count} is not a number of processors between 0.01 and 8192"
-        ))
-    }
-}
-
 /// The kernel kills a guest at once that can't have this much.
 const LEAST_MEMORY: u64 = 16 << 20;
 
@@ -114,18 +104,6 @@ fn enough(memory: &Size) -> Result<(), String> {
         "{memory} ({} bytes) is too little for a guest to boot: write 16M or more, with its unit, such as \"512M\"",
         memory.bytes()
     ))
-}
-
-fn lines(texts: &[String]) -> Result<(), String> {
-    match texts
-        .iter()
-        .find(|text| text.trim().is_empty() || text.contains(['\n', '\r', '\0']))
-    {
-        Some(text) => Err(format!(
-            "{text:?} is not one line of authorized_keys: write one key an element, and trimspace(…) around file(…)"
-        )),
-        None => Ok(()),
-    }
 }
 
 fn same_size(left: &Parsed<Size>, right: &Parsed<Size>) -> bool {
@@ -146,13 +124,8 @@ mod tests {
 
     #[test]
     fn values_that_make_no_sense_are_refused() {
-        assert!(
-            processors(0.5).is_ok() && processors(0.0).is_err() && processors(f64::NAN).is_err()
-        );
-        assert!(lines(&["ssh-ed25519 AAAA a".into()]).is_ok());
         let size = |text: &str| text.parse::<Size>().unwrap();
         assert!(enough(&size("16M")).is_ok() && enough(&size("512")).is_err());
-        assert!(lines(&["a\nb".into()]).is_err() && lines(&[String::new()]).is_err());
     }
 
     #[test]

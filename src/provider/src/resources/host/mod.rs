@@ -4,7 +4,10 @@ mod convert;
 mod plan;
 mod schema;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use protocol::{
     desired::{Desired, ObjectKey},
@@ -18,7 +21,7 @@ use super::{Managed, Private};
 use crate::{
     connection::Target,
     failure::Place,
-    hosts::Hosts,
+    hosts::{Hosts, told},
     timeouts::{Limits, Timeouts, minutes},
 };
 
@@ -93,6 +96,25 @@ impl Managed for HostResource {
             private.uplink_configured = host.desired.uplink.is_some();
         }
     }
+
+    fn warn(label: &str, object: &Object, context: &Context) {
+        let Object::Host(_, host) = object else {
+            return;
+        };
+        if let Some(record) = &host.state.rolled_back {
+            let at = SystemTime::UNIX_EPOCH + Duration::from_secs(record.at);
+            context.warn(
+                format!("The last change of the {label} was rolled back"),
+                format!(
+                    "The server undid it at {}, because {}.\n{}\n\nApply again to make the change once more, or take it out of the \
+                     configuration. This is told until the next change of nspawn_host, for a week at most.",
+                    humantime::format_rfc3339_seconds(at),
+                    record.reason,
+                    told(record),
+                ),
+            );
+        }
+    }
 }
 
 impl Resource for HostResource {
@@ -100,8 +122,8 @@ impl Resource for HostResource {
     type Private = Private;
     const NAME: &'static str = "nspawn_host";
 
-    async fn plan(&self, plan: &mut Plan<Self>, _: &Context) -> Result<(), Diagnostics> {
-        self.adjust(plan)
+    async fn plan(&self, plan: &mut Plan<Self>, context: &Context) -> Result<(), Diagnostics> {
+        self.adjust(plan, context)
     }
 
     same_for_every_object!();

@@ -1,15 +1,28 @@
 //! What the plan of an nspawn_host says beside what follows from its attributes.
 
-use tfplugin::{Attr, Diagnostics, Plan};
+use tfplugin::{Attr, Context, Diagnostics, Plan, path};
 
 use super::{Host, HostResource};
 use crate::{
     host_reference::{settle_bastion, settle_key},
-    resources::lifecycle,
+    resources::{Managed, lifecycle},
 };
 
 impl HostResource {
-    pub(super) fn adjust(&self, plan: &mut Plan<Self>) -> Result<(), Diagnostics> {
+    pub(super) fn adjust(
+        &self,
+        plan: &mut Plan<Self>,
+        context: &Context,
+    ) -> Result<(), Diagnostics> {
+        if turns_isolation_off(plan.prior.as_ref(), &plan.planned) {
+            context.warn_at(
+                path!("isolation"),
+                format!("The guests of the {} are not kept apart", Self::label(&plan.planned)),
+                "With isolation = false every guest can speak in the name of every other and of the server, \
+                 read what is sent to its neighbours and take their addresses over. That is for guests \
+                 that trust each other, and it leaves their sources on the uplink unchecked, too.",
+            );
+        }
         settle(
             &mut plan.planned,
             &plan.config,
@@ -19,12 +32,20 @@ impl HostResource {
     }
 }
 
+/// Told once, in the plan that turns it off.
+fn turns_isolation_off(prior: Option<&Host>, planned: &Host) -> bool {
+    let off = |host: &Host| host.isolation.known() == Some(&false);
+    off(planned) && !prior.is_some_and(off)
+}
+
 fn settle(planned: &mut Host, config: &Host, uplink_was_configured: bool) {
     settle_key(&mut planned.host_key, &config.host_key);
     settle_bastion(&mut planned.bastion, &config.bastion);
     planned.id = planned
         .target()
         .map_or(Attr::Unknown, |target| Attr::Known(target.to_string()));
+    // The agent of this provider takes over; another release's is seen in the plan.
+    planned.agent_version = Attr::Known(protocol::RELEASE.to_owned());
     // An uplink that is no longer configured is the host's choice again.
     if config.uplink.is_null() && uplink_was_configured {
         planned.uplink = Attr::Unknown;
@@ -58,6 +79,35 @@ mod tests {
         };
         settle(&mut unknown, &Host::default(), false);
         assert!(unknown.id.is_unknown());
+    }
+
+    #[test]
+    fn a_plan_that_turns_isolation_off_says_so() {
+        let with = |isolation: bool| Host {
+            isolation: isolation.into(),
+            ..planned()
+        };
+        for (prior, planned, told) in [
+            (None, false, true),
+            (None, true, false),
+            (Some(true), false, true),
+            (Some(false), false, false),
+            (Some(false), true, false),
+        ] {
+            let prior = prior.map(with);
+            let found = turns_isolation_off(prior.as_ref(), &with(planned));
+            assert_eq!(found, told, "{prior:?} {planned}");
+        }
+    }
+
+    #[test]
+    fn another_release_of_the_agent_is_a_change() {
+        let mut upgraded = Host {
+            agent_version: "0.0.9".into(),
+            ..planned()
+        };
+        settle(&mut upgraded, &Host::default(), false);
+        assert_eq!(upgraded.agent_version.as_deref(), Some(protocol::RELEASE));
     }
 
     #[test]

@@ -44,9 +44,9 @@ tfplugin::model! {
         install_packages: Attr<bool> => optional().default(true),
         /// Whether kernel modules, sysctls and limits for Kubernetes inside guests are set.
         nesting: Attr<bool> => optional().default(false),
-        /// Whether a filter table keeps guests from forging addresses and from reaching each other but through the server.
+        /// Whether guests are kept apart: a filter keeps them from forging addresses and from reaching each other but through the server. `false` takes all of that away, for guests that trust each other.
         isolation: Attr<bool> => optional().default(true),
-        /// How long the server waits for a change of its network to be confirmed over a new connection, before it undoes that change.
+        /// How long the server waits for a change of its network to be confirmed over a new connection, before it undoes that change. With `0s` it never does.
         rollback_after: Attr<Parsed<TimeSpan>> => optional().default("30s"),
         /// How long each operation may take.
         timeouts: Attr<Timeouts> => optional(),
@@ -70,8 +70,8 @@ tfplugin::model! {
         ipv4_address: Attr<String> => computed(),
         /// First global IPv6 address of the uplink.
         ipv6_address: Attr<String> => computed(),
-        /// Release of the agent on the server.
-        agent_version: Attr<String> => computed().unknown_on_update(),
+        /// Release of the agent in force on the server. After an upgrade of the provider the plan shows the agent's, which restarts no container; an older provider than the agent is refused.
+        agent_version: Attr<String> => computed(),
         /// What deviates on the server and was not healed, a sentence each; empty when all is well. The next apply mends it.
         drift: Attr<Vec<String>> => computed().planned_empty(),
     }

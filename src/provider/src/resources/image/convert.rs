@@ -149,6 +149,7 @@ mod tests {
                 owner: Owner {
                     token: token('a'),
                     claimed: true,
+                    holder: None,
                 },
                 state: ImageState {
                     digest: "sha256:0".into(),

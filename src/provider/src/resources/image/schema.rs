@@ -1,6 +1,9 @@
 //! The attributes of nspawn_image.
 
-use protocol::name::ImageName;
+use protocol::{
+    name::ImageName,
+    value::{commands, script, sha256, url, words},
+};
 use tfplugin::{Attr, Parsed, schema::validators::not_empty};
 
 use crate::{host_reference::HostReference, timeouts::Timeouts};
@@ -25,7 +28,7 @@ tfplugin::model! {
         /// Unpack the image from a tarball: tar, plain or packed with gzip, xz or zstd. A change builds the new tree beside the former one.
         tarball: Attr<Tarball> => optional(),
         /// Shell commands that are run inside the new tree, once, in this order. A change builds the tree anew.
-        customize: Attr<Vec<String>> => optional(),
+        customize: Attr<Vec<String>> => optional().validate(commands),
         /// How long each operation may take.
         timeouts: Attr<Timeouts> => optional(),
         /// The host's id and the image's name: `root@203.0.113.1:22/debian-13`.
@@ -43,11 +46,11 @@ tfplugin::model! {
     /// What debootstrap(8) is told.
     pub struct Debootstrap {
         /// Code name of the release, such as `trixie`.
-        suite: Attr<String> => required().validate(word),
+        suite: Attr<String> => required().validate(script),
         /// Archive to take packages from. Without it, debootstrap's own default.
         mirror: Attr<String> => optional().validate(url),
         /// Variant of the bootstrap.
-        variant: Attr<String> => optional().default("minbase").validate(word),
+        variant: Attr<String> => optional().default("minbase").validate(script),
         /// Packages to add.
         include: Attr<Vec<String>> => optional().validate(words),
         /// Components of the archive to use.
@@ -62,72 +65,5 @@ tfplugin::model! {
         path: Attr<String> => optional().validate(not_empty),
         /// SHA-256 of the tarball: 64 lower-case hexadecimal digits. Nothing is unpacked before it is checked. For a `path`, `filesha256(…)` gives it, and the plan checks it.
         sha256: Attr<String> => required().validate(sha256),
-    }
-}
-
-fn word(text: &str) -> Result<(), String> {
-    let plain = |character: char| {
-        character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.' | '+' | ':' | '/')
-    };
-    if text.starts_with(|first: char| first.is_ascii_alphanumeric()) && text.chars().all(plain) {
-        Ok(())
-    } else {
-        Err(format!(
-            "{text:?} is not a plain word of letters, digits, '-', '_', '.', '+', ':' and '/'"
-        ))
-    }
-}
-
-fn words(texts: &[String]) -> Result<(), String> {
-    texts.iter().try_for_each(|text| word(text))
-}
-
-fn url(text: &str) -> Result<(), String> {
-    let known = ["http://", "https://", "file:///"]
-        .iter()
-        .any(|scheme| text.len() > scheme.len() && text.starts_with(scheme));
-    if known
-        && !text.contains(|character: char| character.is_whitespace() || character.is_control())
-    {
-        Ok(())
-    } else {
-        Err(format!(
-            "{text:?} is not a URL: write one that begins with http://, https:// or file:///"
-        ))
-    }
-}
-
-fn sha256(text: &str) -> Result<(), String> {
-    let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    if text.len() == 64 && text.bytes().all(digit) {
-        Ok(())
-    } else {
-        Err(format!(
-            "{text:?} is not a SHA-256: write its 64 lower-case hexadecimal digits, as sha256sum or filesha256(…) gives them"
-        ))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_urls_and_digests() {
-        for (check, good, bad) in [
-            (
-                word as fn(&str) -> Result<(), String>,
-                "trixie",
-                "--foreign",
-            ),
-            (word, "libstdc++6", "a b"),
-            (url, "https://deb.debian.org/x.tar.xz", "ftp://a/b"),
-            (url, "file:///srv/x.tar", "https://"),
-            (sha256, &"0a".repeat(32), &"0A".repeat(32)),
-            (sha256, &"0a".repeat(32), "sha256:00"),
-        ] {
-            assert!(check(good).is_ok(), "{good}");
-            assert!(check(bad).is_err(), "{bad}");
-        }
     }
 }

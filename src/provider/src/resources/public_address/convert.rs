@@ -79,6 +79,7 @@ mod tests {
                 owner: Owner {
                     token: token('a'),
                     claimed: true,
+                    holder: None,
                 },
                 state: AddressState {
                     gateway: Some("fe80::1".parse().unwrap()),

@@ -1,0 +1,170 @@
+//! The fault points of the test build: which are reached, and at which the process is to be ended.
+//!
+//! The other side is src/fault.
+
+use std::{collections::BTreeMap, fmt, fs, path::PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::{lab::Lab, provider, terraform::Terraform, vps::Vps};
+
+/// Where the agent of the test build looks on its host.
+const AGENT_FOLDER: &str = "dev/shm/nspawn-agent-fault";
+
+/// A place between two changes of one process.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Point {
+    /// What process it is, a tab, and what was done last or is to be done next.
+    line: String,
+    /// The how manieth time.
+    time: usize,
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.line.replace('\t', " "))?;
+        if self.time > 1 {
+            write!(formatter, " ({})", self.time)?;
+        }
+        Ok(())
+    }
+}
+
+/// What happens at a point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// SIGKILL.
+    Kill,
+    /// SIGSTOP, so that the power can be cut exactly there.
+    Freeze,
+}
+
+/// Where processes of the test build are told what to do.
+#[derive(Debug)]
+pub struct Faults {
+    folder: PathBuf,
+}
+
+impl Faults {
+    /// Of the agents on a server, until it is switched off.
+    pub fn of_agents(vps: &Vps) -> Result<Self> {
+        Self::in_folder(vps.path(AGENT_FOLDER)?)
+    }
+
+    /// Of the providers that this Terraform starts from now on.
+    pub fn of_providers(terraform: &mut Terraform) -> Result<Self> {
+        let folder = terraform.folder().join("faults");
+        terraform.set_environment("NSPAWN_FAULT_FOLDER", &folder.display().to_string());
+        Self::in_folder(folder)
+    }
+
+    fn in_folder(folder: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+        Ok(Self { folder })
+    }
+
+    /// Notes the points that are reached from now on.
+    pub fn record(&self) -> Result<()> {
+        self.write("record", "")
+    }
+
+    /// The points that were reached since [`Self::record`]. Of one that was reached again and again, such as
+    /// each piece of a file, those in the middle are left out but for a few.
+    pub fn recorded(&self) -> Result<Vec<Point>> {
+        let file = self.folder.join("record");
+        let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        fs::remove_file(&file)?;
+        Ok(points(&text))
+    }
+
+    /// Says what is to happen at a point.
+    pub fn arm(&self, point: &Point, action: Action) -> Result<()> {
+        self.disarm()?;
+        let action = match action {
+            Action::Kill => "kill",
+            Action::Freeze => "freeze",
+        };
+        // Renamed into place: a process must not see half of it.
+        self.write(
+            "arming",
+            &format!("{action}\t{}\t{}", point.time, point.line),
+        )?;
+        Ok(fs::rename(
+            self.folder.join("arming"),
+            self.folder.join("armed"),
+        )?)
+    }
+
+    /// Whether the point was reached that was armed last.
+    pub fn reached(&self) -> bool {
+        self.folder.join("reached").exists()
+    }
+
+    /// Takes back what was armed.
+    pub fn disarm(&self) -> Result<()> {
+        for name in ["armed", "reached"] {
+            match fs::remove_file(self.folder.join(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error.into());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        let file = self.folder.join(name);
+        fs::write(&file, text).with_context(|| format!("write {}", file.display()))
+    }
+}
+
+fn points(record: &str) -> Vec<Point> {
+    const WHOLE: usize = 6;
+    let mut total: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in record.lines() {
+        *total.entry(line).or_default() += 1;
+    }
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut points = Vec::new();
+    for line in record.lines() {
+        let (all, time) = (total[line], seen.entry(line).or_default());
+        *time += 1;
+        let is_chosen = all <= WHOLE || *time <= 2 || *time >= all - 1 || *time == all / 2;
+        if is_chosen {
+            points.push(Point {
+                line: line.to_owned(),
+                time: *time,
+            });
+        }
+    }
+    points
+}
+
+impl Lab {
+    /// Makes a working directory for Terraform with the test build of the provider.
+    pub fn terraform_with_faults(&self, configuration: &str) -> Result<Terraform> {
+        self.terraform_with(&provider::with_fault_points()?, configuration)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_again_and_again_is_thinned() {
+        let record = "serve\ta\n".to_owned() + &"serve\tb\n".repeat(100) + "serve\ta\n";
+        let shown: Vec<String> = points(&record).iter().map(ToString::to_string).collect();
+        let expected = [
+            "serve a",
+            "serve b",
+            "serve b (2)",
+            "serve b (50)",
+            "serve b (99)",
+            "serve b (100)",
+            "serve a (2)",
+        ];
+        assert_eq!(shown, expected);
+    }
+}

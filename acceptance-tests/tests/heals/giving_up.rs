@@ -1,0 +1,145 @@
+//! What keeps being undone is given up, one thing at a time; and what the resident service costs.
+
+use std::time::Duration;
+
+use acceptance_tests::command::wait_until;
+use anyhow::{Context, Result, ensure};
+
+use super::{SECOND, Server, TRIES};
+
+/// Removes a route each time that it comes back.
+const UNDOER: &str = "systemd-run -q --unit=undoer --collect sh -c \
+    'while :; do if ip route show proto 78 | grep -q ^203.0.113.2; then ip route del 203.0.113.2/32; fi; sleep 0.05; done'";
+/// How the journal tells that something is given up, and how it tells the end of that.
+const TOLD: &str = "nspawn-agent mended this 20 times within";
+const OVER: &str = "this is over: the route to 203.0.113.2/32";
+/// Share of one processor that the service may use. Debug builds are some ten times slower.
+const BUSY: f64 = 0.1;
+const IDLE: f64 = 0.01;
+/// Kilobytes of memory of its own.
+const MEMORY: u64 = 10_000;
+
+impl Server {
+    fn undo_all_the_time(&self) -> Result<()> {
+        self.shell(UNDOER).map(drop)
+    }
+
+    fn let_it_be(&self) -> Result<()> {
+        self.shell("systemctl stop undoer.service").map(drop)
+    }
+
+    /// How often the journal has a line since a place.
+    fn told(&self, place: usize, line: &str) -> Result<usize> {
+        let journal = self.journal_since(place)?;
+        Ok(journal.lines().filter(|found| found.contains(line)).count())
+    }
+
+    fn wait_until_told(&self, place: usize, line: &str) -> Result<()> {
+        wait_until(
+            &format!("the journal tells: {line}"),
+            Duration::from_mins(2),
+            || {
+                ensure!(
+                    self.told(place, line)? > 0,
+                    "it has\n{}",
+                    self.journal_since(place)?
+                );
+                Ok(())
+            },
+        )
+    }
+
+    fn resident(&self, more: &str) -> Result<String> {
+        self.shell(&format!(
+            "cd /proc/$(systemctl show -p MainPID --value nspawn-agent.service)\n{more}"
+        ))
+    }
+
+    /// Share of one processor that the service uses over some seconds.
+    fn load(&self, seconds: u32) -> Result<f64> {
+        let text = self.resident(&format!(
+            "read begun rest < schedstat; sleep {seconds}; read ended rest < schedstat; echo $((ended - begun))"
+        ))?;
+        let used: f64 = text.trim().parse().context("schedstat")?;
+        Ok(used / 1e9 / f64::from(seconds))
+    }
+
+    /// For how many milliseconds a proxy is missing that is deleted.
+    fn proxy_is_dark_for(&self) -> Result<u64> {
+        let text = self.shell(
+            "ip neigh del proxy 203.0.113.3 dev $UPLINK\nbegun=$(milliseconds)\n\
+             until ip neigh show proxy | grep -q '^203.0.113.3 '; do :; done\necho $(($(milliseconds) - begun))",
+        )?;
+        text.trim().parse().context("milliseconds")
+    }
+
+    /// Somebody removes a route each time; an apply after that ended mends it at once.
+    pub fn gives_up_loudly(&self) -> Result<()> {
+        let place = self.journal_place()?;
+        self.undo_all_the_time()?;
+        self.wait_until_told(place, TOLD)?;
+        let mends = self.told(place, "mended: the route to 203.0.113.2/32")?;
+        let plan = self.terraform.plan()?;
+        ensure!(
+            plan.contains(TOLD) && plan.contains("the route to 203.0.113.2/32"),
+            "the plan doesn't name it:\n{plan}"
+        );
+        let load = self.load(10)?;
+        eprintln!(
+            "while a thing is given up: {:.2} % of a processor",
+            load * 100.0
+        );
+        ensure!(load < BUSY, "it uses {load} of a processor");
+        let mut dark = Vec::new();
+        while dark.last().is_none_or(|dark| *dark > SECOND) {
+            ensure!(dark.len() < TRIES, "another thing was dark for {dark:?} ms");
+            dark.push(self.proxy_is_dark_for()?);
+        }
+        eprintln!("healed in {dark:?} ms: another thing, while one is given up");
+        wait_until("it tries again", Duration::from_mins(1), || {
+            let now = self.told(place, "mended: the route to 203.0.113.2/32")?;
+            ensure!(now > mends, "{now} mends");
+            Ok(())
+        })?;
+        let told = self.told(place, TOLD)?;
+        ensure!(told == 1, "it was told {told} times");
+        self.let_it_be()?;
+        self.terraform.apply()?;
+        self.answers()?;
+        self.terraform.assert_plan_is_empty()
+    }
+
+    /// The same without an apply: a later try mends it, and the journal says that it is over.
+    pub fn recovers_by_itself(&self) -> Result<()> {
+        let place = self.journal_place()?;
+        self.undo_all_the_time()?;
+        self.wait_until_told(place, TOLD)?;
+        self.let_it_be()?;
+        self.wait_until_told(place, OVER)?;
+        self.answers()?;
+        self.terraform.assert_plan_is_empty()
+    }
+
+    /// Nothing happens, and the service takes next to nothing.
+    pub fn costs_nothing(&self) -> Result<()> {
+        let load = self.load(60)?;
+        let memory = self.resident("cat smaps_rollup")?;
+        let of = |key: &str| -> Result<u64> {
+            let line = memory.lines().find_map(|line| line.strip_prefix(key));
+            let number = line.and_then(|line| line.split_whitespace().next());
+            number
+                .context("smaps_rollup")?
+                .parse()
+                .context("smaps_rollup")
+        };
+        let (all, own) = (of("Pss:")?, of("Pss_Anon:")?);
+        eprintln!(
+            "idle: {:.3} % of a processor, {all} kB, {own} kB of its own",
+            load * 100.0
+        );
+        ensure!(load < IDLE, "it uses {load} of a processor");
+        // A debug build's program is some 40 MB, and its pages count as well.
+        ensure!(own < MEMORY, "it uses {own} kB");
+        Ok(())
+    }
+}

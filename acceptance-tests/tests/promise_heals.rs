@@ -1,0 +1,234 @@
+//! It heals itself: what of ours goes missing is put back within a second, and nothing else is touched.
+
+#[path = "heals/giving_up.rs"]
+mod giving_up;
+#[path = "heals/meddling.rs"]
+mod meddling;
+
+use std::time::Duration;
+
+use acceptance_tests::{
+    Flavour, Hosts, Lab, Snapshot, Terraform,
+    command::wait_until,
+    configuration,
+    images::Guest,
+    promise::{Cases, Effort, Promise},
+};
+use anyhow::{Context, Result, ensure};
+
+use self::meddling::{MORE, Meddling, NAMED};
+
+const LISTING: &str = include_str!("heals/listing.sh");
+
+/// The promise.
+const SECOND: u64 = 1000;
+/// A guest boots, or the agent starts.
+const RESTART: u64 = 30_000;
+/// A busy machine may be late; a host that heals in time once can.
+const TRIES: usize = 3;
+
+const ADDRESSES: [(&str, &str); 4] = [
+    ("203.0.113.2", "web"),
+    ("2001:db8:1::2", "web"),
+    ("203.0.113.3", "db"),
+    ("2001:db8:1::3", "db"),
+];
+
+/// A server with two guests, and with somebody else's things that were there first.
+struct Server {
+    lab: Lab,
+    terraform: Terraform,
+    before: Snapshot,
+    foreign: String,
+}
+
+impl Server {
+    fn start(hosts: Hosts) -> Result<Self> {
+        let lab = Lab::start(hosts)?;
+        // In memory, where no snapshot looks.
+        let functions = format!("cat > /dev/shm/listing.sh << 'FUNCTIONS'\n{LISTING}FUNCTIONS");
+        lab.vps1().root(&functions)?;
+        shell(&lab, "set_up_foreign")?;
+        // The machine-wide sysctls are shared with the labs of other tests.
+        let before = Snapshot::take(lab.vps1())?.without("sysctl-machine");
+        let mut text = configuration::host(lab.vps1(), "")
+            + &configuration::image(Guest::Debian)?
+            + &configuration::container("web", "")
+            + &configuration::container("db", "");
+        for (number, (address, container)) in ADDRESSES.iter().enumerate() {
+            text += &configuration::address(&format!("a{number}"), address, container);
+        }
+        let terraform = lab.terraform(&text)?;
+        terraform.apply()?;
+        shell(&lab, "set_up_foreign_on_bridge")?;
+        let foreign = shell(&lab, "foreign")?;
+        let server = Self {
+            lab,
+            terraform,
+            before,
+            foreign,
+        };
+        server.answers()?;
+        server.shell("ours > /dev/shm/ours 2>&1 || true")?;
+        Ok(server)
+    }
+
+    fn shell(&self, script: &str) -> Result<String> {
+        shell(&self.lab, script)
+    }
+
+    fn answers(&self) -> Result<()> {
+        for (address, container) in ADDRESSES {
+            self.lab.ping(address)?;
+            self.lab.answers_as(address, container)?;
+        }
+        Ok(())
+    }
+
+    /// How long the agent's journal is. A cursor won't do: Debian 12 leaves out the line after it.
+    fn journal_place(&self) -> Result<usize> {
+        Ok(self.journal_since(0)?.lines().count())
+    }
+
+    fn journal_since(&self, place: usize) -> Result<String> {
+        let journal = self.shell("journalctl -q -u nspawn-agent.service -o cat")?;
+        let lines: Vec<&str> = journal.lines().skip(place).collect();
+        Ok(lines.join("\n"))
+    }
+
+    fn started(&self) -> Result<String> {
+        self.shell("systemctl show -p ExecMainStartTimestampMonotonic systemd-nspawn@web systemd-nspawn@db")
+    }
+
+    /// Meddles once; gives for how many milliseconds not all of ours was as before.
+    fn meddle(&self, meddling: &Meddling) -> Result<u64> {
+        let (place, started) = (self.journal_place()?, self.started()?);
+        let measured = self.shell(&format!(
+            "meddle() {{\n{}\n}}\nSETTLE=1500\nmeasure",
+            meddling.script
+        ))?;
+        let (dark, at_most) = measured
+            .lines()
+            .find_map(|line| line.strip_prefix("dark ")?.split_once(' '))
+            .with_context(|| format!("it was not measured: {measured}"))?;
+        eprintln!("healed in {dark} ms, at most {at_most}: {}", meddling.name);
+        let dark = dark.parse()?;
+        self.answers()?;
+        if let Some(word) = meddling.told {
+            wait_until("the journal tells of it", Duration::from_secs(10), || {
+                let journal = self.journal_since(place)?;
+                let mut lines = journal.lines();
+                let told = lines.any(|line| line.starts_with("mended: ") && line.contains(word));
+                ensure!(told, "{word:?} is not in the agent's journal:\n{journal}");
+                Ok(())
+            })?;
+        }
+        if !meddling.restarts {
+            ensure!(started == self.started()?, "a guest was started anew");
+        }
+        if meddling.takes_foreign {
+            self.shell("set_up_foreign; set_up_foreign_on_bridge")?;
+        }
+        let foreign = self.shell("foreign")?;
+        let gone = lines_missing(&self.foreign, &foreign);
+        let new = lines_missing(&foreign, &self.foreign);
+        ensure!(
+            foreign == self.foreign,
+            "of somebody else's things these are gone:\n{gone}and these are new:\n{new}"
+        );
+        Ok(dark)
+    }
+
+    fn heals(&self, meddling: &Meddling) -> Result<()> {
+        let bound = if meddling.restarts { RESTART } else { SECOND };
+        let mut seen = Vec::new();
+        while seen.len() < TRIES {
+            let dark = self.meddle(meddling)?;
+            if dark <= bound {
+                return Ok(());
+            }
+            seen.push(dark);
+        }
+        anyhow::bail!("it took {seen:?} ms")
+    }
+
+    /// Nothing of ours is left, and all of the others' is.
+    fn goes(&self) -> Result<()> {
+        self.terraform.assert_plan_is_empty()?;
+        self.terraform.destroy()?;
+        let differences = self
+            .before
+            .differences(&Snapshot::take(self.lab.vps1())?.without("sysctl-machine"));
+        ensure!(
+            differences.is_empty(),
+            "destroy left the server changed:\n{differences}"
+        );
+        Ok(())
+    }
+}
+
+/// The lines of one text that another lacks.
+fn lines_missing(text: &str, other: &str) -> String {
+    let missing = text
+        .lines()
+        .filter(|line| !other.lines().any(|found| found == *line));
+    missing.fold(String::new(), |all, line| all + line + "\n")
+}
+
+fn shell(lab: &Lab, script: &str) -> Result<String> {
+    let uplink = &lab.vps1().options().uplink;
+    let functions = ". /dev/shm/listing.sh";
+    lab.vps1()
+        .root(&format!("UPLINK={uplink}\n{functions}\n{script}"))
+}
+
+fn tries_all(flavour: Flavour, meddlings: &[&Meddling], gives_up: bool) -> Result<()> {
+    let mut cases = Cases::of(Promise::Heals)?;
+    let mut server = None;
+    cases.case(
+        format!("{flavour:?}: it is set up beside others' things"),
+        || {
+            server = Some(Server::start(Hosts::one().flavour(flavour))?);
+            Ok(())
+        },
+    );
+    let Some(server) = server else {
+        return cases.finish();
+    };
+    for meddling in meddlings {
+        cases.case(format!("{flavour:?}: {}", meddling.name), || {
+            server.heals(meddling)
+        });
+    }
+    if gives_up {
+        let mut case = |name: &str, case: fn(&Server) -> Result<()>| {
+            cases.case(format!("{flavour:?}: {name}"), || case(&server))
+        };
+        case("it gives up loudly", Server::gives_up_loudly);
+        case("a later try mends it", Server::recovers_by_itself);
+        case("it costs next to nothing", Server::costs_nothing);
+    }
+    cases.case(
+        format!("{flavour:?}: destroy leaves others' things and nothing else"),
+        || server.goes(),
+    );
+    cases.finish()
+}
+
+#[test]
+fn what_goes_missing_is_put_back_within_a_second() -> Result<()> {
+    let more = Effort::of_this_run().choose(&MORE[..0], MORE);
+    let all: Vec<&Meddling> = NAMED.iter().chain(more).collect();
+    tries_all(Flavour::Trixie, &all, true)
+}
+
+#[test]
+fn debian_12_heals_as_well() -> Result<()> {
+    let effort = Effort::of_this_run();
+    let all: Vec<&Meddling> = NAMED.iter().chain(MORE).collect();
+    tries_all(
+        Flavour::Bookworm,
+        &effort.pick(all, 4),
+        effort == Effort::Long,
+    )
+}

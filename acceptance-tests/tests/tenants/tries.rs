@@ -1,0 +1,276 @@
+//! What is tried on the guests, and how it is judged.
+
+use std::time::{Duration, Instant};
+
+use acceptance_tests::{
+    command::{check, command, wait_until},
+    frames::{
+        BROADCAST, ICMPV6, IPV6, ethernet, icmpv6, kind_of, packet, ping, solicitation, source,
+    },
+};
+use anyhow::{Result, ensure};
+
+use super::{
+    attacks::{Attack, Shows},
+    tables,
+    watch::{Watch, mark},
+    world::{PREFIX_START, World},
+};
+
+/// How often each forged frame is sent.
+const TIMES: u32 = 5;
+/// How long anything honest may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An honest packet to each place, after which all that was sent before has arrived or never will.
+fn last(world: &World, mark: &[u8]) -> Vec<Vec<u8>> {
+    let from = world.attacker.v4.into();
+    let to = [
+        world.victim.v4.into(),
+        world.bystander.v4.into(),
+        world.client_v4,
+    ];
+    to.map(|to| {
+        ethernet(
+            world.bridge,
+            world.attacker.mac,
+            kind_of(from),
+            &ping(from, to, mark),
+        )
+    })
+    .to_vec()
+}
+
+fn wait_for_the_last(watch: &Watch, mark: &[u8]) -> Result<()> {
+    for listener in [&watch.victim, &watch.bystander, &watch.router] {
+        wait_until(
+            &format!("the {} sees the honest packet", listener.place),
+            PATIENCE,
+            || {
+                ensure!(!listener.seen(mark).is_empty());
+                Ok(())
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// With isolation: nobody sees any of it, and nobody's tables change.
+pub fn has_no_effect(world: &World, watch: &Watch, attack: &Attack, number: u16) -> Result<()> {
+    let before = tables::all(world)?;
+    let (forged, honest) = (mark(number), mark(number | 0x8000));
+    let frames = (attack.frames)(world, &forged);
+    let mut all: Vec<Vec<u8>> = (0..TIMES).flat_map(|_| frames.clone()).collect();
+    all.extend(last(world, &honest));
+    world.send(&all, 1)?;
+    wait_for_the_last(watch, &honest)?;
+    watch.saw_nothing_of(&forged)?;
+    tables::are_true(world)?;
+    tables::are_unchanged(world, &before)
+}
+
+/// Without isolation: it has to show, or the case above proves nothing.
+pub fn has_its_effect(world: &World, watch: &Watch, attack: &Attack, number: u16) -> Result<()> {
+    let forged = mark(number);
+    let frames = (attack.frames)(world, &forged);
+    let shows = (attack.shows)(world);
+    let seen = || {
+        world.send(&frames, TIMES)?;
+        let is_seen = match &shows {
+            Shows::AtVictim => !watch.victim.seen(&forged).is_empty(),
+            Shows::AtRouter => !watch.router.seen(&forged).is_empty(),
+            Shows::Neighbour(address, mac) => tables::of_host(world)?
+                .iter()
+                .any(|entry| entry.address == *address && entry.mac == Some(*mac)),
+            Shows::Forwarding(mac) => tables::bridge_has_it_at_the_attacker(world, *mac)?,
+            Shows::Never(_) => true,
+        };
+        ensure!(is_seen, "no effect: {shows:?}");
+        Ok(())
+    };
+    wait_until("it shows", PATIENCE, seen)?;
+    if let Shows::Never(why) = shows {
+        eprintln!("         not even without isolation: {why}");
+        watch.saw_nothing_of(&forged)?;
+    }
+    forget(world)
+}
+
+/// What an attack has taught is forgotten, and what is so is known again.
+pub fn forget(world: &World) -> Result<()> {
+    world
+        .lab
+        .vps1()
+        .root("ip neigh flush dev br0; ip neigh flush dev vb-attacker")?;
+    for guest in world.guests() {
+        world.lab.ping(&guest.v4.to_string())?;
+        world.lab.ping(&guest.v6.to_string())?;
+    }
+    Ok(())
+}
+
+/// The victim finds the attacker through the host again: without isolation the host has told guests to
+/// talk to each other directly, and for IPv6 they do so until they notice that nobody answers.
+pub fn guests_meet_again(world: &World) -> Result<Duration> {
+    let began = Instant::now();
+    let network = format!("--net={}", world.victim.namespace.display());
+    let inside = |script: &str| check(&mut command("nsenter", [&network, "sh", "-ec", script]));
+    for address in [world.attacker.v4.to_string(), world.attacker.v6.to_string()] {
+        wait_until(
+            &format!("the victim reaches {address}"),
+            Duration::from_mins(1),
+            || inside(&format!("ping -n -q -c 1 -W 1 {address}")),
+        )?;
+    }
+    // What is left of that are entries that nobody uses any more.
+    for guest in [&world.victim, &world.bystander] {
+        let network = format!("--net={}", guest.namespace.display());
+        check(&mut command(
+            "nsenter",
+            [&network, "ip", "neigh", "flush", "dev", "host0"],
+        ))?;
+    }
+    Ok(began.elapsed())
+}
+
+/// The guest's own kernel takes addresses that aren't attached to it; tells whether any left the uplink.
+pub fn claim_addresses(world: &World, watch: &Watch) -> Result<bool> {
+    let client = [world.client_v4.to_string(), world.client_v6.to_string()];
+    let taken = ["203.0.113.99", "203.0.113.98", "2001:db8:1::99"];
+    for address in taken {
+        let to = &client[usize::from(address.contains(':'))];
+        let script = format!(
+            "ip addr add {address} dev host0 nodad 2>&1 || ip addr add {address} dev host0; \
+             ping -n -c 2 -i 0.2 -W 1 -I {address} {to} && echo ANSWERED; ip addr del {address} dev host0"
+        );
+        let printed = world.lab.vps1().guest("attacker", &script)?;
+        ensure!(
+            !printed.contains("ANSWERED"),
+            "{address} is answered:\n{printed}"
+        );
+    }
+    let left = watch.uplink.frames().iter().any(|frame| {
+        let from = source(frame).and_then(|(_, address)| address);
+        from.is_some_and(|from| taken.iter().any(|address| from.to_string() == *address))
+    });
+    Ok(left)
+}
+
+/// Asks from many addresses of the attacker's own prefix; gives how many places of the host's table that takes.
+pub fn ask_from_everywhere(world: &World) -> Result<usize> {
+    let frames = (1..=400).map(|number: u16| -> Result<Vec<u8>> {
+        let (from, to) = (
+            format!("{PREFIX_START}:{number:x}").parse()?,
+            world.gateway_v6.into(),
+        );
+        let asks = icmpv6(from, to, solicitation(world.gateway_v6, world.attacker.mac));
+        Ok(ethernet(
+            world.bridge,
+            world.attacker.mac,
+            IPV6,
+            &packet(from, to, ICMPV6, &asks),
+        ))
+    });
+    world.send(&frames.collect::<Result<Vec<_>>>()?, 1)?;
+    tables::in_prefix(world)
+}
+
+/// Sends something to many addresses of the attacker's prefix; gives how many places of the host's table that takes.
+pub fn scan_the_prefix(world: &World) -> Result<usize> {
+    let script = format!(
+        "for number in $(seq 1 200); do echo > /dev/udp/{PREFIX_START}:1:$number/9; done 2>/dev/null || true"
+    );
+    world.lab.router().ip(&format!(
+        "route replace {} via {} dev {}",
+        super::world::PREFIX,
+        world.host_v6,
+        world.lab.vps1().name()
+    ))?;
+    let mut scan = world.lab.client().command("bash");
+    check(scan.args(["-c", &script]))?;
+    // After the last of them.
+    world.lab.ping(&world.victim.v6.to_string())?;
+    tables::in_prefix(world)
+}
+
+/// With the bridge's entry of the victim gone and nobody there to put it back, its packets are nobody's.
+pub fn sniff_without_an_entry(world: &World, watch: &Watch) -> Result<()> {
+    let vps = world.lab.vps1();
+    let victim = world.victim.mac.map(|byte| format!("{byte:02x}")).join(":");
+    let before = watch.attacker.frames().len();
+    vps.root(&format!(
+        "systemctl stop nspawn-agent; bridge fdb del {victim} dev vb-victim master"
+    ))?;
+    let (v4, v6) = (world.victim.v4, world.victim.v6);
+    let pings =
+        format!("ping -n -q -c 10 -i 0.02 -W 1 {v4}; ping -n -q -c 10 -i 0.02 -W 1 {v6}; true");
+    world.lab.run(&pings)?;
+    // What is still sent comes before this.
+    world.lab.ping(&world.attacker.v4.to_string())?;
+    watch.check_attacker(world)?;
+    ensure!(
+        watch.attacker.frames().len() > before,
+        "the attacker saw nothing at all"
+    );
+    vps.root("systemctl start nspawn-agent")?;
+    let (v4, v6) = (v4.to_string(), v6.to_string());
+    world.lab.ping(&v4).and_then(|()| world.lab.ping(&v6))
+}
+
+/// A port learns until its flags are set, and frames to the bridge's own groups teach it past all hooks:
+/// what is fixed has to stay. Fixed in the bridge's ordinary way, it doesn't.
+pub fn steal_from_a_port_that_learns(world: &World) -> Result<()> {
+    let vps = world.lab.vps1();
+    let victim = world.victim.mac.map(|byte| format!("{byte:02x}")).join(":");
+    let steals = |prepare: &str| -> Result<bool> {
+        vps.root(&format!(
+            "systemctl stop nspawn-agent; bridge link set dev vb-attacker learning on; {prepare}"
+        ))?;
+        let lldp = ethernet(
+            [1, 0x80, 0xc2, 0, 0, 0x0e],
+            world.victim.mac,
+            0x88cc,
+            b"LLDP",
+        );
+        world.send(&[lldp], TIMES)?;
+        let stolen = tables::bridge_has_it_at_the_attacker(world, world.victim.mac)?;
+        vps.root("systemctl start nspawn-agent")?;
+        Ok(stolen)
+    };
+    ensure!(
+        !steals("true")?,
+        "the attacker took the victim's forwarding entry over"
+    );
+    let ordinary = format!(
+        "bridge fdb del {victim} dev vb-victim master; bridge fdb add {victim} dev vb-victim master static"
+    );
+    ensure!(
+        steals(&ordinary)?,
+        "an ordinary entry stays, too: this shows nothing"
+    );
+    let (v4, v6) = (world.victim.v4.to_string(), world.victim.v6.to_string());
+    world.lab.ping(&v4).and_then(|()| world.lab.ping(&v6))?;
+    ensure!(
+        !tables::bridge_has_it_at_the_attacker(world, world.victim.mac)?,
+        "it was not taken back"
+    );
+    Ok(())
+}
+
+/// Without isolation the attacker does see them.
+pub fn sniffs_without_an_entry(world: &World, watch: &Watch) -> Result<()> {
+    let victim = world.victim.mac.map(|byte| format!("{byte:02x}")).join(":");
+    let before = watch.attacker.frames().len();
+    let script = format!(
+        "bridge fdb del {victim} dev vb-victim master; ping -n -c 1 -W 1 {}",
+        world.victim.v4
+    );
+    wait_until("the attacker sees what is for the victim", PATIENCE, || {
+        world.lab.vps1().root(&format!("{script} || true"))?;
+        let sees = |frame: &Vec<u8>| {
+            frame.starts_with(&world.victim.mac) && !frame.starts_with(&BROADCAST)
+        };
+        ensure!(watch.attacker.frames().iter().skip(before).any(sees));
+        Ok(())
+    })
+}

@@ -1,0 +1,389 @@
+//! The nftables rules of others that decide what the host itself gets and sends: what has come since
+//! and drops, and what is gone and let pass. Pure. libnftables-json(5)
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::filter;
+
+/// Where a packet to or from the host itself comes by; what it forwards is no way in.
+const HOOKS: &[&str] = &[
+    "ingress",
+    "prerouting",
+    "input",
+    "output",
+    "postrouting",
+    "egress",
+];
+
+/// Targets of iptables that let nothing pass, which nft(8) shows without their meaning.
+const DROPPING_TARGETS: &[&str] = &["DROP", "REJECT", "NFQUEUE", "TARPIT", "STEAL"];
+
+/// The rules of others.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Rules {
+    /// Family and name.
+    tables: BTreeSet<(String, String)>,
+    chains: Vec<Chain>,
+    /// Those that a packet to or from the host can come by, in order.
+    listed: Vec<Rule>,
+}
+
+/// Family, table and name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Place(String, String, String);
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Chain {
+    place: Place,
+    hook: Option<String>,
+    policy: Option<String>,
+    /// As nft lists it.
+    listed: Value,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Rule {
+    place: Place,
+    handle: u64,
+    expressions: Value,
+}
+
+/// One change of the rules.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// For nft.
+    pub commands: Vec<Value>,
+    /// For the operator.
+    pub sentence: String,
+}
+
+impl Place {
+    fn of(object: &Value, name: &str) -> Option<Self> {
+        let text = |key: &str| object.get(key)?.as_str().map(str::to_owned);
+        let place = Self(text("family")?, text("table")?, text(name)?);
+        let ours = place.0 == "bridge" && place.1 == filter::TABLE;
+        (!ours).then_some(place)
+    }
+
+    fn table(&self) -> (String, String) {
+        (self.0.clone(), self.1.clone())
+    }
+
+    fn words(&self) -> String {
+        format!("the chain {} (table {} {})", self.2, self.0, self.1)
+    }
+}
+
+impl Rules {
+    /// Out of what `nft -j list ruleset` prints.
+    pub fn read(ruleset: &Value) -> Self {
+        let objects = || {
+            ruleset
+                .get("nftables")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+        };
+        let chains: Vec<Chain> = objects()
+            .filter_map(|object| {
+                let listed = object.get("chain")?;
+                let text = |key: &str| listed.get(key)?.as_str().map(str::to_owned);
+                Some(Chain {
+                    place: Place::of(listed, "name")?,
+                    hook: text("hook"),
+                    policy: text("policy"),
+                    listed: listed.clone(),
+                })
+            })
+            .collect();
+        let mut rules = Self {
+            tables: chains.iter().map(|chain| chain.place.table()).collect(),
+            listed: objects()
+                .filter_map(|object| {
+                    let rule = object.get("rule")?;
+                    Some(Rule {
+                        place: Place::of(rule, "chain")?,
+                        handle: rule.get("handle")?.as_u64()?,
+                        expressions: rule.get("expr")?.clone(),
+                    })
+                })
+                .collect(),
+            chains,
+        };
+        let reached = rules.reached();
+        rules.listed.retain(|rule| reached.contains(&rule.place));
+        rules
+    }
+
+    fn chain(&self, place: &Place) -> Option<&Chain> {
+        self.chains.iter().find(|chain| chain.place == *place)
+    }
+
+    fn rules_of<'a>(&'a self, place: &'a Place) -> impl DoubleEndedIterator<Item = &'a Rule> {
+        self.listed.iter().filter(move |rule| rule.place == *place)
+    }
+
+    fn has(&self, rule: &Rule) -> bool {
+        self.rules_of(&rule.place)
+            .any(|other| without_counts(&other.expressions) == without_counts(&rule.expressions))
+    }
+
+    /// The chains that a packet to or from the host can come by.
+    fn reached(&self) -> BTreeSet<Place> {
+        let mut reached = BTreeSet::new();
+        let mut next: Vec<Place> = self
+            .chains
+            .iter()
+            .filter(|chain| chain.matters())
+            .map(|chain| chain.place.clone())
+            .collect();
+        while let Some(place) = next.pop() {
+            if reached.insert(place.clone()) {
+                next.extend(self.rules_of(&place).flat_map(Rule::targets));
+            }
+        }
+        reached
+    }
+
+    /// Whether a rule that was not there before keeps packets of these interfaces from passing.
+    fn cuts(&self, rule: &Rule, before: &Self, interfaces: &[&str], depth: usize) -> bool {
+        if before.has(rule) || is_of_another_interface(&rule.expressions, interfaces) {
+            return false;
+        }
+        drops(&rule.expressions)
+            || depth > 0
+                && rule.targets().iter().any(|target| {
+                    self.rules_of(target)
+                        .any(|rule| self.cuts(rule, before, interfaces, depth - 1))
+                })
+    }
+}
+
+impl Chain {
+    fn matters(&self) -> bool {
+        self.hook
+            .as_deref()
+            .is_some_and(|hook| HOOKS.contains(&hook))
+    }
+}
+
+impl Rule {
+    /// The chains that it may go on in.
+    fn targets(&self) -> Vec<Place> {
+        let mut names = Vec::new();
+        find(&self.expressions, &mut |key, value| {
+            if matches!(key, "jump" | "goto")
+                && let Some(name) = value.get("target").and_then(Value::as_str)
+            {
+                names.push(name.to_owned());
+            }
+        });
+        let Place(family, table, _) = &self.place;
+        names
+            .into_iter()
+            .map(|name| Place(family.clone(), table.clone(), name))
+            .collect()
+    }
+}
+
+/// Visits every named value.
+fn find(value: &Value, visit: &mut impl FnMut(&str, &Value)) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| find(item, visit)),
+        Value::Object(fields) => {
+            for (key, field) in fields {
+                visit(key, field);
+                find(field, visit);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn drops(expressions: &Value) -> bool {
+    let mut found = false;
+    find(expressions, &mut |key, value| {
+        found |= match key {
+            // What is led to another port doesn't come in either. Not dnat, by which Docker publishes its guests' ports.
+            "drop" | "reject" | "queue" | "redirect" | "tproxy" => true,
+            // The verdicts stand elsewhere.
+            "vmap" => value.get("data").is_some_and(Value::is_string),
+            "xt" => value
+                .get("name")
+                .and_then(Value::as_str)
+                .is_some_and(|name| DROPPING_TARGETS.contains(&name)),
+            _ => false,
+        };
+    });
+    found
+}
+
+/// `iifname "br0"` is nothing to whoever comes in over eth0.
+fn is_of_another_interface(expressions: &Value, interfaces: &[&str]) -> bool {
+    let matched = |expression: &Value| {
+        let found = expression.get("match")?;
+        let key = found.get("left")?.get("meta")?.get("key")?.as_str()?;
+        let name = found.get("right")?.as_str()?;
+        let is_exact = found.get("op")?.as_str()? == "==" && !name.contains('*');
+        let is_interface = matches!(key, "iif" | "iifname" | "oif" | "oifname");
+        (is_exact && is_interface).then(|| !interfaces.contains(&name))
+    };
+    expressions
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|expression| matched(expression) == Some(true))
+}
+
+/// A rule is the same whatever it has counted.
+fn without_counts(expressions: &Value) -> Value {
+    match expressions {
+        Value::Array(items) => items.iter().map(without_counts).collect(),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(key, field)| {
+                let field = match key.as_str() {
+                    "counter" | "used" => Value::Null,
+                    _ => without_counts(field),
+                };
+                (key.clone(), field)
+            })
+            .collect(),
+        other => other.clone(),
+    }
+}
+
+/// How deep chains may be nested: the kernel takes 16. NFT_JUMP_STACK_SIZE
+const DEPTH: usize = 16;
+
+/// What has come since and cuts, what is gone and let pass.
+pub fn plan(before: &Rules, now: &Rules, interfaces: &[&str]) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let cutting: Vec<&Rule> = now
+        .listed
+        .iter()
+        .filter(|rule| now.cuts(rule, before, interfaces, DEPTH))
+        .collect();
+    let closed = |chain: &&Chain| chain.matters() && chain.policy.as_deref() == Some("drop");
+    let is_new = |table: &(String, String)| !before.tables.contains(table);
+    // What came as a whole goes as a whole.
+    let mut tables: Vec<(String, String)> = cutting
+        .iter()
+        .map(|rule| rule.place.table())
+        .chain(
+            now.chains
+                .iter()
+                .filter(closed)
+                .map(|chain| chain.place.table()),
+        )
+        .filter(is_new)
+        .collect();
+    tables.sort();
+    tables.dedup();
+    steps.extend(tables.iter().map(remove_table));
+    for chain in &now.chains {
+        let known = before.chain(&chain.place);
+        match known {
+            Some(known) if known.policy != chain.policy => {
+                steps.extend(set_policy(
+                    chain,
+                    known.policy.as_deref().unwrap_or("accept"),
+                ));
+            }
+            None if closed(&chain) && !is_new(&chain.place.table()) => {
+                steps.extend(set_policy(chain, "accept"));
+            }
+            _ => {}
+        }
+    }
+    steps.extend(
+        cutting
+            .iter()
+            .filter(|rule| !is_new(&rule.place.table()))
+            .map(|rule| remove_rule(rule)),
+    );
+    let is_lost = |rule: &Rule| now.chain(&rule.place).is_some() && !now.has(rule);
+    // A rule that dropped may have been taken back for good; where those that let pass are gone as
+    // well, the chain was emptied.
+    let is_emptied = |place: &Place| {
+        before
+            .rules_of(place)
+            .any(|rule| is_lost(rule) && !drops(&rule.expressions))
+    };
+    // From the last to the first, so that each finds the one before it in its place.
+    let lost = before.listed.iter().rev();
+    let lost = lost.filter(|rule| is_lost(rule) && is_emptied(&rule.place));
+    steps.extend(lost.map(|rule| put_rule(rule, before, now)));
+    steps
+}
+
+fn remove_table((family, name): &(String, String)) -> Step {
+    Step {
+        commands: vec![json!({"delete": {"table": {"family": family, "name": name}}})],
+        sentence: format!("the nftables table {family} {name}, which had come since, is gone"),
+    }
+}
+
+fn set_policy(chain: &Chain, policy: &str) -> Option<Step> {
+    let mut asked = chain.listed.clone();
+    let fields = asked.as_object_mut()?;
+    fields.remove("handle");
+    fields.insert("policy".to_owned(), policy.into());
+    Some(Step {
+        commands: vec![json!({"add": {"chain": asked}})],
+        sentence: format!(
+            "the policy of {} is {policy} again, not {}",
+            chain.place.words(),
+            chain.policy.as_deref().unwrap_or("unknown")
+        ),
+    })
+}
+
+fn remove_rule(rule: &Rule) -> Step {
+    let Place(family, table, chain) = &rule.place;
+    Step {
+        commands: vec![json!({"delete": {"rule": {
+            "family": family, "table": table, "chain": chain, "handle": rule.handle,
+        }}})],
+        sentence: format!(
+            "a rule of {} that drops packets, which had come since, is gone",
+            rule.place.words()
+        ),
+    }
+}
+
+/// After the nearest rule before it that is still there; without one, at the beginning.
+fn put_rule(rule: &Rule, before: &Rules, now: &Rules) -> Step {
+    let Place(family, table, chain) = &rule.place;
+    let mut asked = json!({
+        "family": family, "table": table, "chain": chain, "expr": rule.expressions,
+    });
+    let neighbour = before
+        .rules_of(&rule.place)
+        .rev()
+        .skip_while(|other| other.handle != rule.handle)
+        .skip(1)
+        .find_map(|other| {
+            let same = |found: &&Rule| {
+                without_counts(&found.expressions) == without_counts(&other.expressions)
+            };
+            now.rules_of(&rule.place).find(same)
+        });
+    let command = match neighbour {
+        Some(neighbour) => {
+            asked["handle"] = neighbour.handle.into();
+            json!({"add": {"rule": asked}})
+        }
+        None => json!({"insert": {"rule": asked}}),
+    };
+    Step {
+        commands: vec![command],
+        sentence: format!("a rule that was gone from {} is back", rule.place.words()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

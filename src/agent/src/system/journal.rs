@@ -1,0 +1,67 @@
+//! What a unit last wrote to the host's journal.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::systemd::Systemd;
+use crate::command::{Program, tail};
+
+/// journald takes lines up after they were written. systemd's verdict on a unit comes after the unit's own lines: when
+/// that can be read, so can they. systemd.journal-fields(7); systemd's src/systemd/sd-messages.h
+const VERDICT: &str = "MESSAGE_ID=d9b373ed55a64feb8242e02dbe79a49c";
+
+/// How long the verdict on a unit that failed is waited for; one that never ran gets none.
+const LATENESS: Duration = Duration::from_secs(3);
+
+/// How often the journal is looked at, which a program does.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// The last lines of a unit's newest run, as text for a person; none where they can't be read by the end of the time.
+pub async fn last_lines(systemd: &Systemd, unit: &str, deadline: Instant) -> String {
+    let look = async {
+        let run = systemd.invocation(unit).await.ok().flatten();
+        lines_of(unit, run).await
+    };
+    timeout_at(deadline, look).await.unwrap_or_default()
+}
+
+/// The same for a unit that failed just now, whose last lines are the reason.
+pub async fn last_lines_of_failed(systemd: &Systemd, unit: &str, deadline: Instant) -> String {
+    let look = async {
+        let run = systemd.invocation(unit).await.ok().flatten();
+        if let Some(run) = &run {
+            // Without it, what is there is better than nothing.
+            let _ = timeout(LATENESS, verdict_on(run)).await;
+        }
+        lines_of(unit, run).await
+    };
+    timeout_at(deadline, look).await.unwrap_or_default()
+}
+
+async fn lines_of(unit: &str, run: Option<String>) -> String {
+    let matches = match run {
+        Some(run) => vec![
+            format!("_SYSTEMD_INVOCATION_ID={run}"),
+            "+".to_owned(),
+            format!("INVOCATION_ID={run}"),
+        ],
+        None => vec![format!("--unit={unit}")],
+    };
+    tail(&read(&matches).await)
+}
+
+async fn verdict_on(run: &str) {
+    let matches = [format!("INVOCATION_ID={run}"), VERDICT.to_owned()];
+    while read(&matches).await.is_empty() {
+        sleep(INTERVAL).await;
+    }
+}
+
+async fn read(matches: &[String]) -> Vec<u8> {
+    let program = Program::new("journalctl")
+        .args(["--lines=15", "--output=cat", "--no-pager", "--quiet"])
+        .args(matches)
+        .only_looking();
+    program.run_unbounded().await.unwrap_or_default()
+}
