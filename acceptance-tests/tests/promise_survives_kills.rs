@@ -21,7 +21,7 @@ use acceptance_tests::{
     promise::{Cases, Effort, Promise},
     sweep::{Fault, Recording, Stage, Sweep},
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 /// Two stages: going from the first to the second is an operation, and going back another.
 struct Pair {
@@ -179,6 +179,35 @@ struct Run {
     unreached: usize,
     /// `NSPAWN_SWEEP`: words of the cases to try, of which all are tried then.
     only: String,
+    /// `NSPAWN_SWEEP_SHARE`
+    share: Option<Share>,
+    /// How many orders there were before the share was taken.
+    counted: usize,
+}
+
+/// Of each `of` cases the one in the place `part`, so that several runs, one after the other or on several machines,
+/// come to all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Share {
+    part: usize,
+    of: usize,
+}
+
+impl Share {
+    /// "2/8"
+    fn parse(text: &str) -> Result<Self> {
+        let parts = || {
+            let (part, of) = text.split_once('/')?;
+            Some((part.parse().ok()?, of.parse().ok()?))
+        };
+        let (part, of) = parts().with_context(|| format!("{text:?} is no share such as 2/8"))?;
+        ensure!((1..=of).contains(&part), "there is no share {part} of {of}");
+        Ok(Self { part, of })
+    }
+
+    fn has(self, number: usize) -> bool {
+        number % self.of == self.part - 1
+    }
 }
 
 impl Run {
@@ -189,6 +218,11 @@ impl Run {
             points: 0,
             unreached: 0,
             only: std::env::var("NSPAWN_SWEEP").unwrap_or_default(),
+            share: std::env::var("NSPAWN_SWEEP_SHARE")
+                .ok()
+                .map(|text| Share::parse(&text))
+                .transpose()?,
+            counted: 0,
         })
     }
 
@@ -196,7 +230,7 @@ impl Run {
     fn try_pair(&mut self, number: usize, pair: &Pair) -> Result<()> {
         // Other places in each operation, so that a quick run comes to all kinds of them.
         let shift = |way: usize| ((number * 2 + way) * 5 % 14) as f64 / 14.0;
-        let effort = if self.only.is_empty() {
+        let effort = if self.only.is_empty() && self.share.is_none() {
             Effort::of_this_run()
         } else {
             Effort::Long
@@ -207,7 +241,7 @@ impl Run {
         }
         let mut queues = [0, 1].map(|way| {
             let mut orders = orders(effort, &recordings[way], shift(way), number + way);
-            orders.retain(|order| case_name(pair, way, order).contains(&self.only));
+            orders.retain(|order| self.wants(&case_name(pair, way, order)));
             orders
         });
         while queues.iter().any(|queue| !queue.is_empty()) {
@@ -228,6 +262,13 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Whether this run is to try a case.
+    fn wants(&mut self, name: &str) -> bool {
+        let number = self.counted;
+        self.counted += 1;
+        name.contains(&self.only) && self.share.is_none_or(|share| share.has(number))
     }
 
     /// Carries one order out; whether that held.
@@ -299,8 +340,11 @@ fn sweep(number: usize, pairs: fn(&Parts) -> Vec<Pair>) -> Result<()> {
             sweep.destroy()
         });
     eprintln!(
-        "{} points; {} cases didn't come to theirs",
-        run.points, run.unreached
+        "{} points, {} cases of which {} were tried; {} didn't come to theirs",
+        run.points,
+        run.counted,
+        run.cases.tried(),
+        run.unreached
     );
     ensure!(
         run.unreached * 4 <= run.cases.tried(),
@@ -324,4 +368,16 @@ fn changes_of_an_image() -> Result<()> {
 #[test]
 fn changes_of_containers_and_addresses() -> Result<()> {
     sweep(4, of_containers)
+}
+
+#[test]
+fn shares_have_each_case_once() {
+    let share = |text: &str| Share::parse(text).unwrap();
+    for number in 0..20 {
+        let having = (1..=3).filter(|part| share(&format!("{part}/3")).has(number));
+        assert_eq!(having.count(), 1, "{number}");
+    }
+    for wrong in ["", "2", "0/3", "4/3", "1/0", "a/b"] {
+        assert!(Share::parse(wrong).is_err(), "{wrong}");
+    }
 }
