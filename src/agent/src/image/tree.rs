@@ -291,7 +291,7 @@ mod tests {
         const ROUNDS: usize = 300;
         let top = tempfile::tempdir().unwrap();
         let trees = top.path().join("trees");
-        let begin = || {
+        let fill = || {
             let incoming = Incoming::within(&trees)?;
             fs::write(incoming.tarball(), "x").doing(|| "fill a tree")
         };
@@ -312,7 +312,7 @@ mod tests {
         };
         let (swept, begun) = std::thread::scope(|scope| {
             let swept = scope.spawn(|| failures(&tidy_up));
-            let begun = failures(&begin);
+            let begun = failures(&fill);
             (swept.join().unwrap(), begun)
         });
         assert!(swept.is_empty() && begun.is_empty(), "{swept:?} {begun:?}");
