@@ -52,10 +52,7 @@ impl Instance {
         Self::remove_dead()?;
         let labs = cache::folder().join("labs");
         fs::create_dir_all(&labs).with_context(|| format!("create {}", labs.display()))?;
-        let id = (0..u16::MAX)
-            .map(|number| format!("{number:x}"))
-            .find(|id| !registered(id).exists() && !labs.join(id).exists())
-            .context("all names of labs are taken")?;
+        let id = new_id(Path::new(REGISTRY), &labs)?;
         let folder = labs.join(&id);
         let mut lock = cache::lock(&registered(&id))?;
         writeln!(lock, "{}\n{}", std::process::id(), folder.display())?;
@@ -143,13 +140,13 @@ impl Instance {
         }
         note(unmount_below(&self.folder));
         let what = format!("{} is gone", self.folder.display());
-        note(wait_until(&what, Duration::from_secs(5), || {
+        note(wait_until(&what, Duration::from_secs(30), || {
             remove_folder(&self.folder)
         }));
-        note(remove_file(&registered(&self.id)));
         if failures.is_empty() {
-            return Ok(());
+            return remove_file(&registered(&self.id));
         }
+        // It stays registered, so that the next lab tries again.
         bail!(
             "lab {} is not wholly removed: {}",
             self.id,
@@ -179,10 +176,13 @@ impl Instance {
         Self::remove_leftovers()
     }
 
+    /// What can't be removed is tried again by the next; it keeps no lab from being started.
     fn remove_dead() -> Result<()> {
         for instance in Self::registered()? {
-            if !instance.is_alive() {
-                instance.remove()?;
+            if !instance.is_alive()
+                && let Err(error) = instance.remove()
+            {
+                eprintln!("lab: {error:#}");
             }
         }
         Ok(())
@@ -217,7 +217,27 @@ impl Drop for Registration {
         if let Err(error) = self.instance.remove() {
             eprintln!("lab: {error:#}");
         }
+        OURS.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|ours| !Arc::ptr_eq(ours, &self.instance));
     }
+}
+
+/// Gives an id that no lab has had since this machine was started: what is left of one is never taken for another's.
+/// The registry has to be locked.
+fn new_id(registry: &Path, labs: &Path) -> Result<String> {
+    let file = registry.join(".next");
+    let next = fs::read_to_string(&file).unwrap_or_default();
+    let next = u32::from_str_radix(next.trim(), 16).unwrap_or_default();
+    let is_free =
+        |id: &str| !registry.join(format!("{id}.lab")).exists() && !labs.join(id).exists();
+    let (number, id) = (next..u32::MAX)
+        .map(|number| (number, format!("{number:x}")))
+        .find(|(_, id)| is_free(id))
+        .context("all names of labs are taken")?;
+    fs::write(&file, format!("{:x}\n", number + 1))
+        .with_context(|| format!("write {}", file.display()))?;
+    Ok(id)
 }
 
 fn registered(id: &str) -> PathBuf {
@@ -252,7 +272,7 @@ fn kill_group(group: &Path) -> Result<()> {
     fs::write(group.join("cgroup.kill"), "1")
         .with_context(|| format!("kill {}", group.display()))?;
     let what = format!("{} is empty", group.display());
-    wait_until(&what, Duration::from_secs(10), || {
+    wait_until(&what, Duration::from_secs(30), || {
         let events = fs::read_to_string(group.join("cgroup.events"))?;
         if events.contains("populated 0") {
             Ok(())
@@ -260,7 +280,7 @@ fn kill_group(group: &Path) -> Result<()> {
             Err(anyhow!("processes are left"))
         }
     })?;
-    wait_until(&what, Duration::from_secs(5), || remove_group(group))
+    wait_until(&what, Duration::from_secs(30), || remove_group(group))
 }
 
 fn remove_group(group: &Path) -> Result<()> {
@@ -362,5 +382,28 @@ fn clean_up() {
         if let Err(error) = instance.remove() {
             eprintln!("lab: {error:#}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_of_a_lab_that_is_gone_is_not_given_again() {
+        let (registry, labs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let new = || new_id(registry.path(), labs.path()).unwrap();
+        assert_eq!(new(), "0");
+        assert_eq!(new(), "1");
+        // What an earlier start of the machine, or an earlier release of the lab, has left.
+        fs::create_dir(labs.path().join("2")).unwrap();
+        fs::write(registry.path().join("3.lab"), "").unwrap();
+        assert_eq!(new(), "4");
+        fs::remove_dir(labs.path().join("2")).unwrap();
+        assert_eq!(new(), "5");
+        for _ in 6..=16 {
+            new();
+        }
+        assert_eq!(new(), "11");
     }
 }
