@@ -3,13 +3,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
-use crate::vps::Vps;
+use crate::{command::wait_until, vps::Vps};
 
 const SCRIPT: &str = include_str!("snapshot.sh");
+
+/// How long systemd and the kernel may take to end what was stopped, on a busy machine.
+const SETTLED: Duration = Duration::from_secs(30);
 
 /// A listing of a host: sections of lines, in no order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +84,32 @@ impl Snapshot {
         }
     }
 
+    /// Fails unless a server comes to look like this, in the sections that this has.
+    pub fn comes_back(&self, vps: &Vps) -> Result<()> {
+        self.comes_back_within(SETTLED, || Self::take(vps))
+    }
+
+    /// The same with another patience, and with a look of one's own.
+    pub fn comes_back_within(
+        &self,
+        patience: Duration,
+        look: impl Fn() -> Result<Self>,
+    ) -> Result<()> {
+        wait_until("the server looks as it did", patience, || {
+            let differences = self.differences(&self.sections_of(look()?));
+            ensure!(differences.is_empty(), "it differs:\n{differences}");
+            Ok(())
+        })
+    }
+
+    /// What was left out here is left out there.
+    fn sections_of(&self, mut later: Self) -> Self {
+        later
+            .sections
+            .retain(|name, _| self.sections.contains_key(name));
+        later
+    }
+
     fn lines_missing_in(&self, other: &Self) -> Vec<String> {
         self.sections
             .iter()
@@ -140,6 +170,9 @@ mod tests {
         let differences = before.differences(&after);
         assert_eq!(differences.to_string(), "- routes: default\n+ links: br0\n");
         assert!(before.differences(&before).is_empty());
+        let routes = before.clone().without("links");
+        let differences = routes.differences(&routes.sections_of(after.clone()));
+        assert_eq!(differences.to_string(), "- routes: default\n");
         assert!(
             before
                 .without("routes")

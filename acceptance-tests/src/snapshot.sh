@@ -38,9 +38,10 @@ findmnt -rn -o TARGET,FSTYPE,OPTIONS | grep -vE '^/run/(user|credentials)/' | se
 section unit-files
 systemctl list-unit-files --no-legend --no-pager | grep -vE '\.(scope|device|mount)  *'
 section units
+# systemd-machined starts machine.slice whenever it is asked anything, and never stops it.
 systemctl list-units --all --plain --no-legend --no-pager --state=active,failed,activating |
     awk '{ print $1, $2, $3, $4 }' |
-    grep -vE '^(session-|user@|user-|user\.slice|ssh@|sshd@|run-|system-ssh|systemd-(hostnamed|machined|timedated|localed|importd|tmpfiles-clean|networkd-persistent)|apt-daily|modprobe@|init\.scope)|\.(device|scope) '
+    grep -vE '^(session-|user@|user-|user\.slice|ssh@|sshd@|run-|system-ssh|systemd-(hostnamed|machined|timedated|localed|importd|tmpfiles-clean|networkd-persistent)|apt-daily|modprobe@|init\.scope|machine\.slice)|\.(device|scope) '
 section files-etc
 tree /etc
 section files-of-systemd

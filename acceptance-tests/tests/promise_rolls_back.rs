@@ -216,12 +216,7 @@ impl Range {
 
     /// All but what is shared with other labs, and the note of what was rolled back.
     fn snapshot(&self) -> Result<Snapshot> {
-        // systemd-machined starts the slice whenever it is asked anything.
-        let is_slice =
-            |section: &str, line: &str| section == "units" && line.starts_with("machine.slice ");
-        Ok(Snapshot::take(self.lab.vps1())?
-            .without("sysctl-machine")
-            .map(|section, line| (!is_slice(section, line)).then(|| line.to_owned())))
+        Ok(Snapshot::take(self.lab.vps1())?.without("sysctl-machine"))
     }
 
     /// Runs a script on the host as soon as a change is pending, and notes that in a file.
@@ -463,7 +458,7 @@ impl Range {
         // Addresses are verified, and units end, a moment after SSH is back.
         wait_until(
             "the former state is restored",
-            Duration::from_secs(20),
+            Duration::from_secs(30),
             || {
                 let mut differences = former.differences(&self.snapshot()?);
                 // The note of an earlier drill may be replaced by another.

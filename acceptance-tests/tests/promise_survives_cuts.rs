@@ -53,14 +53,9 @@ fn the_host(behind: &Behind, bare: &Snapshot, cut: &Cut, patient: bool) -> Resul
 fn is_as_before(vps: &Vps, before: &Snapshot, fault: Fault) -> Result<()> {
     let patience = match fault {
         Fault::Stall => FROZEN_UPLOAD,
-        _ => Duration::from_secs(5),
+        _ => Duration::from_secs(30),
     };
-    wait_until("nothing is left over", patience, || {
-        let now = Snapshot::take(vps)?.without("sysctl-machine");
-        let differences = before.differences(&now);
-        ensure!(differences.is_empty(), "{differences}");
-        Ok(())
-    })
+    before.comes_back_within(patience, || Snapshot::take(vps))
 }
 
 /// One cut of each operation, on one container.

@@ -63,13 +63,7 @@ impl Site {
 
     /// Fails unless the server is as it was at first.
     fn is_as_before(&self) -> Result<()> {
-        let now = Snapshot::take(self.vps1())?.without("sysctl-machine");
-        let differences = self.before.differences(&now);
-        ensure!(
-            differences.is_empty(),
-            "the server is not as it was:\n{differences}"
-        );
-        Ok(())
+        self.before.comes_back(self.vps1())
     }
 
     /// Ends a case: what the state knows is all that there is.

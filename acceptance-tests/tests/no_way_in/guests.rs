@@ -20,7 +20,7 @@ const CANARY: &str = "only root of the host has written this";
 const MEMORY_LIMIT: u64 = 96 * 1024;
 
 /// How long a run with hostile guests may take; each change of theirs has a limit of a minute. Seconds.
-const RUN_LIMIT: u64 = 240;
+const RUN_LIMIT: u64 = 480;
 
 /// A configuration with a guest that is well and the hostile ones; `round` changes all of them.
 fn guests(lab: &Lab, names: &[&str], round: u32, more: &str) -> Result<String> {
@@ -206,8 +206,7 @@ fn a_hostile_guest_harms_itself_alone() -> Result<()> {
         Ok(())
     });
     cases.case("the host is as it was, the canary included", || {
-        let differences = before.differences(&Snapshot::take(vps)?.without("sysctl-machine"));
-        ensure!(differences.is_empty(), "{differences}");
+        before.comes_back(vps)?;
         ensure!(vps.root("cat /root/canary")?.trim() == CANARY);
         Ok(())
     });
