@@ -18,6 +18,7 @@ pub mod instance;
 mod lab;
 pub mod namespace;
 mod network;
+pub mod pings;
 pub mod probe;
 pub mod promise;
 pub mod provider;
