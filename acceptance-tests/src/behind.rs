@@ -17,6 +17,10 @@ const CONNECT: &str = "3s";
 pub const TIMEOUTS: &str =
     "timeouts = { create = \"20s\", read = \"20s\", update = \"20s\", delete = \"20s\" }";
 
+/// The same for a good line: a guest boots, on a busy machine.
+const PATIENT: &str =
+    "timeouts = { create = \"2m\", read = \"20s\", update = \"2m\", delete = \"20s\" }";
+
 /// A server behind a line that can be made bad, and Terraform that reaches it through that line.
 pub struct Behind<'a> {
     /// The server.
@@ -84,6 +88,8 @@ impl<'a> Behind<'a> {
 
     /// A plain apply on a good line ends in the full state.
     pub fn converges(&self) -> Result<()> {
+        let text = self.terraform.configuration()?;
+        self.terraform.configure(&text.replace(TIMEOUTS, PATIENT))?;
         self.terraform.apply()?;
         self.terraform.assert_plan_is_empty()
     }

@@ -166,9 +166,9 @@ pub fn run(command: &mut Command, deadline: Duration) -> Result<Output> {
     Process::spawn(command)?.wait(deadline)
 }
 
-/// Runs a short program that has to succeed and returns its standard output.
+/// Runs a program that has to succeed and returns its standard output. The longest is a copy of a root or of a disk.
 pub fn check(command: &mut Command) -> Result<String> {
-    run(command, Duration::from_secs(30))?.checked()
+    run(command, Duration::from_mins(3))?.checked()
 }
 
 /// Builds a command from a program and its arguments.

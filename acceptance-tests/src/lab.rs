@@ -35,6 +35,9 @@ terraform {
 }
 ";
 
+/// How long anything may take to answer on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A running lab; all of it is gone when this is dropped, and at Ctrl-C.
 #[derive(Debug)]
 pub struct Lab {
@@ -201,16 +204,14 @@ impl Lab {
         run(shell.args(["-euc", script]), Duration::from_mins(2))
     }
 
-    /// Pings an address from the operator's machine until it answers, for a few seconds at most.
+    /// Pings an address from the operator's machine until it answers, for half a minute at most.
     pub fn ping(&self, address: &str) -> Result<()> {
         let address: IpAddr = address
             .parse()
             .with_context(|| format!("{address:?} is no address"))?;
-        wait_until(
-            &format!("{address} answers a ping"),
-            Duration::from_secs(5),
-            || self.client().ping(address, Duration::from_secs(1)),
-        )
+        wait_until(&format!("{address} answers a ping"), PATIENCE, || {
+            self.client().ping(address, Duration::from_secs(1))
+        })
     }
 
     /// Connects from the operator's machine and returns the first line that the other side says.
@@ -220,7 +221,7 @@ impl Lab {
             .with_context(|| format!("{address:?} is no address"))?;
         wait_until(
             &format!("{address} answers on port {port}"),
-            Duration::from_secs(5),
+            PATIENCE,
             || {
                 self.client()
                     .banner(SocketAddr::new(address, port), Duration::from_secs(2))
@@ -231,7 +232,7 @@ impl Lab {
     /// Waits until the guest of this name answers on its port 7777; another one, or one that is just ending, won't do.
     pub fn answers_as(&self, address: &str, name: &str) -> Result<()> {
         let what = format!("{address} answers as {name}");
-        wait_until(&what, Duration::from_secs(10), || {
+        wait_until(&what, PATIENCE, || {
             let banner = self.tcp(address, 7777)?;
             ensure!(banner.split(' ').next() == Some(name), "it says {banner:?}");
             Ok(())
@@ -241,7 +242,7 @@ impl Lab {
     /// Asserts that an address answers a ping from the operator's machine.
     ///
     /// # Panics
-    /// When it doesn't within a few seconds.
+    /// When it doesn't within half a minute.
     pub fn assert_ping(&self, address: &str) {
         let answer = self.ping(address);
         assert!(answer.is_ok(), "{answer:?}");

@@ -133,7 +133,7 @@ impl Namespace {
     pub fn remove(&self) -> Result<()> {
         wait_until(
             &format!("{} is empty", self.name),
-            Duration::from_secs(5),
+            Duration::from_secs(30),
             || self.kill_all(),
         )?;
         check(&mut command("ip", ["netns", "del", &self.name])).map(drop)

@@ -70,6 +70,12 @@ impl Terraform {
         self.write("main.tf", configuration)
     }
 
+    /// Returns the configuration.
+    pub fn configuration(&self) -> Result<String> {
+        let file = self.folder().join("main.tf");
+        fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
+    }
+
     /// Sets an environment variable for all runs from now on.
     pub fn set_environment(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));

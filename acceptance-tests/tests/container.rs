@@ -247,9 +247,10 @@ fn a_protected_container_is_not_destroyed() -> Result<()> {
 #[test]
 fn waiting_says_what_it_waited_for_and_keeps_what_was_made() -> Result<()> {
     let lab = Lab::start(Hosts::one())?;
-    let waits = |port: u16| format!("  wait_for = {{ port = {port}, timeout = \"4s\" }}");
+    let waits =
+        |port: u16, time: &str| format!("  wait_for = {{ port = {port}, timeout = \"{time}\" }}");
     let terraform =
-        lab.terraform(&(base(&lab)? + &configuration::container("web", &waits(9999))))?;
+        lab.terraform(&(base(&lab)? + &configuration::container("web", &waits(9999, "4s"))))?;
     let failed = terraform.apply_fails()?;
     ensure!(failed.contains("9999") && failed.contains("4s"), "{failed}");
     // Tainted, not lost: the next apply replaces it.
@@ -257,7 +258,7 @@ fn waiting_says_what_it_waited_for_and_keeps_what_was_made() -> Result<()> {
         terraform.resource("nspawn_container.web").is_ok(),
         "the container is not in the state"
     );
-    terraform.configure(&(base(&lab)? + &configuration::container("web", &waits(7777))))?;
+    terraform.configure(&(base(&lab)? + &configuration::container("web", &waits(7777, "60s"))))?;
     terraform.apply()?;
     terraform.assert_plan_is_empty()?;
     terraform.destroy()?;
@@ -274,7 +275,7 @@ fn autostart_decides_what_a_reboot_brings_back() -> Result<()> {
     )?;
     terraform.apply()?;
     lab.vps1().reboot()?;
-    wait_until("web runs", Duration::from_secs(20), || {
+    wait_until("web runs", Duration::from_mins(1), || {
         lab.vps1().guest("web", "true")
     })?;
     let manual = lab

@@ -43,7 +43,7 @@ const BOOT: &str = r#"
 const NSPAWN_REBOOTED: i32 = 133;
 
 /// How long a server may take to boot, or to end.
-const BOOT_DEADLINE: Duration = Duration::from_mins(1);
+const BOOT_DEADLINE: Duration = Duration::from_mins(3);
 
 /// A server.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ impl Vps {
 
     /// Returns where this machine sees a path of the running server, also one below its /run or /dev.
     pub fn path(&self, path: &str) -> Result<PathBuf> {
-        let leader = wait_until("systemd runs", Duration::from_secs(10), || self.leader())?;
+        let leader = wait_until("systemd runs", BOOT_DEADLINE, || self.leader())?;
         Ok(PathBuf::from(format!("/proc/{leader}/root")).join(path))
     }
 
@@ -153,7 +153,11 @@ impl Vps {
 
     /// Waits until the server's sshd answers and its systemd has started everything.
     pub fn wait_until_up(&self) -> Result<()> {
-        let state = self.state_once_booted()?;
+        self.wait_until_up_within(BOOT_DEADLINE)
+    }
+
+    fn wait_until_up_within(&self, patience: Duration) -> Result<()> {
+        let state = self.state_once_booted(patience)?;
         if state.trim() != "running" {
             let failed = self.root("systemctl --no-legend --failed; systemctl list-jobs")?;
             bail!("{} is {}, not running:\n{failed}", self.name, state.trim());
@@ -193,10 +197,10 @@ impl Vps {
 
     /// Waits until the server's sshd answers and its systemd has started what it can.
     pub fn wait_until_reachable(&self) -> Result<()> {
-        self.state_once_booted().map(drop)
+        self.state_once_booted(BOOT_DEADLINE).map(drop)
     }
 
-    fn state_once_booted(&self) -> Result<String> {
+    fn state_once_booted(&self, patience: Duration) -> Result<String> {
         let address = SocketAddr::from((self.block.ipv4, 22));
         let what = format!("{} answers on {address}", self.name);
         let ready = wait_until(&what, BOOT_DEADLINE, || {
@@ -205,16 +209,22 @@ impl Vps {
                 .banner(address, Duration::from_millis(500))
         });
         ready.with_context(|| format!("the end of its console:\n{}", self.console()))?;
-        self.root("systemctl is-system-running --wait || true")
+        let mut state = self.root_command("systemctl is-system-running --wait || true")?;
+        run(&mut state, patience)?.checked()
     }
 
     /// Reboots the server from inside and waits until it is up again.
     pub fn reboot(&self) -> Result<()> {
+        self.reboot_within(BOOT_DEADLINE)
+    }
+
+    /// The same for a server with many guests, which end and boot along with it.
+    pub fn reboot_within(&self, patience: Duration) -> Result<()> {
         self.root("systemctl reboot")?;
-        self.wait_for_end()?;
+        self.wait_for_end(patience)?;
         self.unplug()?;
         self.power_on()?;
-        self.wait_until_up()
+        self.wait_until_up_within(patience)
     }
 
     /// Shuts the server down in good order.
@@ -223,7 +233,7 @@ impl Vps {
             kill_process(pid_of(child)?, Signal::TERM)
                 .context("ask systemd-nspawn to power off")?;
         }
-        self.wait_for_end()?;
+        self.wait_for_end(BOOT_DEADLINE)?;
         self.unplug()
     }
 
@@ -297,7 +307,7 @@ impl Vps {
     }
 
     pub(crate) fn root_command(&self, script: &str) -> Result<Command> {
-        let leader = wait_until("systemd runs", Duration::from_secs(10), || self.leader())?;
+        let leader = wait_until("systemd runs", BOOT_DEADLINE, || self.leader())?;
         let mut nsenter = command("nsenter", ["-t", &leader.to_string(), "-a", "env", "-i"]);
         nsenter.args([
             "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -326,11 +336,11 @@ impl Vps {
         self.nspawn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait_for_end(&self) -> Result<()> {
+    fn wait_for_end(&self, patience: Duration) -> Result<()> {
         if let Some(child) = self.nspawn().as_ref()
-            && !ends_within(child, BOOT_DEADLINE)?
+            && !ends_within(child, patience)?
         {
-            bail!("{} was still on after {BOOT_DEADLINE:?}", self.name);
+            bail!("{} was still on after {patience:?}", self.name);
         }
         Ok(())
     }

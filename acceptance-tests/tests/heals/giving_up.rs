@@ -19,15 +19,25 @@ const IDLE: f64 = 0.01;
 /// Kilobytes of memory of its own.
 const MEMORY: u64 = 10_000;
 
+/// Somebody who undoes a mend all the time, until this is dropped.
+struct Undoer<'a>(&'a Server);
+
+impl<'a> Undoer<'a> {
+    fn start(server: &'a Server) -> Result<Self> {
+        server.shell(UNDOER)?;
+        Ok(Self(server))
+    }
+}
+
+impl Drop for Undoer<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.shell("systemctl stop undoer.service") {
+            eprintln!("the undoer goes on: {error:#}");
+        }
+    }
+}
+
 impl Server {
-    fn undo_all_the_time(&self) -> Result<()> {
-        self.shell(UNDOER).map(drop)
-    }
-
-    fn let_it_be(&self) -> Result<()> {
-        self.shell("systemctl stop undoer.service").map(drop)
-    }
-
     /// How often the journal has a line since a place.
     fn told(&self, place: usize, line: &str) -> Result<usize> {
         let journal = self.journal_since(place)?;
@@ -76,7 +86,7 @@ impl Server {
     /// Somebody removes a route each time; an apply after that ended mends it at once.
     pub fn gives_up_loudly(&self) -> Result<()> {
         let place = self.journal_place()?;
-        self.undo_all_the_time()?;
+        let undoer = Undoer::start(self)?;
         self.wait_until_told(place, TOLD)?;
         let mends = self.told(place, "mended: the route to 203.0.113.2/32")?;
         let plan = self.terraform.plan()?;
@@ -103,7 +113,7 @@ impl Server {
         })?;
         let told = self.told(place, TOLD)?;
         ensure!(told == 1, "it was told {told} times");
-        self.let_it_be()?;
+        drop(undoer);
         self.terraform.apply()?;
         self.answers()?;
         self.terraform.assert_plan_is_empty()
@@ -112,9 +122,9 @@ impl Server {
     /// The same without an apply: a later try mends it, and the journal says that it is over.
     pub fn recovers_by_itself(&self) -> Result<()> {
         let place = self.journal_place()?;
-        self.undo_all_the_time()?;
+        let undoer = Undoer::start(self)?;
         self.wait_until_told(place, TOLD)?;
-        self.let_it_be()?;
+        drop(undoer);
         self.wait_until_told(place, OVER)?;
         self.answers()?;
         self.terraform.assert_plan_is_empty()

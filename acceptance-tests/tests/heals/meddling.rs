@@ -96,10 +96,11 @@ pub const NAMED: &[Meddling] = &[
         "systemd-machined is stopped and started",
         "systemctl stop systemd-machined; systemctl start systemd-machined",
     ),
-    // The load and the listing by which the agent knows its own table later are two steps.
+    // The load and the listing by which the agent knows its own table later are two steps. Three tries of it stay
+    // below the mends after which the agent takes its time.
     of(
-        "a rule is added as soon as the table is loaded, eight times",
-        "for number in 1 2 3 4 5 6 7 8; do \
+        "a rule is added as soon as the table is loaded, four times",
+        "for number in 1 2 3; do \
          until nft insert rule bridge nspawn_agent prerouting accept comment '\"evil\"'; do :; done; \
          while nft list chain bridge nspawn_agent prerouting | grep -q evil; do :; done; done; \
          nft insert rule bridge nspawn_agent prerouting accept comment '\"evil\"'",
@@ -397,8 +398,8 @@ pub const MORE: &[Meddling] = &[
         "neighbour proxy for 203.0.113.3",
     ),
     of(
-        "the same thing goes missing ten times",
-        "for number in $(seq 10); do ip route del 203.0.113.2/32; until ip route show proto 78 | grep -q ^203.0.113.2; do :; done; done; ip route del 203.0.113.2/32",
+        "the same thing goes missing five times",
+        "for number in $(seq 4); do ip route del 203.0.113.2/32; until ip route show proto 78 | grep -q ^203.0.113.2; do :; done; done; ip route del 203.0.113.2/32",
         "route to 203.0.113.2/32",
     ),
 ];

@@ -1,8 +1,11 @@
 //! Texts that must not be found, and where they are looked for.
 
-use std::{fs, process};
+use std::{fs, time::Duration};
 
-use acceptance_tests::Lab;
+use acceptance_tests::{
+    Lab,
+    command::{Process, command},
+};
 use anyhow::{Result, ensure};
 
 /// Texts that must not be found, and what they are.
@@ -50,7 +53,7 @@ fn base64_within(text: &str, offset: usize) -> String {
 /// Looks for secrets in the arguments and environment of every process, here and on the host, until it is stopped.
 pub struct ProcessWatch<'a> {
     lab: &'a Lab,
-    here: process::Child,
+    here: Process,
 }
 
 /// $1: the secrets, one a line; $2: where what was found goes; $3: which files of a process; $4: the end.
@@ -72,19 +75,18 @@ impl<'a> ProcessWatch<'a> {
         ))?;
         // Terraform gets its variables by the environment, as its user's choice; arguments are everybody's.
         let path = |name: &str| lab.folder().join(name);
-        let here = process::Command::new("sh")
-            .args(["-c", WATCH, "sh"])
-            .args([path("needles"), path("found")])
+        let mut here = command("sh", ["-c", WATCH, "sh"]);
+        here.args([path("needles"), path("found")])
             .arg("/proc/[0-9]*/cmdline")
-            .arg(path("end"))
-            .spawn()?;
+            .arg(path("end"));
+        let here = Process::spawn(&mut here)?;
         Ok(Self { lab, here })
     }
 
     /// Stops, and fails when anything was found.
-    pub fn end(mut self) -> Result<()> {
+    pub fn end(self) -> Result<()> {
         fs::write(self.lab.folder().join("end"), "")?;
-        self.here.wait()?;
+        self.here.wait(Duration::from_mins(1))?.checked()?;
         let here = fs::read_to_string(self.lab.folder().join("found"))?;
         let there = self.lab.vps1().root("touch /root/end; cat /root/found")?;
         for (place, found) in [("here", here), ("on the host", there)] {

@@ -220,7 +220,7 @@ fn killed_agent(site: &Site, terraform: &Terraform) -> Result<()> {
         site.root("pkill -9 -f 'nspawn-agent-[0-9a-f]* serve$'")?;
         bail!("it goes on")
     })?;
-    let output = apply.wait(Duration::from_secs(20))?;
+    let output = apply.wait(MENDED)?;
     ensure!(!output.success(), "{}", output.stdout);
     let words = [
         "Creating container web",

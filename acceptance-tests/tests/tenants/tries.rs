@@ -20,7 +20,7 @@ use super::{
 /// How often each forged frame is sent.
 const TIMES: u32 = 5;
 /// How long anything honest may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An honest packet to each place, after which all that was sent before has arrived or never will.
 fn last(world: &World, mark: &[u8]) -> Vec<Vec<u8>> {

@@ -38,7 +38,7 @@ impl Listener {
         let process = Process::spawn(sniff.args(["--holding", &to_hex(holding)]))?;
         wait_until(
             &format!("a listener at the {place}"),
-            Duration::from_secs(10),
+            Duration::from_secs(30),
             || {
                 ensure!(
                     process.printed().starts_with("listening"),
