@@ -11,6 +11,9 @@
     reason = "small numbers, none below zero"
 )]
 
+#[path = "survives_kills/share.rs"]
+mod share;
+
 use std::collections::VecDeque;
 
 use acceptance_tests::{
@@ -21,7 +24,9 @@ use acceptance_tests::{
     promise::{Cases, Effort, Promise},
     sweep::{Fault, Recording, Stage, Sweep},
 };
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
+
+use self::share::Share;
 
 /// Two stages: going from the first to the second is an operation, and going back another.
 struct Pair {
@@ -181,47 +186,31 @@ struct Run {
     only: String,
     /// `NSPAWN_SWEEP_SHARE`
     share: Option<Share>,
+    effort: Effort,
     /// How many orders there were before the share was taken.
     counted: usize,
 }
 
-/// Of each `of` cases the one in the place `part`, so that several runs, one after the other or on several machines,
-/// come to all of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Share {
-    part: usize,
-    of: usize,
-}
-
-impl Share {
-    /// "2/8"
-    fn parse(text: &str) -> Result<Self> {
-        let parts = || {
-            let (part, of) = text.split_once('/')?;
-            Some((part.parse().ok()?, of.parse().ok()?))
-        };
-        let (part, of) = parts().with_context(|| format!("{text:?} is no share such as 2/8"))?;
-        ensure!((1..=of).contains(&part), "there is no share {part} of {of}");
-        Ok(Self { part, of })
-    }
-
-    fn has(self, number: usize) -> bool {
-        number % self.of == self.part - 1
-    }
-}
-
 impl Run {
     fn start() -> Result<Self> {
+        let only = std::env::var("NSPAWN_SWEEP").unwrap_or_default();
+        let share = std::env::var("NSPAWN_SWEEP_SHARE")
+            .ok()
+            .map(|text| Share::parse(&text))
+            .transpose()?;
+        let effort = if only.is_empty() && share.is_none() {
+            Effort::of_this_run()
+        } else {
+            Effort::Long
+        };
         Ok(Self {
             cases: Cases::of(Promise::SurvivesKills)?,
             sweep: boot()?,
             points: 0,
             unreached: 0,
-            only: std::env::var("NSPAWN_SWEEP").unwrap_or_default(),
-            share: std::env::var("NSPAWN_SWEEP_SHARE")
-                .ok()
-                .map(|text| Share::parse(&text))
-                .transpose()?,
+            only,
+            share,
+            effort,
             counted: 0,
         })
     }
@@ -230,17 +219,12 @@ impl Run {
     fn try_pair(&mut self, number: usize, pair: &Pair) -> Result<()> {
         // Other places in each operation, so that a quick run comes to all kinds of them.
         let shift = |way: usize| ((number * 2 + way) * 5 % 14) as f64 / 14.0;
-        let effort = if self.only.is_empty() && self.share.is_none() {
-            Effort::of_this_run()
-        } else {
-            Effort::Long
-        };
         let mut recordings = record(&self.sweep, pair)?;
         for recording in &recordings {
             self.points += recording.agent.len() + recording.provider.len();
         }
         let mut queues = [0, 1].map(|way| {
-            let mut orders = orders(effort, &recordings[way], shift(way), number + way);
+            let mut orders = orders(self.effort, &recordings[way], shift(way), number + way);
             orders.retain(|order| self.wants(&case_name(pair, way, order)));
             orders
         });
@@ -266,9 +250,8 @@ impl Run {
 
     /// Whether this run is to try a case.
     fn wants(&mut self, name: &str) -> bool {
-        let number = self.counted;
         self.counted += 1;
-        name.contains(&self.only) && self.share.is_none_or(|share| share.has(number))
+        name.contains(&self.only) && self.share.is_none_or(|share| share.has(name))
     }
 
     /// Carries one order out; whether that held.
@@ -276,8 +259,15 @@ impl Run {
         let name = case_name(pair, way, order);
         let sweep = &self.sweep;
         let mut reached = false;
+        let (fault, point) = order;
+        let points = match (self.effort, fault) {
+            // All the others have cases of their own.
+            (Effort::Long, _) => vec![point.clone()],
+            (Effort::Quick, Fault::Provider) => nearest(&recording.provider, point, 2),
+            (Effort::Quick, _) => nearest(&recording.agent, point, 2),
+        };
         let held = self.cases.case(&name, || {
-            reached = strike(sweep, pair, way, order, recording)?;
+            reached = strike(sweep, pair, way, (*fault, &points), recording)?;
             Ok(())
         });
         if held && !reached {
@@ -305,22 +295,37 @@ fn record(sweep: &Sweep, pair: &Pair) -> Result<[Recording; 2]> {
     Ok([there, sweep.record(&pair.stages[0])?])
 }
 
-/// Goes one way, disturbed. False when the point was not reached in a few tries.
+/// A point, and so many before and behind it: a quick run strikes there when that one isn't reached again.
+fn nearest<T: Clone + PartialEq>(all: &[T], point: &T, reach: usize) -> Vec<T> {
+    let Some(place) = all.iter().position(|found| found == point) else {
+        return vec![point.clone()];
+    };
+    let around = (1..=reach).flat_map(|far| [place.checked_add(far), place.checked_sub(far)]);
+    std::iter::once(Some(place))
+        .chain(around)
+        .filter_map(|place| all.get(place?).cloned())
+        .collect()
+}
+
+/// Goes one way, disturbed at the first of these points that is reached. False when none was in a few tries of each.
 fn strike(
     sweep: &Sweep,
     pair: &Pair,
     way: usize,
-    (fault, point): &Order,
+    (fault, points): (Fault, &[Point]),
     recording: &Recording,
 ) -> Result<bool> {
     const TRIES: usize = 3;
     let (from, to) = (&pair.stages[way], &pair.stages[1 - way]);
-    for attempt in 1..=TRIES {
-        if sweep.strike(*fault, point, to, &recording.host)? {
-            return Ok(true);
-        }
-        if attempt < TRIES {
+    for (attempt, point) in points.iter().flat_map(|point| [point; TRIES]).enumerate() {
+        if attempt > 0 {
             sweep.apply(from)?;
+        }
+        if attempt == TRIES {
+            eprintln!("         the point is not reached again: its neighbours are tried");
+        }
+        if sweep.strike(fault, point, to, &recording.host)? {
+            return Ok(true);
         }
     }
     Ok(false)
@@ -371,13 +376,9 @@ fn changes_of_containers_and_addresses() -> Result<()> {
 }
 
 #[test]
-fn shares_have_each_case_once() {
-    let share = |text: &str| Share::parse(text).unwrap();
-    for number in 0..20 {
-        let having = (1..=3).filter(|part| share(&format!("{part}/3")).has(number));
-        assert_eq!(having.count(), 1, "{number}");
-    }
-    for wrong in ["", "2", "0/3", "4/3", "1/0", "a/b"] {
-        assert!(Share::parse(wrong).is_err(), "{wrong}");
-    }
+fn neighbours_stand_in_for_a_point() {
+    let all = ["a", "b", "c", "d", "e"];
+    assert_eq!(nearest(&all, &"c", 2), ["c", "d", "b", "e", "a"]);
+    assert_eq!(nearest(&all, &"a", 2), ["a", "b", "c"]);
+    assert_eq!(nearest(&all, &"x", 2), ["x"]);
 }

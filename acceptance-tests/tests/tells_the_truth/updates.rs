@@ -151,7 +151,7 @@ fn unwritten_settings(site: &Site, terraform: &Terraform) -> Result<()> {
 /// It is restarted all the same, and runs as the state says: nothing is left to do.
 fn not_ready_in_time(site: &Site, terraform: &Terraform) -> Result<()> {
     let wanted = Wanted {
-        container: "  hostname = \"www\"\n  wait_for = { port = 81, timeout = \"5m\" }\n  timeouts = { update = \"8s\" }",
+        container: "  hostname = \"www\"\n  wait_for = { port = 81, timeout = \"5m\" }\n  timeouts = { update = \"20s\" }",
         ..Wanted::default()
     };
     let words = [
