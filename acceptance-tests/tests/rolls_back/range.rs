@@ -1,0 +1,279 @@
+//! A host that is struck while a change of it waits to be confirmed, and how it is looked at.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use acceptance_tests::{
+    Hosts, Lab, Snapshot,
+    command::{Output, Process, wait_until},
+    configuration,
+    proxy::{Line, Proxy},
+    terraform::Terraform,
+};
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+
+use super::drills::{Drill, SERVE, Way};
+
+/// What the drills set as `rollback_after`.
+pub const ROLLBACK_AFTER: Duration = Duration::from_secs(10);
+
+/// "A few seconds": for the host to go back, on a machine that does many other things meanwhile.
+const FEW_SECONDS: Duration = Duration::from_secs(15);
+
+/// For the host to boot.
+const BOOT: Duration = Duration::from_mins(2);
+
+/// The longest time that a run may take: the host's time, and twice the patience of the provider.
+pub const BOUND: Duration = Duration::from_mins(2);
+
+pub const PROVIDER: &str = "terraform-provider-nspawn";
+
+/// The operator's own firewall.
+const FIREWALL: &str = "\
+table inet operator {
+    chain in {
+        type filter hook input priority 0; policy drop;
+        iif lo accept
+        ip saddr 192.0.2.66 drop
+        meta l4proto { 1, 58 } accept
+        tcp dport 22 accept
+    }
+    chain out {
+        type filter hook output priority 0; policy accept;
+    }
+}
+";
+
+/// What is tried on.
+pub struct Range {
+    pub lab: Lab,
+    pub terraform: Terraform,
+    proxy: Proxy,
+}
+
+impl Range {
+    /// A host that is not ours yet.
+    pub fn new() -> Result<Self> {
+        let lab = Lab::start(Hosts::one())?;
+        let target = SocketAddr::from((lab.vps1().block().ipv4, 22));
+        let proxy = Proxy::start(lab.client(), target, Line::default())?;
+        let terraform = lab.terraform("")?;
+        // The operator's own firewall, which is none of ours.
+        lab.vps1().root(&format!(
+            "cat >/etc/nftables.conf <<'END'\n{FIREWALL}END\nsystemctl enable -q --now nftables"
+        ))?;
+        Ok(Self {
+            lab,
+            terraform,
+            proxy,
+        })
+    }
+
+    /// A host with more attributes, reached over the line that can freeze, or past it.
+    pub fn configuration(&self, drill: &Drill, more: &str) -> Result<String> {
+        let vps = self.lab.vps1();
+        let more = format!(
+            "  rollback_after = \"{}s\"\n{more}",
+            ROLLBACK_AFTER.as_secs()
+        );
+        if drill.way != Way::Frozen {
+            return Ok(configuration::host(vps, &more));
+        }
+        let line = self.proxy.address();
+        Ok(configuration::host(
+            vps,
+            &format!(
+                "{more}\n  port = {}\n  host_key = \"{}\"",
+                line.port(),
+                vps.host_key()?
+            ),
+        )
+        .replace(&vps.block().ipv4.to_string(), "127.0.0.1"))
+    }
+
+    /// All but what is shared with other labs, and the note of what was rolled back.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        Ok(Snapshot::take(self.lab.vps1())?.without("sysctl-machine"))
+    }
+
+    /// Lets a drill strike as soon as a change is pending, however busy the machine is.
+    pub fn lie_in_wait(&self, drill: &Drill, made: &str) -> Result<()> {
+        let script = drill.script(made);
+        self.lab
+            .vps1()
+            .root(&format!(
+                "rm -f /dev/shm/fired /dev/shm/go /var/log/drill; cat >/dev/shm/drill <<'END'\n{script}END\n\
+                 systemctl stop run-drill.service 2>/dev/null || true\n\
+                 systemctl reset-failed run-drill.service 2>/dev/null || true\n\
+                 systemd-run -q --collect -p Nice=-20 -p CPUWeight=10000 --unit=run-drill sh -u /dev/shm/drill"
+            ))
+            .map(drop)
+    }
+
+    /// Waits until the drill goes on.
+    pub fn has_fired(&self) -> Result<()> {
+        wait_until("the drill begins", BOUND, || {
+            self.lab.vps1().root("test -e /dev/shm/fired").map(drop)
+        })
+    }
+
+    /// When the drill struck; fails when nothing was pending any more.
+    fn struck(&self) -> Result<SystemTime> {
+        // The host may be down, or be cut off from its own processes.
+        let file = self.lab.vps1().root_folder().join("var/log/drill");
+        let noted = fs::read_to_string(&file).context("the drill has not struck")?;
+        let (at, when) = noted
+            .trim()
+            .split_once(' ')
+            .with_context(|| format!("the drill noted {noted:?}"))?;
+        ensure!(
+            when == "pending",
+            "the drill struck too late: the change was confirmed already, so that nothing was to be rolled back"
+        );
+        Ok(UNIX_EPOCH + Duration::from_secs_f64(at.parse()?))
+    }
+
+    /// Whether SSH's greeting comes within a moment.
+    fn greets(&self) -> Result<String> {
+        let address = SocketAddr::from((self.lab.vps1().block().ipv4, 22));
+        self.lab
+            .client()
+            .banner(address, Duration::from_millis(700))
+    }
+
+    /// Waits until the operator gets in again, so long after the drill struck at the latest.
+    fn is_back(&self, limit: Duration) -> Result<()> {
+        let struck = self.struck()?;
+        wait_until("SSH greets again", left(struck, limit), || self.greets())?;
+        let took = struck.elapsed().unwrap_or_default();
+        ensure!(took <= limit, "SSH was back after {took:?}, not {limit:?}");
+        self.lab.vps1().ssh("true")?.checked()?;
+        eprintln!("        SSH was back after {:.1} s", took.as_secs_f64());
+        Ok(())
+    }
+
+    /// Does what the drill is about while the apply runs; then SSH has to be back in time.
+    pub fn drill(&self, drill: &Drill, apply: &Process) -> Result<()> {
+        let vps = self.lab.vps1();
+        let limit = ROLLBACK_AFTER + FEW_SECONDS;
+        // A host that reboots takes the sign along.
+        if drill.way != Way::Rebooted {
+            self.has_fired()?;
+            self.struck()?;
+        }
+        match drill.way {
+            Way::OnTheHost(_) => {
+                ensure!(self.greets().is_err(), "SSH was never cut");
+                self.is_back(limit)
+            }
+            Way::ProviderKilled => {
+                let killed = apply.signal_below(PROVIDER, Signal::KILL)?;
+                ensure!(killed == 1, "{killed} providers were killed");
+                vps.root("touch /dev/shm/go")?;
+                self.is_gone_back(limit)
+            }
+            Way::Frozen => {
+                self.proxy.freeze();
+                vps.root("touch /dev/shm/go")?;
+                self.is_gone_back(limit)?;
+                self.proxy.thaw();
+                Ok(())
+            }
+            Way::Rebooted => {
+                wait_until("the host reboots", BOUND, || {
+                    ensure!(vps.restart_if_rebooted()?, "it doesn't yet");
+                    Ok(())
+                })?;
+                vps.wait_until_up()?;
+                self.is_back(limit + BOOT)
+            }
+            Way::PowerCut => {
+                vps.power_off_hard()?;
+                vps.power_on()?;
+                vps.wait_until_up()?;
+                self.is_back(limit + BOOT)
+            }
+        }
+    }
+
+    /// The operator was never cut off from this host: only its own change has to go in time.
+    fn is_gone_back(&self, limit: Duration) -> Result<()> {
+        let left = left(self.struck()?, limit);
+        wait_until("nothing is pending", left, || {
+            self.lab
+                .vps1()
+                .root("test ! -e /etc/nspawn-agent/pending.json")
+        })?;
+        self.is_back(limit)
+    }
+
+    /// Applies a change that a drill strikes; `made` succeeds on the host once the change itself is there.
+    pub fn apply_through(&self, drill: &Drill, made: &str) -> Result<Output> {
+        self.lie_in_wait(drill, made)?;
+        let apply = self.start()?;
+        let drilled = self.drill(drill, &apply);
+        self.proxy.thaw();
+        let output = apply.wait(BOUND)?;
+        drilled.with_context(|| words(&(output.stdout.clone() + &output.stderr)))?;
+        Ok(output)
+    }
+
+    pub fn start(&self) -> Result<Process> {
+        self.terraform
+            .start(&["apply", "-auto-approve", "-input=false"])
+    }
+
+    /// Ends whatever a drill may have left, when this is dropped, so that the next one begins with nothing of it.
+    pub fn cleans_up(&self) -> CleanUp<'_> {
+        CleanUp(self)
+    }
+
+    /// Fails unless the host comes to look as it did, but for lines that have such words.
+    pub fn is_as_before(&self, former: &Snapshot, but: &[&str]) -> Result<()> {
+        // Addresses are verified, and units end, a moment after SSH is back.
+        wait_until(
+            "the former state is restored",
+            Duration::from_secs(30),
+            || {
+                let mut differences = former.differences(&self.snapshot()?);
+                // The note of an earlier drill may be replaced by another.
+                for lines in [&mut differences.gone, &mut differences.new] {
+                    lines.retain(|line| !but.iter().any(|but| line.contains(but)));
+                }
+                ensure!(differences.is_empty(), "\n{differences}");
+                Ok(())
+            },
+        )
+    }
+}
+
+fn left(struck: SystemTime, limit: Duration) -> Duration {
+    limit.saturating_sub(struck.elapsed().unwrap_or_default())
+}
+
+pub struct CleanUp<'a>(&'a Range);
+
+impl Drop for CleanUp<'_> {
+    fn drop(&mut self) {
+        self.0.proxy.thaw();
+        let cleaned = self.0.lab.vps1().root(&format!(
+            "systemctl stop run-drill.service 2>/dev/null || true; touch /dev/shm/go; rm -f /var/log/drill
+             pkill -CONT -f '{SERVE}' || true; nft delete table inet evil 2>/dev/null || true"
+        ));
+        if let Err(error) = cleaned {
+            eprintln!("what the drill has left stays: {error:#}");
+        }
+    }
+}
+
+/// What Terraform printed, without its frames and line breaks.
+pub fn words(text: &str) -> String {
+    text.replace(['│', '╷', '╵'], " ")
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
