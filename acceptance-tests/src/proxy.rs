@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
     time::{Duration, Instant},
@@ -81,6 +81,8 @@ struct Shared {
     target: SocketAddr,
     line: Mutex<Line>,
     traffic: Mutex<Vec<Arc<Mutex<Traffic>>>>,
+    /// How often a fault has come since the line was set.
+    struck: Mutex<Arc<AtomicUsize>>,
     /// Whether new connections stall.
     freezing: AtomicBool,
     /// Whether each connection has stalled: then both its directions have.
@@ -96,6 +98,7 @@ struct Pump {
     way: Way,
     line: Line,
     fault: Option<(u64, Fault)>,
+    struck: Arc<AtomicUsize>,
     /// Whether the connection has stalled.
     frozen: Arc<AtomicBool>,
 }
@@ -109,6 +112,7 @@ impl Proxy {
             target,
             line: Mutex::new(line),
             traffic: Mutex::default(),
+            struck: Mutex::default(),
             freezing: AtomicBool::new(false),
             frozen: Mutex::default(),
             stalled: Mutex::default(),
@@ -144,6 +148,8 @@ impl Proxy {
     pub fn set(&self, line: Line) {
         let mut traffic = lock(&self.shared.traffic);
         traffic.clear();
+        // Connections that were opened before go on counting in the former.
+        *lock(&self.shared.struck) = Arc::default();
         *lock(&self.shared.line) = line;
     }
 
@@ -167,6 +173,11 @@ impl Proxy {
     /// Carries connections that are opened from now on; what was stalled stays so.
     pub fn thaw(&self) {
         self.shared.freezing.store(false, Ordering::Release);
+    }
+
+    /// Tells whether any connection came to the byte at which the line breaks, since it was set.
+    pub fn has_struck(&self) -> bool {
+        lock(&self.shared.struck).load(Ordering::Acquire) > 0
     }
 
     /// Returns how many connections were opened.
@@ -280,6 +291,7 @@ impl Shared {
                 way,
                 line,
                 fault,
+                struck: Arc::clone(&lock(&self.struck)),
                 frozen: Arc::clone(&frozen),
             };
             pump.start(from.try_clone()?, to.try_clone()?);
@@ -333,6 +345,8 @@ impl Pump {
                 }
                 self.count(piece);
                 rest = &rest[piece.len()..];
+                self.struck
+                    .fetch_add(usize::from(cut.is_some()), Ordering::AcqRel);
                 match cut {
                     Some(Fault::Stall) => return self.stay_silent(receiver, to),
                     Some(fault @ (Fault::Close | Fault::Reset)) => {

@@ -274,6 +274,8 @@ fn a_proxy_delays_cuts_and_stalls() -> Result<()> {
                 Err(error) => break Err(error),
             }
         };
+        let breaks = line.upwards.or(line.downwards).is_some();
+        ensure!(proxy.has_struck() == breaks, "{line:?}");
         let text = String::from_utf8_lossy(&answer[..length]).into_owned();
         Ok((end.map(|()| text), start.elapsed()))
     };
