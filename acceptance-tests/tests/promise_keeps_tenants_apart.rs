@@ -97,7 +97,7 @@ fn with_isolation(
     cases.case(
         format!("{prefix}a guest asks from hundreds of addresses of its prefix"),
         || {
-            let places = tries::ask_from_everywhere(world)?;
+            let places = tries::ask_from_everywhere(world, watch)?;
             ensure!(
                 places <= 200,
                 "{places} places of the host's table of neighbours are taken"
@@ -146,7 +146,7 @@ fn with_isolation(
     );
     cases.case(
         format!("{prefix}a port that still learns takes no neighbour's place"),
-        || tries::steal_from_a_port_that_learns(world),
+        || tries::steal_from_a_port_that_learns(world, watch),
     );
     Ok(())
 }
@@ -173,7 +173,7 @@ fn without_isolation(
                 "no claimed address left the uplink"
             );
             ensure!(
-                tries::ask_from_everywhere(world)? > 300,
+                tries::ask_from_everywhere(world, watch)? > 300,
                 "the host took in few who asked"
             );
             world.lab.vps1().root("ip neigh flush dev br0")?;

@@ -29,6 +29,11 @@ ours() {
     systemctl is-active nspawn-agent.service systemd-nspawn@web.service systemd-nspawn@db.service
 }
 
+# Fails when a part of such a listing says why it is not there: it would be equal to itself ever after.
+is_whole() {
+    if grep -nE '[Nn]o such|[Cc]annot|does not exist|Error|^(inactive|failed|activating)$' "$1" >&2; then return 1; fi
+}
+
 # All that is somebody else's and stands beside it.
 foreign() {
     ip neigh show proxy | grep 198.18 || true

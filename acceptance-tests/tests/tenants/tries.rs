@@ -1,6 +1,9 @@
 //! What is tried on the guests, and how it is judged.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicU16, Ordering},
+    time::{Duration, Instant},
+};
 
 use acceptance_tests::{
     command::{check, command, wait_until},
@@ -13,7 +16,7 @@ use anyhow::{Result, ensure};
 use super::{
     attacks::{Attack, Shows},
     tables,
-    watch::{Watch, mark},
+    watch::{Listener, Watch, mark},
     world::{PREFIX_START, World},
 };
 
@@ -41,13 +44,25 @@ fn last(world: &World, mark: &[u8]) -> Vec<Vec<u8>> {
     .to_vec()
 }
 
-fn wait_for_the_last(watch: &Watch, mark: &[u8]) -> Result<()> {
-    for listener in [&watch.victim, &watch.bystander, &watch.router] {
+/// Sends frames, and waits until an honest packet that was sent behind them has come to these places.
+fn send_and_wait(
+    world: &World,
+    frames: &[Vec<u8>],
+    times: u32,
+    places: &[&Listener],
+) -> Result<()> {
+    // Above those of all attacks.
+    static NEXT: AtomicU16 = AtomicU16::new(0x8000);
+    let mark = mark(NEXT.fetch_add(1, Ordering::Relaxed));
+    let mut all: Vec<Vec<u8>> = (0..times).flat_map(|_| frames.to_vec()).collect();
+    all.extend(last(world, &mark));
+    world.send(&all, 1)?;
+    for listener in places {
         wait_until(
             &format!("the {} sees the honest packet", listener.place),
             PATIENCE,
             || {
-                ensure!(!listener.seen(mark).is_empty());
+                ensure!(!listener.seen(&mark).is_empty());
                 Ok(())
             },
         )?;
@@ -58,12 +73,9 @@ fn wait_for_the_last(watch: &Watch, mark: &[u8]) -> Result<()> {
 /// With isolation: nobody sees any of it, and nobody's tables change.
 pub fn has_no_effect(world: &World, watch: &Watch, attack: &Attack, number: u16) -> Result<()> {
     let before = tables::all(world)?;
-    let (forged, honest) = (mark(number), mark(number | 0x8000));
+    let forged = mark(number);
     let frames = (attack.frames)(world, &forged);
-    let mut all: Vec<Vec<u8>> = (0..TIMES).flat_map(|_| frames.clone()).collect();
-    all.extend(last(world, &honest));
-    world.send(&all, 1)?;
-    wait_for_the_last(watch, &honest)?;
+    send_and_wait(world, &frames, TIMES, &watch.others())?;
     watch.saw_nothing_of(&forged)?;
     tables::are_true(world)?;
     tables::are_unchanged(world, &before)
@@ -74,6 +86,12 @@ pub fn has_its_effect(world: &World, watch: &Watch, attack: &Attack, number: u16
     let forged = mark(number);
     let frames = (attack.frames)(world, &forged);
     let shows = (attack.shows)(world);
+    if let Shows::Never(why) = shows {
+        eprintln!("         not even without isolation: {why}");
+        send_and_wait(world, &frames, TIMES, &watch.others())?;
+        watch.saw_nothing_of(&forged)?;
+        return forget(world);
+    }
     let seen = || {
         world.send(&frames, TIMES)?;
         let is_seen = match &shows {
@@ -83,16 +101,12 @@ pub fn has_its_effect(world: &World, watch: &Watch, attack: &Attack, number: u16
                 .iter()
                 .any(|entry| entry.address == *address && entry.mac == Some(*mac)),
             Shows::Forwarding(mac) => tables::bridge_has_it_at_the_attacker(world, *mac)?,
-            Shows::Never(_) => true,
+            Shows::Never(_) => false,
         };
         ensure!(is_seen, "no effect: {shows:?}");
         Ok(())
     };
     wait_until("it shows", PATIENCE, seen)?;
-    if let Shows::Never(why) = shows {
-        eprintln!("         not even without isolation: {why}");
-        watch.saw_nothing_of(&forged)?;
-    }
     forget(world)
 }
 
@@ -157,7 +171,7 @@ pub fn claim_addresses(world: &World, watch: &Watch) -> Result<bool> {
 }
 
 /// Asks from many addresses of the attacker's own prefix; gives how many places of the host's table that takes.
-pub fn ask_from_everywhere(world: &World) -> Result<usize> {
+pub fn ask_from_everywhere(world: &World, watch: &Watch) -> Result<usize> {
     let frames = (1..=400).map(|number: u16| -> Result<Vec<u8>> {
         let (from, to) = (
             format!("{PREFIX_START}:{number:x}").parse()?,
@@ -171,7 +185,8 @@ pub fn ask_from_everywhere(world: &World) -> Result<usize> {
             &packet(from, to, ICMPV6, &asks),
         ))
     });
-    world.send(&frames.collect::<Result<Vec<_>>>()?, 1)?;
+    let frames = frames.collect::<Result<Vec<_>>>()?;
+    send_and_wait(world, &frames, 1, &watch.others())?;
     tables::in_prefix(world)
 }
 
@@ -219,7 +234,7 @@ pub fn sniff_without_an_entry(world: &World, watch: &Watch) -> Result<()> {
 
 /// A port learns until its flags are set, and frames to the bridge's own groups teach it past all hooks:
 /// what is fixed has to stay. Fixed in the bridge's ordinary way, it doesn't.
-pub fn steal_from_a_port_that_learns(world: &World) -> Result<()> {
+pub fn steal_from_a_port_that_learns(world: &World, watch: &Watch) -> Result<()> {
     let vps = world.lab.vps1();
     let victim = world.victim.mac.map(|byte| format!("{byte:02x}")).join(":");
     let steals = |prepare: &str| -> Result<bool> {
@@ -232,7 +247,8 @@ pub fn steal_from_a_port_that_learns(world: &World) -> Result<()> {
             0x88cc,
             b"LLDP",
         );
-        world.send(&[lldp], TIMES)?;
+        // What is for the victim may not come any more.
+        send_and_wait(world, &[lldp], TIMES, &[&watch.router])?;
         let stolen = tables::bridge_has_it_at_the_attacker(world, world.victim.mac)?;
         vps.root("systemctl start nspawn-agent")?;
         Ok(stolen)

@@ -100,9 +100,14 @@ impl Watch {
         })
     }
 
+    /// Those to whom nothing forged may come.
+    pub fn others(&self) -> [&Listener; 3] {
+        [&self.victim, &self.bystander, &self.router]
+    }
+
     /// Fails when a mark was seen anywhere.
     pub fn saw_nothing_of(&self, mark: &[u8]) -> Result<()> {
-        for listener in [&self.victim, &self.bystander, &self.router] {
+        for listener in self.others() {
             let seen = listener.seen(mark);
             ensure!(
                 seen.is_empty(),
