@@ -9,7 +9,7 @@ target=${CARGO_TARGET_DIR:-$top/target}
 # program:package pairs; dpkg isn't asked, for a program may come from elsewhere.
 needed=(
   debootstrap:debootstrap systemd-nspawn:systemd-container nft:nftables ip:iproute2 ping:iputils-ping
-  setpriv:util-linux ssh:openssh-client sshd:openssh-server gpg:gnupg zstd:zstd xz:xz-utils tar:tar cc:gcc c++:g++ make:make perl:perl
+  setpriv:util-linux ssh:openssh-client sshd:openssh-server gpg:gnupg zstd:zstd xz:xz-utils tar:tar cc:gcc c++:g++ make:make
   unshare:util-linux sysctl:procps mkfs.ext4:e2fsprogs mount:mount
 )
 
@@ -25,9 +25,13 @@ fi
 export PATH="$PATH:/usr/sbin:/sbin"
 
 # Says all that is missing at once, before anything takes time. Installs Debian packages by apt, after saying so.
+# Its arguments are parts of the Rust toolchain that are needed, too.
 check_requirements() {
-  local missing=() packages=() pair
+  local missing=() packages=() pair part
   command -v cargo >/dev/null || missing+=("Rust 1.95 or newer: see https://rustup.rs")
+  for part in "$@"; do
+    cargo "$part" --version >/dev/null 2>&1 || missing+=("cargo $part: run \`rustup component add ${part/#fmt/rustfmt}\`")
+  done
   if [ -n "${NSPAWN_TERRAFORM:-}" ]; then
     command -v "$NSPAWN_TERRAFORM" >/dev/null || missing+=("NSPAWN_TERRAFORM names $NSPAWN_TERRAFORM, which isn't there")
   elif command -v terraform >/dev/null; then
@@ -44,6 +48,8 @@ check_requirements() {
   for pair in "${needed[@]}"; do
     command -v "${pair%%:*}" >/dev/null || packages+=("${pair#*:}")
   done
+  # perl itself comes with perl-base, which lacks the modules.
+  perl -MIO::Uncompress::Unzip -e1 2>/dev/null || packages+=(perl)
   if [ ${#packages[@]} -gt 0 ] && ! command -v apt-get >/dev/null; then
     missing+=("these programs, in a system without apt-get: ${packages[*]}")
   fi

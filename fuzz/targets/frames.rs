@@ -37,7 +37,10 @@ fuzz_target!(|bytes: &[u8]| {
             }
             if let Desired::Container(container) = &put.desired {
                 let keys = container.ssh_authorized_keys.iter().flatten();
-                assert!(keys.into_iter().all(|line| !line.contains(['\n', '\r', '\0'])));
+                assert!(
+                    keys.into_iter()
+                        .all(|line| !line.contains(['\n', '\r', '\0']))
+                );
             }
         }
         Request::Remove { key, deadline, .. } => {
@@ -62,7 +65,10 @@ fn assert_key_is_safe(key: &ObjectKey) {
         ObjectKey::Address(name) => &name.replacen('/', "_", 1),
     };
     assert!((1..=64).contains(&name.len()), "{name:?}");
-    assert!(!name.starts_with(['-', '.']) && !name.contains(".."), "{name:?}");
+    assert!(
+        !name.starts_with(['-', '.']) && !name.contains(".."),
+        "{name:?}"
+    );
     let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
     assert!(name.bytes().all(safe), "{name:?}");
 }
@@ -72,15 +78,24 @@ fn assert_image_is_safe(image: &Image) {
     match &image.source {
         ImageSource::Debootstrap(recipe) => {
             for script in [&recipe.suite, &recipe.variant] {
-                assert!(!script.starts_with(['-', '.']) && !script.contains('/'), "{script:?}");
+                assert!(
+                    !script.starts_with(['-', '.']) && !script.contains('/'),
+                    "{script:?}"
+                );
             }
             let lists = recipe.include.iter().chain(&recipe.components).flatten();
             for word in lists.chain(&recipe.mirror) {
-                assert!(!word.starts_with('-') && !word.contains([' ', ',', '\n']) || word.contains("://"));
+                assert!(
+                    !word.starts_with('-') && !word.contains([' ', ',', '\n'])
+                        || word.contains("://")
+                );
             }
         }
         ImageSource::Tarball(tarball) => {
-            assert!(tarball.sha256.len() == 64 && tarball.sha256.bytes().all(|byte| byte.is_ascii_hexdigit()));
+            assert!(
+                tarball.sha256.len() == 64
+                    && tarball.sha256.bytes().all(|byte| byte.is_ascii_hexdigit())
+            );
             if let TarballLocation::Url(url) = &tarball.location {
                 assert!(!url.starts_with('-') && !url.contains(char::is_whitespace));
             }

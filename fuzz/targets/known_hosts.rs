@@ -23,7 +23,10 @@ fuzz_target!(|bytes: &[u8]| {
     }
 
     // One file or two: nothing that a line says depends on the lines before it.
-    let middle = lines.match_indices('\n').nth(lines.len() % 3).map_or(0, |(at, _)| at + 1);
+    let middle = lines
+        .match_indices('\n')
+        .nth(lines.len() % 3)
+        .map_or(0, |(at, _)| at + 1);
     let (first, second) = lines.split_at(middle);
     let mut both = KnownHosts::parse(first);
     both.extend(KnownHosts::parse(second));

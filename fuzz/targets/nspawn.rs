@@ -25,7 +25,10 @@ fuzz_target!(|bytes: &[u8]| {
     let read = read_as_systemd_does(&text);
     let own = |section: &str, key: &str| OWN.iter().find(|own| (own.0, own.1) == (section, key));
     for (section, key, value) in OWN {
-        let found: Vec<_> = read.iter().filter(|line| (line.0.as_str(), line.1.as_str()) == (section, key)).collect();
+        let found: Vec<_> = read
+            .iter()
+            .filter(|line| (line.0.as_str(), line.1.as_str()) == (section, key))
+            .collect();
         assert!(found.len() == 1 && found[0].2 == value, "{text}");
     }
     // Exactly what was asked for, in its section and by its key, or less where that was refused.
@@ -33,11 +36,18 @@ fuzz_target!(|bytes: &[u8]| {
     for (section, keys) in &settings {
         for (key, values) in keys {
             for value in values {
-                wanted.push((section.clone(), key.clone(), value.trim_matches(WHITESPACE).to_owned()));
+                wanted.push((
+                    section.clone(),
+                    key.clone(),
+                    value.trim_matches(WHITESPACE).to_owned(),
+                ));
             }
         }
     }
-    let mut added: Vec<_> = read.into_iter().filter(|line| own(&line.0, &line.1).is_none()).collect();
+    let mut added: Vec<_> = read
+        .into_iter()
+        .filter(|line| own(&line.0, &line.1).is_none())
+        .collect();
     wanted.sort();
     added.sort();
     if checked.is_ok() {
@@ -55,10 +65,14 @@ const OWN: [(&str, &str, &str); 3] = [
 
 fn settings(bytes: &[u8]) -> Settings {
     let mut settings = Settings::new();
-    let mut words = bytes.split(|byte| *byte == SEPARATOR).map(String::from_utf8_lossy);
+    let mut words = bytes
+        .split(|byte| *byte == SEPARATOR)
+        .map(String::from_utf8_lossy);
     while let (Some(section), Some(key), Some(value)) = (words.next(), words.next(), words.next()) {
         let keys = settings.entry(section.into_owned()).or_default();
-        keys.entry(key.into_owned()).or_default().push(value.into_owned());
+        keys.entry(key.into_owned())
+            .or_default()
+            .push(value.into_owned());
     }
     settings
 }
