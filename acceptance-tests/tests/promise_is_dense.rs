@@ -3,7 +3,9 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -99,6 +101,36 @@ fn all_answer(lab: &Lab, count: u16) -> Result<()> {
     Ok(())
 }
 
+/// The limits, lower than what is needed, until this is dropped: they are the machine's, which may have been raised.
+struct Lowered {
+    former: Vec<(PathBuf, u64)>,
+}
+
+impl Lowered {
+    /// To an eighth of what is needed, of which the machine itself can live.
+    fn all() -> Result<Self> {
+        let mut lowered = Self { former: Vec::new() };
+        for (key, least) in LIMITS {
+            let file = Path::new("/proc/sys").join(key);
+            let former: u64 = fs::read_to_string(&file)?.trim().parse().context(key)?;
+            lowered.former.push((file.clone(), former));
+            fs::write(&file, former.min(least / 8).to_string())
+                .with_context(|| format!("lower {key}"))?;
+        }
+        Ok(lowered)
+    }
+}
+
+impl Drop for Lowered {
+    fn drop(&mut self) {
+        for (file, former) in &self.former {
+            if let Err(error) = fs::write(file, former.to_string()) {
+                eprintln!("{} is not {former} again: {error}", file.display());
+            }
+        }
+    }
+}
+
 fn limits(lab: &Lab) -> Result<BTreeMap<&'static str, u64>> {
     let read = |(key, _): &(&'static str, u64)| {
         let value = lab.vps1().root(&format!("cat /proc/sys/{key}"))?;
@@ -149,6 +181,7 @@ fn run(terraform: &Terraform, verb: &str) -> Result<()> {
 fn hundreds_of_guests_from_one_apply() -> Result<()> {
     let count = Effort::of_this_run().choose(30, 300);
     let mut cases = Cases::of(Promise::IsDense)?;
+    let _lowered = Lowered::all()?;
     let lab = Lab::start(Hosts::one())?;
     // What runs at the first boot alone is over, then.
     lab.vps1().reboot()?;

@@ -13,7 +13,7 @@ use std::{
 
 use acceptance_tests::{
     Hosts, Lab, Terraform,
-    command::{Output, Process},
+    command::{Output, Process, wait_until},
     configuration,
     images::Guest,
     namespace::Namespace,
@@ -43,29 +43,33 @@ fn two_runs_take_turns() -> Result<()> {
     )?;
     owner.apply()?;
     lab.answers_as("203.0.113.2", "third")?;
+    let ground = Ground {
+        lab: &lab,
+        alone: listing(&lab)?,
+    };
     let third = Visits::start(lab.client(), "203.0.113.2", "third")?;
 
     let (alice, bob) = (State::new(&lab, "alice", 10)?, State::new(&lab, "bob", 20)?);
     for round in 1..=effort.choose(4, 20) {
         cases.case(format!("round {round} of two runs at once"), || {
-            at_once(&lab, &alice, &bob, round)
+            at_once(&ground, &alice, &bob, round)
         });
     }
     for round in 1..=effort.choose(2, 8) {
         for wanted in [Wanted::Name, Wanted::Address] {
             cases.case(format!("the same {wanted:?}, round {round}"), || {
-                one_of_two(&lab, &alice, &bob, wanted)
+                one_of_two(&ground, &alice, &bob, wanted)
             });
         }
     }
     cases.case(
         "whoever waits for the host's lock is told who holds it",
-        || the_lock_has_a_name(&lab, &alice, &bob),
+        || the_lock_has_a_name(&ground, &alice, &bob),
     );
     cases.case("a third party's container answered all the while", || {
         third.finish()
     });
-    cases.case("nothing is left of the two", || nothing_is_left(&lab));
+    cases.case("nothing is left of the two", || ground.is_clear());
     owner.destroy()?;
     cases.finish()
 }
@@ -143,7 +147,8 @@ fn both((alice, alices): (&State, &[&str]), (bob, bobs): (&State, &[&str])) -> R
 }
 
 /// Both create, one changes and moves while the other destroys and creates anew, both destroy.
-fn at_once(lab: &Lab, alice: &State, bob: &State, round: usize) -> Result<()> {
+fn at_once(ground: &Ground, alice: &State, bob: &State, round: usize) -> Result<()> {
+    let lab = ground.lab;
     // Who is disturbed while changing takes turns, too.
     let (one, other) = if round % 2 == 1 {
         (alice, bob)
@@ -165,25 +170,36 @@ fn at_once(lab: &Lab, alice: &State, bob: &State, round: usize) -> Result<()> {
     other.answers(lab, 0)?;
     one.terraform.configure("")?;
     both((one, APPLY), (other, DESTROY))?;
-    nothing_is_left(lab)
+    ground.is_clear()
 }
 
-fn nothing_is_left(lab: &Lab) -> Result<()> {
-    let left = lab.vps1().root(
-        "ls /etc/nspawn-agent/containers /etc/nspawn-agent/addresses; machinectl --no-legend list; ip neigh show proxy; ip route show dev br0",
-    )?;
-    let others: Vec<_> = left
-        .lines()
-        .filter(|line| {
-            line.contains("alice")
-                || line.contains("bob")
-                || line.contains("both")
-                || line.contains("203.0.113.1")
-                || line.contains("203.0.113.3")
+/// The lab, and what is on its host when only the third party is.
+struct Ground<'a> {
+    lab: &'a Lab,
+    alone: String,
+}
+
+impl Ground<'_> {
+    /// Nothing but the third party is there.
+    fn is_clear(&self) -> Result<()> {
+        wait_until("nothing is left over", Duration::from_secs(30), || {
+            let now = listing(self.lab)?;
+            ensure!(
+                now == self.alone,
+                "there is\n{now}\nand not\n{}",
+                self.alone
+            );
+            Ok(())
         })
-        .collect();
-    ensure!(others.is_empty(), "something is left over: {others:?}");
-    Ok(())
+    }
+}
+
+fn listing(lab: &Lab) -> Result<String> {
+    lab.vps1().root(
+        "cd /etc; ls nspawn-agent/containers nspawn-agent/addresses systemd/nspawn
+         ls /var/lib/machines; machinectl --no-legend list | cut -d ' ' -f 1; ls /sys/class/net
+         ip neigh show proxy | sort; ip route show dev br0; ip -6 route show dev br0 proto 78",
+    )
 }
 
 /// What both want.
@@ -196,7 +212,7 @@ enum Wanted {
 }
 
 /// Both want the same at the same time: one gets it, the other is told whose it is, and gets it later.
-fn one_of_two(lab: &Lab, alice: &State, bob: &State, wanted: Wanted) -> Result<()> {
+fn one_of_two(ground: &Ground, alice: &State, bob: &State, wanted: Wanted) -> Result<()> {
     for state in [alice, bob] {
         let name = match wanted {
             Wanted::Name => "both".to_owned(),
@@ -229,7 +245,8 @@ fn one_of_two(lab: &Lab, alice: &State, bob: &State, wanted: Wanted) -> Result<(
         Wanted::Name => "both",
         Wanted::Address => "203.0.113.30",
     };
-    let printed = refused.stdout + &refused.stderr;
+    // The plan, which names all of it, is on the other side.
+    let printed = refused.stderr;
     // Terraform breaks lines at spaces.
     let words = printed
         .split_whitespace()
@@ -247,7 +264,7 @@ fn one_of_two(lab: &Lab, alice: &State, bob: &State, wanted: Wanted) -> Result<(
     loser.terraform.apply()?;
     loser.terraform.assert_plan_is_empty()?;
     loser.terraform.destroy()?;
-    nothing_is_left(lab)
+    ground.is_clear()
 }
 
 fn neither_or_both(first: &Output, second: &Output) -> anyhow::Error {
@@ -280,8 +297,8 @@ const STOP_HOLDER: &str = r#"
 "#;
 
 /// One run stands still while it holds the lock: the other's error names it, and both get through afterwards.
-fn the_lock_has_a_name(lab: &Lab, alice: &State, bob: &State) -> Result<()> {
-    let vps = lab.vps1();
+fn the_lock_has_a_name(ground: &Ground, alice: &State, bob: &State) -> Result<()> {
+    let vps = ground.lab.vps1();
     alice.terraform.configure(&alice.whole(0, ""))?;
     bob.terraform
         .configure(&container("bob0", "timeouts = { create = \"3s\" }"))?;
@@ -292,7 +309,7 @@ fn the_lock_has_a_name(lab: &Lab, alice: &State, bob: &State) -> Result<()> {
     let took = begun.elapsed();
     vps.root(&format!("kill -CONT {}", stopped.trim()))?;
     let refused = refused?;
-    let printed = refused.stdout.clone() + &refused.stderr;
+    let printed = &refused.stderr;
     ensure!(
         !refused.success()
             && printed.contains("alice@")
@@ -307,7 +324,7 @@ fn the_lock_has_a_name(lab: &Lab, alice: &State, bob: &State) -> Result<()> {
     bob.terraform.configure(&container("bob0", ""))?;
     both((alice, APPLY), (bob, APPLY))?;
     both((alice, DESTROY), (bob, DESTROY))?;
-    nothing_is_left(lab)
+    ground.is_clear()
 }
 
 /// Visits a container all the time, each time over a new connection.

@@ -58,12 +58,17 @@ fn files(effort: Effort) -> Vec<(&'static str, String)> {
 fn buses() -> Vec<(&'static str, String)> {
     let instead_of_bus = |script: &str| {
         format!(
-            "mv /run/dbus/system_bus_socket /run/dbus/former\n{}",
+            "mv /run/dbus/system_bus_socket /run/dbus/former\n{}\n{}",
             perl(&format!(
                 "use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un(\"/run/dbus/system_bus_socket\")); \
                  listen(S, 64); chmod 0666, \"/run/dbus/system_bus_socket\"; exit if fork; close STDOUT; close STDERR; \
                  $SIG{{PIPE}} = \"IGNORE\"; while (1) {{ accept(C, S); {script} }}"
-            ))
+            )),
+            // Or the deed isn't done.
+            perl(
+                "use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); \
+                 connect(S, sockaddr_un(\"/run/dbus/system_bus_socket\")) or die \"nobody listens: $!\""
+            )
         )
     };
     vec![

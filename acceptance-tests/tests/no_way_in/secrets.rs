@@ -10,7 +10,7 @@ use acceptance_tests::{
     images::Guest,
     promise::{Cases, Promise},
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::needles::{Needles, ProcessWatch};
 
@@ -174,7 +174,15 @@ fn secrets_stay_secret() -> Result<()> {
         "on the host, only the hash of the password, for root alone",
         || only_the_hash_is_kept(&lab),
     );
-    runs.terraform.destroy()?;
+    let destroy = ["destroy", "-input=false", "-auto-approve"];
+    runs.run("a destroy", &destroy, true)?;
+    cases.case(
+        "no secret in what is printed and logged at level trace: a destroy",
+        || {
+            let (_, text) = runs.outputs.last().context("the destroy has run")?;
+            needles.assert_not_in("the log", text)
+        },
+    );
     cases.case("after the destroy, not even the hash", || {
         let left = vps.root("ls -A /etc/nspawn-agent 2>/dev/null || true")?;
         ensure!(left.is_empty(), "{left}");
