@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How long a run may take.
-const DEADLINE: Duration = Duration::from_mins(5);
+const DEADLINE: Duration = Duration::from_mins(10);
 
 /// A working directory with its own state; the program is `NSPAWN_TERRAFORM`, or `terraform`.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use nix::{
     ifaddrs::getifaddrs,
-    sched::{CpuSet, sched_setaffinity},
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     sys::socket::{
         AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvfrom, sendto,
         socket,
@@ -80,10 +80,7 @@ fn send(interface: &str, times: u32, frames: &[String]) -> Result<()> {
         .map(|text| from_hex(text).with_context(|| format!("{text:?} is no frame")))
         .collect::<Result<_>>()?;
     let (socket, link) = (open()?, link(interface)?);
-    // One processor takes the frames in the order in which they were sent.
-    let mut first = CpuSet::new();
-    first.set(0)?;
-    sched_setaffinity(Pid::from_raw(0), &first).context("stay on one processor")?;
+    stay_on_one_processor().context("stay on one processor")?;
     for _ in 0..times {
         for frame in &frames {
             sendto(socket.as_raw_fd(), frame, &link, MsgFlags::empty()).context("send a frame")?;
@@ -91,6 +88,22 @@ fn send(interface: &str, times: u32, frames: &[String]) -> Result<()> {
     }
     println!("sent {} frames", frames.len() * times as usize);
     Ok(())
+}
+
+/// One processor takes the frames in the order in which they were sent. The first may not be ours.
+fn stay_on_one_processor() -> Result<()> {
+    let this = Pid::from_raw(0);
+    let ours = sched_getaffinity(this)?;
+    let mut first = None;
+    for number in 0..CpuSet::count() {
+        if ours.is_set(number)? {
+            first = Some(number);
+            break;
+        }
+    }
+    let mut one = CpuSet::new();
+    one.set(first.context("there is none")?)?;
+    Ok(sched_setaffinity(this, &one)?)
 }
 
 fn sniff(interface: &str, holding: &str) -> Result<()> {
