@@ -40,13 +40,14 @@ mod tests {
     use super::*;
 
     fn printed(answered: impl Iterator<Item = usize>, sent: usize) -> String {
-        let lines: String = answered
+        let lines: Vec<String> = answered
             .map(|number| {
                 format!("64 bytes from 203.0.113.2: icmp_seq={number} ttl=63 time=0.05 ms\n")
             })
             .collect();
         format!(
-            "{lines}\n--- 203.0.113.2 ping statistics ---\n{sent} packets transmitted, 9 received\n"
+            "{}\n--- 203.0.113.2 ping statistics ---\n{sent} packets transmitted, 9 received\n",
+            lines.concat()
         )
     }
 
