@@ -17,9 +17,9 @@ const CONNECT: &str = "3s";
 pub const TIMEOUTS: &str =
     "timeouts = { create = \"20s\", read = \"20s\", update = \"20s\", delete = \"20s\" }";
 
-/// The same for a good line: a guest boots, on a busy machine.
+/// The same for a good line: a guest boots, on a busy machine. As many bytes as the short ones.
 const PATIENT: &str =
-    "timeouts = { create = \"2m\", read = \"20s\", update = \"2m\", delete = \"20s\" }";
+    "timeouts = { create = \"99s\", read = \"20s\", update = \"99s\", delete = \"20s\" }";
 
 /// A server behind a line that can be made bad, and Terraform that reaches it through that line.
 pub struct Behind<'a> {
@@ -88,10 +88,15 @@ impl<'a> Behind<'a> {
 
     /// A plain apply on a good line ends in the full state.
     pub fn converges(&self) -> Result<()> {
-        let text = self.terraform.configuration()?;
-        self.terraform.configure(&text.replace(TIMEOUTS, PATIENT))?;
+        self.take_time()?;
         self.terraform.apply()?;
         self.terraform.assert_plan_is_empty()
+    }
+
+    /// Lets creates and updates take their time until the next configuration.
+    fn take_time(&self) -> Result<()> {
+        let text = self.terraform.configuration()?;
+        self.terraform.configure(&text.replace(TIMEOUTS, PATIENT))
     }
 
     /// The state still has the container and its address.
@@ -106,6 +111,7 @@ impl<'a> Behind<'a> {
 
     /// What an undisturbed run carries.
     pub fn measure(&self, words: &[&str]) -> Result<Vec<Traffic>> {
+        self.take_time()?;
         self.proxy.set(Line::default());
         self.terraform.run(words)?.checked()?;
         Ok(self.proxy.traffic())

@@ -40,6 +40,7 @@ const DESTROY: &[&str] = &["destroy", "-auto-approve", "-input=false"];
 /// The host itself: the agent's upload, the change, its confirmation over a second connection.
 /// A frozen upload ends by itself in three minutes; one case waits for that, the others end it.
 fn the_host(behind: &Behind, bare: &Snapshot, cut: &Cut, patient: bool) -> Result<()> {
+    behind.terraform.configure(&host_of(behind)?)?;
     behind.on_a_bad_line(cut.line(), APPLY, BOUND_OF_HOST)?;
     behind.converges()?;
     behind.terraform.destroy()?;
