@@ -97,6 +97,16 @@ impl Context {
     pub fn progress(&self, line: impl Into<String>) {
         let line = line.into();
         match &self.progress {
+    /// The same with a deadline of its own, and nobody to stop it: for what has to be done just because the change
+    /// was stopped, or its time is up.
+    #[must_use]
+    pub fn undisturbed(&self, time: Duration) -> Self {
+        Self {
+            cancel: CancellationToken::new(),
+            ..self.within_time(time)
+        }
+    }
+
             // The receiver is gone only when the connection is.
             Some(sender) => drop(sender.send(line)),
             None => eprintln!("{line}"),
@@ -147,4 +157,32 @@ fn cancelled() -> Failure {
 fn timed_out() -> Failure {
     Failure::new(FailureKind::Timeout, "the time for this change is up")
         .help("Raise this resource's timeouts.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_follows_a_change_that_was_stopped_is_not_stopped_with_it() {
+        // Where netlink's own task runs.
+        let local = tokio::task::LocalSet::new();
+        let _entered = local.enter();
+        let netlink = Netlink::open().unwrap();
+        let context = Context::new(netlink, "test", Duration::ZERO);
+        context.cancel.cancel();
+        let minute = Duration::from_mins(1);
+        let work = async || Ok(1);
+        let later = context.within_time(minute);
+        assert_eq!(
+            later.check().unwrap_err().kind,
+            FailureKind::Cancelled,
+            "more time alone doesn't help"
+        );
+        let undisturbed = context.undisturbed(minute);
+        undisturbed.check().unwrap();
+        assert_eq!(undisturbed.within(work()).await.unwrap(), 1);
+        undisturbed.cancel.cancel();
+        assert!(undisturbed.within(work()).await.is_err());
+    }
 }

@@ -299,7 +299,11 @@ impl Object for Host {
 /// Removes all that was made for the host, and puts back what was changed.
 pub async fn clear(context: &Context, stored: &Stored<Host>) -> Result<(), Failure> {
     install::stop_service(context).await?;
-    clear_but_service(context, stored).await
+    let cleared = clear_but_service(context, stored).await;
+    if cleared.is_err() {
+        install::stand_by_again(context).await;
+    }
+    cleared
 }
 
 /// The same for the resident service itself, which ends by itself afterwards.
