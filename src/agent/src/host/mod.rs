@@ -327,14 +327,16 @@ pub async fn clear_but_service(context: &Context, stored: &Stored<Host>) -> Resu
         }
     }
     // A later change may have left the file of a host that had nesting on.
-    files::remove_file(Path::new(plan::MODULES_FILE))?;
+    let modules = Path::new(plan::MODULES_FILE);
+    if files::read(modules)?.is_some_and(|contents| files::is_ours(&contents)) {
+        files::remove_file(modules)?;
+    }
     install::reload_networkd(context).await?;
     off_thread((), |()| container::clear_all()).await?;
     // What an image that could not be made has left; check_unused() has seen that nobody needs it.
     image::tree::collect(&Inventory::default())?;
     install::stop_empty_slice(context).await?;
     files::remove_tree(&context.run_folder.join("network"))?;
-    files::remove_empty_folder(Path::new(plan::NETWORKD_FOLDER))?;
     // The last, so that the next boot goes on with a removal that was cut off.
     install::remove_service(context).await
 }
