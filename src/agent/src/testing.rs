@@ -154,6 +154,7 @@ pub fn network() -> Network {
             index,
             net: net.parse().unwrap(),
             global: index == 2,
+            expires: false,
         })
         .collect(),
         routes: vec![crate::system::netlink::Route {

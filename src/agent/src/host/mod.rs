@@ -156,7 +156,7 @@ pub async fn observe(
             .filter_map(|address| Some(address.desired.uplink.as_ref()?.as_str()))
             .collect(),
         nesting: stored.desired.nesting,
-        learned_default: sysctls::learned_default(&context.store, network)?,
+        advertised: sysctls::advertised(&context.store, network, stored.desired.bridge.as_str())?,
     });
     let mut compared = Vec::new();
     for file in plan::files(&stored.desired, &wishes) {

@@ -6,7 +6,7 @@ use futures_util::{Stream, TryStreamExt as _};
 use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily,
-    address::{AddressAttribute, AddressMessage, AddressScope},
+    address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
     link::{InfoBridgePort, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop},
     neighbour::{
         NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -201,6 +201,7 @@ pub(super) fn address(message: &AddressMessage) -> Option<Address> {
         index: message.header.index,
         net: IpNet::new(ip, message.header.prefix_len).ok()?,
         global: message.header.scope == AddressScope::Universe,
+        expires: !message.header.flags.contains(AddressHeaderFlags::Permanent),
     })
 }
 

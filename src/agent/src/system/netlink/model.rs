@@ -58,6 +58,8 @@ pub struct Address {
     pub net: IpNet,
     /// Whether it is good beyond the link.
     pub global: bool,
+    /// Whether it was given for some time only, as by router advertisement.
+    pub expires: bool,
 }
 
 /// A route of the main table.
