@@ -142,7 +142,7 @@ pub fn network() -> Network {
     Network {
         links: vec![
             link(2, "eth0", None),
-            link(3, "br0", Some(host::BRIDGE_ALIAS)),
+            link(3, "br0", Some(host::bridge::ALIAS)),
         ],
         addresses: [
             (2, "203.0.113.1/32"),

@@ -5,7 +5,7 @@ use std::path::Path;
 use protocol::{Failure, FailureKind, desired::Host};
 use serde_json::Value;
 
-use super::{Assigned, BRIDGE_ALIAS, facts};
+use super::{Assigned, bridge, facts};
 use crate::{
     context::Context,
     store::{Inventory, Stored},
@@ -124,7 +124,7 @@ fn check_bridge(
         return Ok(());
     };
     let was_ours = previous.is_some_and(|stored| stored.desired.bridge == host.bridge);
-    if link.alias.as_deref() == Some(BRIDGE_ALIAS)
+    if bridge::is_ours(link, &facts::machine_id()?, host)
         || was_ours && link.kind.as_deref() == Some("bridge")
     {
         return Ok(());

@@ -1,6 +1,7 @@
 //! `nspawn_host`: facts, packages, sysctls, the bridge without ports, and the agent's own service.
 
 pub mod admit;
+pub mod bridge;
 pub mod facts;
 pub mod in_force;
 pub mod install;
@@ -39,9 +40,6 @@ use crate::{
 };
 
 pub use told::{sentence, state};
-
-/// What marks the bridge as ours. ip-link(8), alias
-pub const BRIDGE_ALIAS: &str = "nspawn-agent";
 
 /// The address by which guests know the host on their link.
 pub const BRIDGE_ADDRESS: &str = "fe80::1/64";
@@ -106,6 +104,8 @@ pub enum Step {
     RestoreSysctls(sysctls::Wishes),
     /// Make the bridge.
     MakeBridge(NewBridge),
+    /// Mark the bridge as ours.
+    NameBridge(String),
     /// Set the bridge up, with this MTU.
     SetBridge { index: u32, mtu: Option<u32> },
     /// Give the bridge its address.
@@ -219,6 +219,7 @@ pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
         Step::SetSysctl(key, value) => sysctls::set(&context.store, key, *value),
         Step::RestoreSysctls(wishes) => sysctls::restore(&context.store, wishes),
         Step::MakeBridge(bridge) => context.netlink.add_bridge(bridge).await,
+        Step::NameBridge(name) => context.netlink.name_link(name, bridge::ALIAS).await,
         Step::SetBridge { index, mtu } => context.netlink.set_link(*index, *mtu).await,
         Step::AddAddress { index, net } => context.netlink.add_address(*index, *net).await,
     }
@@ -311,10 +312,7 @@ pub async fn clear_but_service(context: &Context, stored: &Stored<Host>) -> Resu
     in_force::forget(context)?;
     crate::filter::clear(context).await?;
     let network = Network::dump(&context.netlink).await?;
-    let ours = network
-        .link(stored.desired.bridge.as_str())
-        .filter(|link| link.alias.as_deref() == Some(BRIDGE_ALIAS));
-    if let Some(link) = ours {
+    if let Some(link) = bridge::of_host(stored, &network, &facts::machine_id()?) {
         context.netlink.delete_link(link.index).await?;
     }
     sysctls::restore(&context.store, &Vec::new())?;

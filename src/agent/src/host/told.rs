@@ -2,7 +2,7 @@
 
 use protocol::{Failure, desired::Host, observed::HostState};
 
-use super::{BRIDGE_ALIAS, Step, in_force, pending, plan, rollback, uplink};
+use super::{Step, bridge, in_force, pending, plan, rollback, uplink};
 use crate::{
     context::Context,
     filter, given_up,
@@ -43,14 +43,12 @@ fn drift(stored: &Stored<Host>, inventory: &Inventory, observed: &Observation) -
             .iter()
             .map(filter::sentence),
     );
-    let bridge = stored.desired.bridge.as_str();
-    let foreign = observed
-        .network
-        .link(bridge)
-        .is_some_and(|link| link.alias.as_deref() != Some(BRIDGE_ALIAS));
-    if foreign {
+    let name = stored.desired.bridge.as_str();
+    let found = observed.network.link(name);
+    if found.is_some_and(|link| !bridge::is_ours(link, &observed.facts.machine_id, &stored.desired))
+    {
         drift.push(format!(
-            "somebody else's interface {bridge} is in the bridge's place"
+            "somebody else's interface {name} is in the bridge's place"
         ));
     }
     if observed.network.link(uplink(stored)).is_none() {
@@ -97,6 +95,7 @@ pub fn sentence(step: &Step, inventory: &Inventory, observed: &Observation) -> S
         Step::MakeBridge(_) => format!("the bridge {bridge} is missing"),
         Step::SetBridge { mtu: Some(mtu), .. } => {
             format!("the MTU of the bridge {bridge} is not the uplink's {mtu}")
+        Step::NameBridge(name) => format!("the bridge {name} isn't marked as ours"),
         }
         Step::SetBridge { mtu: None, .. } => format!("the bridge {bridge} is down"),
         Step::AddAddress { net, .. } => format!("the address {net} is missing on {bridge}"),

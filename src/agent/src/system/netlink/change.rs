@@ -97,17 +97,21 @@ impl Netlink {
             .forward_delay(0)
             // Without a querier, snooping loses the groups that neighbour discovery needs.
             .mcast_snooping(false)
-            .alias(bridge.alias.clone())
             .up()
             .build();
         let made = self.handle.link().add(message).execute().await;
         made.doing(|| format!("make the bridge {}", bridge.name))?;
-        // Some kernels take an alias only for a link that is there.
-        let message = LinkUnspec::new_with_name(&bridge.name)
-            .append_extra_attribute(LinkAttribute::IfAlias(bridge.alias.clone()))
+        // The kernel takes an alias only for a link that is there: until then its MAC address tells whose it is.
+        self.name_link(&bridge.name, &bridge.alias).await
+    }
+
+    /// Says whose a bridge is.
+    pub async fn name_link(&self, name: &str, alias: &str) -> Result<(), Failure> {
+        let message = LinkUnspec::new_with_name(name)
+            .append_extra_attribute(LinkAttribute::IfAlias(alias.to_owned()))
             .build();
         let set = self.handle.link().set(message).execute().await;
-        set.doing(|| format!("name the bridge {} ours", bridge.name))
+        set.doing(|| format!("name the bridge {name} ours"))
     }
 
     /// Removes an interface.
