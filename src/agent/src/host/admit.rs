@@ -66,8 +66,11 @@ pub async fn admit(
     check_files(host)?;
     check_forwarding(context, host).await?;
     let index = network.link(&uplink).map(|link| link.index);
+    let kept = previous.filter(|previous| super::uplink(previous) == uplink);
     Ok(Assigned {
-        ipv4: index.and_then(|index| facts::host_address(&network, index, false)),
+        ipv4: index
+            .and_then(|index| facts::host_address(&network, index, false))
+            .or_else(|| kept?.assigned.ipv4),
         uplink,
     })
 }
@@ -78,7 +81,14 @@ fn uplink(
     network: &Network,
 ) -> Result<String, Failure> {
     let Some(name) = &host.uplink else {
-        return facts::uplink(network)
+        // Another one would move every guest's addresses there: that has to be asked for by name.
+        let kept = previous
+            .filter(|previous| previous.desired.uplink.is_none())
+            .map(|previous| &previous.assigned.uplink)
+            .filter(|name| network.link(name).is_some());
+        return kept
+            .cloned()
+            .or_else(|| facts::uplink(network))
             .or_else(|| Some(previous?.assigned.uplink.clone()))
             .ok_or_else(|| {
                 unsupported(
@@ -262,6 +272,39 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::{
+        system::netlink::{Link, Route},
+        testing,
+    };
+
+    #[test]
+    fn the_uplink_stays_while_it_is_there() {
+        let mut stored = testing::inventory(&[], &[]).host.unwrap();
+        let mut network = testing::network();
+        network.links.push(Link {
+            index: 7,
+            name: "vpn0".to_owned(),
+            ..Link::default()
+        });
+        network.routes.push(Route {
+            destination: "0.0.0.0/0".parse().unwrap(),
+            index: 7,
+            gateway: None,
+            protocol: 4,
+            metric: 0,
+        });
+        let host = stored.desired.clone();
+        let found = |previous: Option<&Stored<Host>>, network: &Network| {
+            uplink(&host, previous, network).unwrap()
+        };
+        assert_eq!(found(None, &network), "vpn0");
+        assert_eq!(found(Some(&stored), &network), "eth0");
+        stored.desired.uplink = Some("eth0".parse().unwrap());
+        assert_eq!(found(Some(&stored), &network), "vpn0", "it was unset");
+        stored.desired.uplink = None;
+        network.links.retain(|link| link.name != "eth0");
+        assert_eq!(found(Some(&stored), &network), "vpn0", "it is gone");
+    }
 
     fn ruleset(chains: &[(&str, &str)], accepted: Option<&str>) -> Value {
         let mut objects: Vec<Value> = chains

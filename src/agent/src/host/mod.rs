@@ -263,7 +263,7 @@ impl Object for Host {
             None => &assigned.uplink,
         };
         rollback::forget(context)?;
-        if pending::is_needed(context, self, previous)? {
+        if pending::is_needed(context, self, uplink, previous)? {
             install::stand_by(context).await?;
             pending::arm(context, self, previous, uplink).await?;
         } else {

@@ -79,8 +79,9 @@ fn boot_id() -> Result<String, Failure> {
 }
 
 /// Whether a change can cut the operator off, or the guests.
-fn matters(host: &Host, previous: Option<&Host>) -> bool {
-    previous.is_none_or(|previous| {
+fn matters(host: &Host, uplink: &str, previous: Option<&Stored<Host>>) -> bool {
+    previous.is_none_or(|stored| {
+        let previous = &stored.desired;
         previous.bridge != host.bridge
             || previous.uplink != host.uplink
             || previous.isolation != host.isolation
@@ -94,15 +95,17 @@ pub fn is_needed(
     host: &Host,
     previous: Option<&Stored<Host>>,
 ) -> Result<bool, Failure> {
+            || super::uplink(stored) != uplink
     if host.rollback_after.duration().is_zero() {
         return Ok(false);
     }
-    Ok(matters(host, previous.map(|stored| &stored.desired)) || read(context)?.is_some())
+    Ok(matters(host, uplink, previous) || read(context)?.is_some())
 }
 
 /// Notes the state to go back to, before anything is changed.
 pub async fn arm(
     context: &Context,
+    uplink: &str,
     host: &Host,
     previous: Option<&Stored<Host>>,
     uplink: &str,
@@ -196,3 +199,12 @@ mod tests {
         }
     }
 }
+    #[test]
+    fn another_uplink_matters_also_when_nobody_asked_for_it() {
+        let stored = crate::testing::inventory(&[], &[]).host.unwrap();
+        let host = &stored.desired;
+        assert!(matters(host, "eth0", None));
+        assert!(!matters(host, "eth0", Some(&stored)));
+        assert!(matters(host, "eth1", Some(&stored)));
+    }
+
