@@ -16,6 +16,10 @@ use crate::{
 /// Where the agent keeps what a reboot may forget.
 pub const RUN_FOLDER: &str = "/run/nspawn-agent";
 
+/// How long a call over the system bus may take. systemd reads all units anew within one, which takes long on a
+/// host with hundreds of guests.
+const CALL_TIME: Duration = Duration::from_secs(90);
+
 /// What every deed of the agent gets. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
@@ -93,10 +97,6 @@ impl Context {
         }
     }
 
-    /// Sends a line for the log; the resident service writes it to the journal.
-    pub fn progress(&self, line: impl Into<String>) {
-        let line = line.into();
-        match &self.progress {
     /// The same with a deadline of its own, and nobody to stop it: for what has to be done just because the change
     /// was stopped, or its time is up.
     #[must_use]
@@ -107,6 +107,10 @@ impl Context {
         }
     }
 
+    /// Sends a line for the log; the resident service writes it to the journal.
+    pub fn progress(&self, line: impl Into<String>) {
+        let line = line.into();
+        match &self.progress {
             // The receiver is gone only when the connection is.
             Some(sender) => drop(sender.send(line)),
             None => eprintln!("{line}"),
@@ -140,14 +144,21 @@ impl Context {
 
     /// The system bus, connected at first use.
     pub async fn bus(&self) -> Result<&zbus::Connection, Failure> {
-        self.bus
-            .get_or_try_init(|| async {
-                zbus::Connection::system()
-                    .await
-                    .doing(|| "connect to the host's system bus")
-            })
-            .await
+        self.bus.get_or_try_init(connect).await
     }
+}
+
+/// Connects to the system bus. One that takes calls and never answers must not keep the host's lock for ever.
+async fn connect() -> Result<zbus::Connection, Failure> {
+    let connected = zbus::connection::Builder::system()
+        .method_timeout(CALL_TIME)
+        .build();
+    let deed = || "connect to the host's system bus";
+    tokio::time::timeout(CALL_TIME, connected)
+        .await
+        .map_err(std::io::Error::from)
+        .doing(deed)?
+        .doing(deed)
 }
 
 fn cancelled() -> Failure {

@@ -13,7 +13,7 @@ use protocol::{Failure, FailureKind, desired::Host};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::{JoinHandle, spawn_blocking},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use self::{pace::Pace, patience::Patience, watch::Watch};
@@ -30,6 +30,8 @@ use crate::{
 
 /// How long one reconcile may take, waiting for the lock included.
 const TIME: Duration = Duration::from_mins(2);
+/// How long the step may take that is under way when that time is up.
+const LAST_STEP: Duration = Duration::from_secs(30);
 /// How often it looks, while it waits for the lock, whether a change is to be undone.
 const LOCK_SLICE: Duration = Duration::from_millis(500);
 /// When to try once more what could not be undone.
@@ -53,10 +55,12 @@ pub async fn run(netlink: Netlink) -> Result<(), Failure> {
     loop {
         // What can't be read is told by the look below; ending would be a loop.
         if is_left(&context).unwrap_or_default() {
-            // Also where a change was cut off before it began.
-            host::install::remove_service(&context).await?;
-            context.store.remove_if_empty()?;
-            return host::install::leave_if_unused(&context);
+            match signals.unless(take_lock(&context)).await? {
+                Ok(_lock) if is_left(&context)? => return leave(&context).await,
+                // Somebody has just begun to make it a host again.
+                Ok(_) => {}
+                Err(failure) => healer.could_not(failure),
+            }
         }
         let next = async {
             tokio::select! {
@@ -132,6 +136,14 @@ async fn take_lock(context: &Context) -> Result<HostLock, Failure> {
 /// Whether nothing of this host is ours, nor about to be.
 fn is_left(context: &Context) -> Result<bool, Failure> {
     Ok(context.store.get::<Host>("host")?.is_none() && pending::read(context)?.is_none())
+}
+
+/// Leaves a host that is ours no more, also where a change was cut off before it began. The host's lock is held by
+/// the caller.
+async fn leave(context: &Context) -> Result<(), Failure> {
+    host::install::remove_service(context).await?;
+    context.store.remove_if_empty()?;
+    host::install::leave_if_unused(context)
 }
 
 /// What keeps the host as it should be.
@@ -226,9 +238,9 @@ impl Healer {
         let began = Instant::now();
         let result = match rollback_at(&self.context) {
             // It was tried a moment ago.
-            Ok(_) if self.cannot_go_back.is_some() => self.try_to_heal().await,
+            Ok(_) if self.cannot_go_back.is_some() => self.heal_in_time().await,
             Ok(rollback) => tokio::select! {
-                result = self.try_to_heal() => result,
+                result = self.heal_in_time() => result,
                 // What hangs must not keep a change from being undone.
                 () = sleep_until(rollback) => return,
             },
@@ -247,6 +259,13 @@ impl Healer {
         if self.context.store.get::<Host>("host")?.is_none() {
             return Ok(());
         }
+    /// What hangs must not keep the host's lock either.
+    async fn heal_in_time(&mut self) -> Result<(), Failure> {
+        timeout(TIME + LAST_STEP, self.try_to_heal())
+            .await
+            .unwrap_or_else(|_| Err(hung()))
+    }
+
         if self.watch.desired_has_changed() {
             self.patience.try_all_afresh();
         }
@@ -294,6 +313,13 @@ impl Healer {
 fn tell(lines: impl IntoIterator<Item = String>) {
     for line in lines {
         eprintln!("{line}");
+fn hung() -> Failure {
+    Failure::new(
+        FailureKind::Timeout,
+        "something that this host was asked gave no answer, so that the look at it was broken off",
+    )
+}
+
     }
 }
 
