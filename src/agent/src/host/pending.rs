@@ -14,6 +14,9 @@ use crate::{context::Context, failure::Context as _, store::Stored};
 
 const FILE: &str = "pending.json";
 
+/// How often the way in is put back while something of it is missing.
+const TRIES: u32 = 10;
+
 /// A change that waits to be confirmed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pending {
@@ -32,9 +35,17 @@ pub struct Pending {
     /// How the host was reached before it.
     #[serde(default)]
     pub way_in: WayIn,
+    /// How often it was undone with something of the way in still missing.
+    #[serde(default)]
+    tries: u32,
 }
 
 impl Pending {
+    /// Whether it was undone, and only its way in is still to be put back.
+    pub fn is_undone(&self) -> bool {
+        self.tries > 0
+    }
+
     /// Whether it was made before the last boot.
     pub fn is_of_another_boot(&self) -> Result<bool, Failure> {
         Ok(self.boot_id != boot_id()?)
@@ -84,6 +95,7 @@ fn matters(host: &Host, uplink: &str, previous: Option<&Stored<Host>>) -> bool {
         let previous = &stored.desired;
         previous.bridge != host.bridge
             || previous.uplink != host.uplink
+            || super::uplink(stored) != uplink
             || previous.isolation != host.isolation
             || previous.nesting != host.nesting
     })
@@ -93,9 +105,9 @@ fn matters(host: &Host, uplink: &str, previous: Option<&Stored<Host>>) -> bool {
 pub fn is_needed(
     context: &Context,
     host: &Host,
+    uplink: &str,
     previous: Option<&Stored<Host>>,
 ) -> Result<bool, Failure> {
-            || super::uplink(stored) != uplink
     if host.rollback_after.duration().is_zero() {
         return Ok(false);
     }
@@ -105,7 +117,6 @@ pub fn is_needed(
 /// Notes the state to go back to, before anything is changed.
 pub async fn arm(
     context: &Context,
-    uplink: &str,
     host: &Host,
     previous: Option<&Stored<Host>>,
     uplink: &str,
@@ -124,6 +135,7 @@ pub async fn arm(
         asked: Some(host.clone()),
         session: context.session.clone(),
         way_in,
+        tries: 0,
     };
     context.store.put_beside(FILE, &pending)
 }
@@ -131,6 +143,16 @@ pub async fn arm(
 /// The change that waits, if any.
 pub fn read(context: &Context) -> Result<Option<Pending>, Failure> {
     context.store.get_beside(FILE)
+}
+
+/// Lets the way in be put back once more, which isn't whole yet; but not for ever. Whether it will be.
+pub fn try_again(context: &Context, pending: &Pending) -> bool {
+    let next = Pending {
+        tries: pending.tries + 1,
+        ..pending.clone()
+    };
+    // On a full disk it can't be counted, and is given up.
+    next.tries < TRIES && context.store.put_beside(FILE, &next).is_ok()
 }
 
 /// Keeps what is.
@@ -156,6 +178,9 @@ pub fn confirm(context: &Context, token: &OwnerToken, began: Duration) -> Result
             None => Ok(()),
         };
     };
+    if pending.is_undone() {
+        return Err(undone());
+    }
     if began <= pending.armed {
         return Err(Failure::new(
             FailureKind::Protocol,
@@ -177,6 +202,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn another_uplink_matters_also_when_nobody_asked_for_it() {
+        let stored = crate::testing::inventory(&[], &[]).host.unwrap();
+        let host = &stored.desired;
+        assert!(matters(host, "eth0", None));
+        assert!(!matters(host, "eth0", Some(&stored)));
+        assert!(matters(host, "eth1", Some(&stored)));
+    }
+
+    #[test]
     fn the_time_is_up_at_the_deadline_and_with_the_next_boot() {
         let pending = Pending {
             former: None,
@@ -186,6 +220,7 @@ mod tests {
             asked: None,
             session: None,
             way_in: WayIn::default(),
+            tries: 0,
         };
         for (now, boot, expected) in [
             (10, "one", Some(30)),
@@ -199,12 +234,3 @@ mod tests {
         }
     }
 }
-    #[test]
-    fn another_uplink_matters_also_when_nobody_asked_for_it() {
-        let stored = crate::testing::inventory(&[], &[]).host.unwrap();
-        let host = &stored.desired;
-        assert!(matters(host, "eth0", None));
-        assert!(!matters(host, "eth0", Some(&stored)));
-        assert!(matters(host, "eth1", Some(&stored)));
-    }
-

@@ -18,8 +18,10 @@ pub fn state(
     observed: &Observation,
 ) -> Result<(HostState, Vec<String>), Failure> {
     let confirm_within = match pending::read(context)? {
-        Some(pending) => Some(pending.left()?.map_or(0, |left| left.as_secs().max(1))),
-        None => None,
+        Some(pending) if !pending.is_undone() => {
+            Some(pending.left()?.map_or(0, |left| left.as_secs().max(1)))
+        }
+        _ => None,
     };
     let state = HostState {
         uplink: uplink(stored).to_owned(),
@@ -93,9 +95,9 @@ pub fn sentence(step: &Step, inventory: &Inventory, observed: &Observation) -> S
         ),
         Step::RestoreSysctls(_) => "sysctls that are needed no more are still set".to_owned(),
         Step::MakeBridge(_) => format!("the bridge {bridge} is missing"),
+        Step::NameBridge(name) => format!("the bridge {name} isn't marked as ours"),
         Step::SetBridge { mtu: Some(mtu), .. } => {
             format!("the MTU of the bridge {bridge} is not the uplink's {mtu}")
-        Step::NameBridge(name) => format!("the bridge {name} isn't marked as ours"),
         }
         Step::SetBridge { mtu: None, .. } => format!("the bridge {bridge} is down"),
         Step::AddAddress { net, .. } => format!("the address {net} is missing on {bridge}"),

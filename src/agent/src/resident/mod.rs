@@ -188,10 +188,14 @@ impl Healer {
 
     /// What can't be undone is told once, and tried again with the next look: healing goes on.
     async fn go_back_if_due(&mut self) {
-        let result = rollback::if_due(&self.context.within_time(TIME)).await;
-        let line = result
-            .err()
-            .map(|failure| format!("could not undo a change, trying again: {failure}"));
+        let line = match rollback::if_due(&self.context).await {
+            Ok(missing) if missing.is_empty() => None,
+            Ok(missing) => Some(format!(
+                "the host can't be reached as before yet, trying again: {}",
+                missing.join("; ")
+            )),
+            Err(failure) => Some(format!("could not undo a change, trying again: {failure}")),
+        };
         if line != self.cannot_go_back {
             tell(line.clone());
             self.cannot_go_back = line;
@@ -255,10 +259,6 @@ impl Healer {
         tell(told);
     }
 
-    async fn try_to_heal(&mut self) -> Result<(), Failure> {
-        if self.context.store.get::<Host>("host")?.is_none() {
-            return Ok(());
-        }
     /// What hangs must not keep the host's lock either.
     async fn heal_in_time(&mut self) -> Result<(), Failure> {
         timeout(TIME + LAST_STEP, self.try_to_heal())
@@ -266,6 +266,10 @@ impl Healer {
             .unwrap_or_else(|_| Err(hung()))
     }
 
+    async fn try_to_heal(&mut self) -> Result<(), Failure> {
+        if self.context.store.get::<Host>("host")?.is_none() {
+            return Ok(());
+        }
         if self.watch.desired_has_changed() {
             self.patience.try_all_afresh();
         }
@@ -309,10 +313,6 @@ impl Healer {
     }
 }
 
-/// Writes lines to the journal.
-fn tell(lines: impl IntoIterator<Item = String>) {
-    for line in lines {
-        eprintln!("{line}");
 fn hung() -> Failure {
     Failure::new(
         FailureKind::Timeout,
@@ -320,6 +320,10 @@ fn hung() -> Failure {
     )
 }
 
+/// Writes lines to the journal.
+fn tell(lines: impl IntoIterator<Item = String>) {
+    for line in lines {
+        eprintln!("{line}");
     }
 }
 
