@@ -130,10 +130,24 @@ fn check_bridge(
     previous: Option<&Stored<Host>>,
     network: &Network,
 ) -> Result<(), Failure> {
+    let former = previous.map(|stored| &stored.desired.bridge);
+    if let Some(former) = former.filter(|former| **former != host.bridge) {
+        return Err(Failure::new(
+            FailureKind::InUse,
+            format!(
+                "guests of this host stand on its bridge {former}, so that it can't become {}",
+                host.bridge
+            ),
+        )
+        .help(format!(
+            "Set bridge = \"{former}\", or destroy the containers, addresses and images of this host first."
+        ))
+        .at("bridge"));
+    }
     let Some(link) = network.link(host.bridge.as_str()) else {
         return Ok(());
     };
-    let was_ours = previous.is_some_and(|stored| stored.desired.bridge == host.bridge);
+    let was_ours = former.is_some();
     if bridge::is_ours(link, &facts::machine_id()?, host)
         || was_ours && link.kind.as_deref() == Some("bridge")
     {
@@ -276,6 +290,18 @@ mod tests {
         system::netlink::{Link, Route},
         testing,
     };
+
+    #[test]
+    fn the_bridge_under_guests_stays() {
+        let stored = testing::inventory(&["web"], &[]).host.unwrap();
+        let network = testing::network();
+        let mut host = stored.desired.clone();
+        check_bridge(&host, Some(&stored), &network).unwrap();
+        host.bridge = "br1".parse().unwrap();
+        let failure = check_bridge(&host, Some(&stored), &network).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::InUse);
+        assert!(failure.message.contains("br0"), "{failure}");
+    }
 
     #[test]
     fn the_uplink_stays_while_it_is_there() {
