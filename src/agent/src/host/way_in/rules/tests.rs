@@ -230,3 +230,71 @@ fn a_rule_that_dropped_is_back_only_where_the_chain_was_emptied() {
     let back = "a rule that was gone from the chain input (table inet filter) is back";
     assert_eq!(sentences(&before, emptied), [back]);
 }
+
+const FIREWALL: &str = "table inet operator {
+    set banned { type ipv4_addr; elements = { 192.0.2.7 } }
+    chain checks { ip saddr @banned drop; }
+    chain in {
+        type filter hook input priority 0; policy drop;
+        iif lo accept
+        jump checks
+        tcp dport { 22, 80 } accept
+        ip saddr 192.0.2.66 drop
+        tcp dport vmap { 443 : accept, 25 : drop }
+    }
+}
+";
+
+/// The kernel itself, in a network namespace of a thread of its own.
+#[test]
+#[allow(unsafe_code, reason = "rustix calls every unshare(2) unsafe")]
+fn nft_takes_what_is_put_back() {
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    let thread = std::thread::spawn(|| {
+        // SAFETY: CLONE_NEWNET leaves memory and descriptors as they are.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+        let nft = |arguments: &[&str]| {
+            let output = std::process::Command::new("nft").args(arguments).output();
+            let output = output.unwrap();
+            (output.status.success(), output.stdout)
+        };
+        let listed = || {
+            let (_, text) = nft(&["-j", "-t", "list", "ruleset"]);
+            Rules::read(&serde_json::from_slice(&text).unwrap())
+        };
+        let expressions = |rules: &Rules| -> Vec<Value> {
+            let listed = rules.listed.iter();
+            listed.map(|rule| rule.expressions.clone()).collect()
+        };
+        let takes = |commands: &[Value]| {
+            let text = json!({ "nftables": commands }).to_string();
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), text).unwrap();
+            nft(&["-j", "-f", file.path().to_str().unwrap()]).0
+        };
+        assert!(nft(&[FIREWALL]).0);
+        let before = listed();
+        assert_eq!(before.listed.len(), 6);
+
+        assert!(nft(&["flush chain inet operator in"]).0);
+        let steps = plan(&before, &listed(), &["eth0"]);
+        assert_eq!(steps.len(), 1);
+        assert!(takes(&steps[0].commands));
+        assert_eq!(expressions(&listed()), expressions(&before));
+
+        // What a rule needs is gone: what lets pass comes back alone.
+        assert!(nft(&["flush chain inet operator in; delete chain inet operator checks"]).0);
+        let steps = plan(&before, &listed(), &["eth0"]);
+        assert!(!takes(&steps[0].commands));
+        assert!(expressions(&listed()).is_empty());
+        let single = &steps[0].otherwise;
+        let taken: Vec<bool> = single.iter().map(|step| takes(&step.commands)).collect();
+        assert_eq!(taken, [true, false, true]);
+        let expected = expressions(&before);
+        assert_eq!(
+            expressions(&listed()),
+            [expected[1].clone(), expected[3].clone()]
+        );
+    });
+    thread.join().unwrap();
+}
