@@ -106,6 +106,8 @@ pub enum Step {
     MakeBridge(NewBridge),
     /// Mark the bridge as ours.
     NameBridge(String),
+    /// Give the bridge the MAC address and the settings that it was made with.
+    MendBridge { name: String, mac: [u8; 6] },
     /// Set the bridge up, with this MTU.
     SetBridge { index: u32, mtu: Option<u32> },
     /// Give the bridge its address.
@@ -220,6 +222,7 @@ pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
         Step::RestoreSysctls(wishes) => sysctls::restore(&context.store, wishes),
         Step::MakeBridge(bridge) => context.netlink.add_bridge(bridge).await,
         Step::NameBridge(name) => context.netlink.name_link(name, bridge::ALIAS).await,
+        Step::MendBridge { name, mac } => context.netlink.mend_bridge(name, *mac).await,
         Step::SetBridge { index, mtu } => context.netlink.set_link(*index, *mtu).await,
         Step::AddAddress { index, net } => context.netlink.add_address(*index, *net).await,
     }

@@ -9,7 +9,7 @@ use crate::{
     store::Inventory,
     system::{
         files::{HEADER, OwnFile},
-        netlink::NewBridge,
+        netlink::{NewBridge, SwitchFlags},
     },
 };
 
@@ -146,11 +146,12 @@ fn sysctl_steps(observed: &Observation) -> Vec<Step> {
 fn bridge_steps(host: &Host, uplink: &str, observed: &Observation) -> Vec<Step> {
     let (network, machine_id) = (&observed.network, observed.facts.machine_id.as_str());
     let mtu = network.link(uplink).map(|link| link.mtu);
+    let mac = bridge::mac(machine_id, host.bridge.as_str());
     let Some(link) = network.link(host.bridge.as_str()) else {
         return vec![Step::MakeBridge(NewBridge {
             name: host.bridge.to_string(),
             alias: bridge::ALIAS.to_owned(),
-            mac: bridge::mac(machine_id, host.bridge.as_str()),
+            mac,
             mtu: mtu.unwrap_or(1500),
         })];
     };
@@ -161,6 +162,12 @@ fn bridge_steps(host: &Host, uplink: &str, observed: &Observation) -> Vec<Step> 
     let mut steps = Vec::new();
     if !bridge::is_named(link) {
         steps.push(Step::NameBridge(host.bridge.to_string()));
+    }
+    if link.mac != mac || link.switch != SwitchFlags::default() {
+        steps.push(Step::MendBridge {
+            name: host.bridge.to_string(),
+            mac,
+        });
     }
     let mtu = mtu.filter(|mtu| *mtu != link.mtu);
     if !link.up || mtu.is_some() {

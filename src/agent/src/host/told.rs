@@ -96,6 +96,9 @@ pub fn sentence(step: &Step, inventory: &Inventory, observed: &Observation) -> S
         Step::RestoreSysctls(_) => "sysctls that are needed no more are still set".to_owned(),
         Step::MakeBridge(_) => format!("the bridge {bridge} is missing"),
         Step::NameBridge(name) => format!("the bridge {name} isn't marked as ours"),
+        Step::MendBridge { name, .. } => format!(
+            "the bridge {name} has another MAC address, or spanning tree or multicast snooping on"
+        ),
         Step::SetBridge { mtu: Some(mtu), .. } => {
             format!("the MTU of the bridge {bridge} is not the uplink's {mtu}")
         }

@@ -78,10 +78,23 @@ fn a_bridge_that_was_not_named_before_the_agent_was_killed_is_named() {
     network.links[1] = crate::system::netlink::Link {
         alias: None,
         kind: Some("bridge".to_owned()),
-        mac: bridge::mac(crate::testing::MACHINE_ID, "br0").to_vec(),
         ..network.links[1].clone()
     };
     assert_eq!(steps(network), [Step::NameBridge("br0".to_owned())]);
+}
+
+#[test]
+fn a_bridge_that_was_changed_is_what_it_was_made_as() {
+    let mend = Step::MendBridge {
+        name: "br0".to_owned(),
+        mac: bridge::mac(crate::testing::MACHINE_ID, "br0"),
+    };
+    let mut other_mac = network();
+    other_mac.links[1].mac = vec![2; 6];
+    assert_eq!(steps(other_mac), [mend.clone()]);
+    let mut snooping = network();
+    snooping.links[1].switch.snooping = true;
+    assert_eq!(steps(snooping), [mend]);
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub struct Link {
     pub bridge: Option<u32>,
     /// Its flags as a port of a bridge.
     pub port: Option<super::PortFlags>,
+    /// What it does as a bridge beside passing frames on.
+    pub switch: super::SwitchFlags,
 }
 
 /// An address of an interface.
