@@ -46,6 +46,11 @@ impl Pending {
         self.tries > 0
     }
 
+    /// Whether its way in is worth another try.
+    pub fn may_try_again(&self) -> bool {
+        self.tries + 1 < TRIES
+    }
+
     /// Whether it was made before the last boot.
     pub fn is_of_another_boot(&self) -> Result<bool, Failure> {
         Ok(self.boot_id != boot_id()?)
@@ -54,6 +59,8 @@ impl Pending {
     /// For how long it should have been undone already; none while its time isn't up.
     pub fn overdue(&self) -> Result<Option<Duration>, Failure> {
         Ok(match self.left()? {
+            // Nobody is ended for the way in alone.
+            None if self.is_undone() => None,
             Some(_) => None,
             None => Some(clock().saturating_sub(self.deadline)),
         })
@@ -145,14 +152,13 @@ pub fn read(context: &Context) -> Result<Option<Pending>, Failure> {
     context.store.get_beside(FILE)
 }
 
-/// Lets the way in be put back once more, which isn't whole yet; but not for ever. Whether it will be.
-pub fn try_again(context: &Context, pending: &Pending) -> bool {
+/// Lets the way in be put back once more, which isn't whole yet.
+pub fn try_again(context: &Context, pending: &Pending) -> Result<(), Failure> {
     let next = Pending {
         tries: pending.tries + 1,
         ..pending.clone()
     };
-    // On a full disk it can't be counted, and is given up.
-    next.tries < TRIES && context.store.put_beside(FILE, &next).is_ok()
+    context.store.put_beside(FILE, &next)
 }
 
 /// Keeps what is.

@@ -87,12 +87,12 @@ pub async fn if_due(context: &Context) -> Result<Vec<String>, Failure> {
     };
     // Whoever serves a provider was reached by it.
     let is_resident = context.session.is_none();
-    let again = !missing.is_empty() && is_resident && pending::try_again(context, &pending);
+    let again = !missing.is_empty() && is_resident && pending.may_try_again();
     match &pending.former {
         Some(former) => go_back(context, former, &pending, put_back, again).await?,
-        None => remove_unconfirmed(context, again).await?,
+        None => remove_unconfirmed(context, &pending, again).await?,
     }
-    if again {
+    if again && pending::read(context)?.is_some() {
         return Ok(missing);
     }
     if !missing.is_empty() {
@@ -105,8 +105,9 @@ pub async fn if_due(context: &Context) -> Result<Vec<String>, Failure> {
 }
 
 /// What is left undone from here on is done by the next look at the host.
-fn done(context: &Context, again: bool) -> Result<(), Failure> {
-    if again {
+fn done(context: &Context, pending: &Pending, again: bool) -> Result<(), Failure> {
+    // On a full disk it can't be counted, and is given up.
+    if again && pending::try_again(context, pending).is_ok() {
         return Ok(());
     }
     pending::disarm(context)
@@ -161,7 +162,7 @@ async fn go_back(
         owner,
         ..former.clone()
     })?;
-    done(context, again)?;
+    done(context, pending, again)?;
     reconcile(context, &Scope::All).await
 }
 
@@ -177,11 +178,15 @@ fn reason(pending: &Pending) -> Result<String, Failure> {
 }
 
 /// A host that was never confirmed is no host; but what stands on it already is not pulled away.
-async fn remove_unconfirmed(context: &Context, again: bool) -> Result<(), Failure> {
+async fn remove_unconfirmed(
+    context: &Context,
+    pending: &Pending,
+    again: bool,
+) -> Result<(), Failure> {
     let inventory = context.store.inventory()?;
     if admit::check_unused(&inventory).is_err() {
         eprintln!("nspawn_host was not confirmed, but containers or addresses stand on it: kept");
-        return done(context, again);
+        return done(context, pending, again);
     }
     eprintln!("nspawn_host was not confirmed: removing what was made for it");
     let is_resident = context.session.is_none();
@@ -197,7 +202,7 @@ async fn remove_unconfirmed(context: &Context, again: bool) -> Result<(), Failur
         }
     }
     context.store.remove::<Host>("host")?;
-    done(context, again)?;
+    done(context, pending, again)?;
     context.store.remove_if_empty()
 }
 

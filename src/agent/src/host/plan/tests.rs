@@ -91,7 +91,7 @@ fn a_bridge_that_was_changed_is_what_it_was_made_as() {
     };
     let mut other_mac = network();
     other_mac.links[1].mac = vec![2; 6];
-    assert_eq!(steps(other_mac), [mend.clone()]);
+    assert_eq!(steps(other_mac), std::slice::from_ref(&mend));
     let mut snooping = network();
     snooping.links[1].switch.snooping = true;
     assert_eq!(steps(snooping), [mend]);

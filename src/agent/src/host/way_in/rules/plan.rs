@@ -47,16 +47,57 @@ pub fn plan(before: &Rules, now: &Rules, interfaces: &[&str]) -> Vec<Step> {
             .filter(|rule| !is_new(&rule.place.table()))
             .map(|rule| remove_rule(rule)),
     );
-    let places: BTreeSet<&Place> = before.listed.iter().map(|rule| &rule.place).collect();
-    let put_back = |place| put_back(place, before, now);
-    steps.extend(places.into_iter().filter_map(put_back));
+    let tables: BTreeSet<(String, String)> = before
+        .listed
+        .iter()
+        .map(|rule| rule.place.table())
+        .collect();
+    let put_back = |table| put_back(&table, before, now);
+    steps.extend(tables.into_iter().filter_map(put_back));
     steps
 }
 
-/// Puts all back that is gone of a chain, as one: rules that drop must not be there without those that let pass.
-fn put_back(place: &Place, before: &Rules, now: &Rules) -> Option<Step> {
-    let chain = now.chain(place)?;
-    // From the last to the first, so that each finds the one before it in its place.
+/// Puts all back that is gone of a table, as one: rules that drop must not be there without those that let pass, which
+/// may stand in other chains.
+fn put_back(table: &(String, String), before: &Rules, now: &Rules) -> Option<Step> {
+    let places: BTreeSet<&Place> = before.listed.iter().map(|rule| &rule.place).collect();
+    let (mut commands, mut otherwise, mut sentences) = (Vec::new(), Vec::new(), Vec::new());
+    for place in places.into_iter().filter(|place| place.table() == *table) {
+        let Some(chain) = now.chain(place) else {
+            continue;
+        };
+        let lost = lost(place, before, now);
+        if lost.is_empty() {
+            continue;
+        }
+        let sentence = format!("a rule that was gone from {} is back", place.words());
+        for rule in lost {
+            let command = put_rule(rule, before, now);
+            // A chain that drops by its policy can't be closed further.
+            let is_closed = chain.drops() && !drops(&rule.expressions);
+            if is_closed || !before.closes(rule, DEPTH) {
+                otherwise.push(Step {
+                    commands: vec![command.clone()],
+                    sentence: sentence.clone(),
+                    otherwise: Vec::new(),
+                });
+            }
+            commands.push(command);
+        }
+        sentences.push(sentence);
+    }
+    if commands.len() < 2 {
+        otherwise.clear();
+    }
+    (!commands.is_empty()).then(|| Step {
+        commands,
+        sentence: sentences.join(", and "),
+        otherwise,
+    })
+}
+
+/// What is gone of a chain, from the last to the first, so that each finds the one before it in its place.
+fn lost<'a>(place: &'a Place, before: &'a Rules, now: &Rules) -> Vec<&'a Rule> {
     let lost: Vec<&Rule> = before
         .rules_of(place)
         .rev()
@@ -65,29 +106,9 @@ fn put_back(place: &Place, before: &Rules, now: &Rules) -> Option<Step> {
     // A rule that dropped may have been taken back for good; where those that let pass are gone as
     // well, the chain was emptied.
     if lost.iter().all(|rule| drops(&rule.expressions)) {
-        return None;
+        return Vec::new();
     }
-    let sentence = format!("a rule that was gone from {} is back", place.words());
-    let step = |commands| Step {
-        commands,
-        sentence: sentence.clone(),
-        otherwise: Vec::new(),
-    };
-    let command = |rule: &&Rule| put_rule(rule, before, now);
-    let commands: Vec<Value> = lost.iter().map(command).collect();
-    // A chain that drops by its policy can't be closed further.
-    let opens =
-        |rule: &&&Rule| !drops(&rule.expressions) && (chain.drops() || !before.closes(rule, DEPTH));
-    let otherwise = if lost.len() == 1 {
-        Vec::new()
-    } else {
-        let single = lost.iter().filter(opens);
-        single.map(|rule| step(vec![command(rule)])).collect()
-    };
-    Some(Step {
-        otherwise,
-        ..step(commands)
-    })
+    lost
 }
 
 fn remove_table((family, name): &(String, String)) -> Step {

@@ -231,6 +231,24 @@ fn a_rule_that_dropped_is_back_only_where_the_chain_was_emptied() {
     assert_eq!(sentences(&before, emptied), [back]);
 }
 
+#[test]
+fn what_drops_waits_for_the_chains_that_let_pass_before_it() {
+    let chains = vec![
+        chain("filter", "input", "input", "accept"),
+        chain("filter", "allowed", "", ""),
+    ];
+    let jump = json!([{"jump": {"target": "allowed"}}]);
+    let mut before = chains.clone();
+    before.extend([
+        rule("filter", "input", 5, &jump),
+        rule("filter", "input", 6, &json!([{"drop": null}])),
+        rule("filter", "allowed", 7, &port(22, "accept")),
+    ]);
+    let steps = plan(&rules(&before), &rules(&chains), &["eth0"]);
+    assert_eq!(steps.len(), 1);
+    assert_eq!((steps[0].commands.len(), steps[0].otherwise.len()), (3, 2));
+}
+
 const FIREWALL: &str = "table inet operator {
     set banned { type ipv4_addr; elements = { 192.0.2.7 } }
     chain checks { ip saddr @banned drop; }
@@ -288,8 +306,8 @@ fn nft_takes_what_is_put_back() {
         assert!(!takes(&steps[0].commands));
         assert!(expressions(&listed()).is_empty());
         let single = &steps[0].otherwise;
-        let taken: Vec<bool> = single.iter().map(|step| takes(&step.commands)).collect();
-        assert_eq!(taken, [true, false, true]);
+        let results: Vec<bool> = single.iter().map(|step| takes(&step.commands)).collect();
+        assert_eq!(results, [true, false, true]);
         let expected = expressions(&before);
         assert_eq!(
             expressions(&listed()),
