@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn the_time_is_up_at_the_deadline_and_with_the_next_boot() {
-        let pending = Pending {
+        let mut pending = Pending {
             former: None,
             armed: Duration::from_secs(10),
             deadline: Duration::from_secs(40),
@@ -237,6 +237,13 @@ mod tests {
         ] {
             let found = left(&pending, Duration::from_secs(now), boot);
             assert_eq!(found, expected.map(Duration::from_secs), "{now} {boot}");
+        }
+        for (tries, is_undone, may_try_again) in
+            [(0, false, true), (1, true, true), (9, true, false)]
+        {
+            pending.tries = tries;
+            let found = (pending.is_undone(), pending.may_try_again());
+            assert_eq!(found, (is_undone, may_try_again), "{tries}");
         }
     }
 }

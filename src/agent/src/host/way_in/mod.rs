@@ -199,3 +199,69 @@ async fn perform_rules(context: &Context, step: &rules::Step) -> Result<(), Fail
     }
     result
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{runtime, task::LocalSet};
+
+    use super::*;
+    use crate::system::netlink::{Netlink, NewBridge};
+
+    const RULES: &str = "table inet operator {
+        chain checks { }
+        chain in { type filter hook input priority 0; jump checks; tcp dport 22 accept; }
+    }";
+
+    async fn on_a_host_of_its_own() {
+        let netlink = Netlink::open().unwrap();
+        let bridge = NewBridge {
+            name: "br9".to_owned(),
+            alias: String::new(),
+            mac: [2; 6],
+            mtu: 1500,
+        };
+        netlink.add_bridge(&bridge).await.unwrap();
+        let network = Network::dump(&netlink).await.unwrap();
+        let index = network.link("br9").unwrap().index;
+        let net = "203.0.113.1/32".parse().unwrap();
+        netlink.add_address(index, net).await.unwrap();
+        let context = Context::new(netlink, "test", Duration::from_mins(1));
+        nft::apply(&context, RULES).await.unwrap();
+        let before = WayIn::observe(&context, "br9").await.unwrap();
+
+        context.netlink.delete_address(index, net).await.unwrap();
+        let cut = "flush chain inet operator in; delete chain inet operator checks";
+        nft::apply(&context, cut).await.unwrap();
+        let restored = before.restore(&context).await;
+        assert_eq!(
+            restored.put_back,
+            ["the address 203.0.113.1/32 is back on br9"]
+        );
+        let [missing] = &restored.missing[..] else {
+            panic!("{:?}", restored.missing);
+        };
+        assert!(
+            missing.starts_with("a rule that was gone from the chain in"),
+            "{missing}"
+        );
+        let listed = nft::list_rules(&context).await.unwrap().unwrap();
+        assert!(listed.to_string().contains("accept"), "{listed}");
+    }
+
+    /// The kernel itself, in a network namespace of a thread of its own; programs that it starts are in there, too.
+    #[test]
+    #[allow(unsafe_code, reason = "rustix calls every unshare(2) unsafe")]
+    fn what_nft_refuses_keeps_no_address_from_coming_back() {
+        use rustix::thread::{UnshareFlags, unshare_unsafe};
+        let thread = std::thread::spawn(|| {
+            // SAFETY: CLONE_NEWNET leaves memory and descriptors as they are.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+            let runtime = runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            LocalSet::new().block_on(&runtime, on_a_host_of_its_own());
+        });
+        thread.join().unwrap();
+    }
+}
