@@ -16,6 +16,10 @@ use crate::{
 /// Where the agent keeps what a reboot may forget.
 pub const RUN_FOLDER: &str = "/run/nspawn-agent";
 
+/// How long a call over the system bus may take. systemd reads all units anew within one, which takes long on a
+/// host with hundreds of guests.
+const CALL_TIME: Duration = Duration::from_secs(90);
+
 /// What every deed of the agent gets. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
@@ -93,6 +97,16 @@ impl Context {
         }
     }
 
+    /// The same with a deadline of its own, and nobody to stop it: for what has to be done just because the change
+    /// was stopped, or its time is up.
+    #[must_use]
+    pub fn undisturbed(&self, time: Duration) -> Self {
+        Self {
+            cancel: CancellationToken::new(),
+            ..self.within_time(time)
+        }
+    }
+
     /// Sends a line for the log; the resident service writes it to the journal.
     pub fn progress(&self, line: impl Into<String>) {
         let line = line.into();
@@ -130,14 +144,21 @@ impl Context {
 
     /// The system bus, connected at first use.
     pub async fn bus(&self) -> Result<&zbus::Connection, Failure> {
-        self.bus
-            .get_or_try_init(|| async {
-                zbus::Connection::system()
-                    .await
-                    .doing(|| "connect to the host's system bus")
-            })
-            .await
+        self.bus.get_or_try_init(connect).await
     }
+}
+
+/// Connects to the system bus. One that takes calls and never answers must not keep the host's lock for ever.
+async fn connect() -> Result<zbus::Connection, Failure> {
+    let connected = zbus::connection::Builder::system()
+        .method_timeout(CALL_TIME)
+        .build();
+    let deed = || "connect to the host's system bus";
+    tokio::time::timeout(CALL_TIME, connected)
+        .await
+        .map_err(std::io::Error::from)
+        .doing(deed)?
+        .doing(deed)
 }
 
 fn cancelled() -> Failure {
@@ -147,4 +168,32 @@ fn cancelled() -> Failure {
 fn timed_out() -> Failure {
     Failure::new(FailureKind::Timeout, "the time for this change is up")
         .help("Raise this resource's timeouts.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_follows_a_change_that_was_stopped_is_not_stopped_with_it() {
+        // Where netlink's own task runs.
+        let local = tokio::task::LocalSet::new();
+        let _entered = local.enter();
+        let netlink = Netlink::open().unwrap();
+        let context = Context::new(netlink, "test", Duration::ZERO);
+        context.cancel.cancel();
+        let minute = Duration::from_mins(1);
+        let work = async || Ok(1);
+        let later = context.within_time(minute);
+        assert_eq!(
+            later.check().unwrap_err().kind,
+            FailureKind::Cancelled,
+            "more time alone doesn't help"
+        );
+        let undisturbed = context.undisturbed(minute);
+        undisturbed.check().unwrap();
+        assert_eq!(undisturbed.within(work()).await.unwrap(), 1);
+        undisturbed.cancel.cancel();
+        assert!(undisturbed.within(work()).await.is_err());
+    }
 }

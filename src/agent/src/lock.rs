@@ -111,6 +111,14 @@ impl Presence {
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Ok(false);
         }
+        Self::clear_locked(path, &file)
+    }
+
+    /// The same once it is locked. Somebody else may have cleared it, and its owner be back with a new one.
+    fn clear_locked(path: &Path, file: &File) -> Result<bool, Failure> {
+        if !is_at(path, file).doing(|| format!("look at {}", path.display()))? {
+            return Ok(false);
+        }
         files::remove_file(path)?;
         Ok(true)
     }
@@ -285,6 +293,19 @@ mod tests {
             assert!(waiting.join().unwrap().unwrap().is_none());
         });
         assert!(try_folder(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_file_of_somebody_who_came_back_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("session");
+        drop(Presence::show(&path).unwrap());
+        let file = File::open(&path).unwrap();
+        flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert!(Presence::clear_locked(&path, &file).unwrap());
+        let _back = Presence::show(&path).unwrap();
+        assert!(!Presence::clear_locked(&path, &file).unwrap());
+        assert!(Presence::is_shown(&path));
     }
 
     #[test]

@@ -234,6 +234,12 @@ impl Look {
         Ok(tried)
     }
 
+    /// What is wrong, told to a person.
+    fn sentences(&self) -> Vec<String> {
+        let told = |step| sentence(step, &self.inventory, &self.observed);
+        self.steps.iter().map(told).collect()
+    }
+
     /// The objects that are wanted.
     pub fn inventory(&self) -> &Inventory {
         &self.inventory
@@ -251,7 +257,7 @@ pub async fn reconcile(context: &Context, scope: &Scope) -> Result<(), Failure> 
         }
         // Nothing new has come up since the last look: doing the same again won't help.
         if look.steps == left {
-            return Err(failed.unwrap_or_else(|| undone(&look.steps)));
+            return Err(failed.unwrap_or_else(|| undone(&look.sentences())));
         }
         let tried = look.act(context, |_| true).await?;
         failed = tried.into_iter().find_map(|tried| tried.result.err());
@@ -262,10 +268,14 @@ pub async fn reconcile(context: &Context, scope: &Scope) -> Result<(), Failure> 
     failed.map_or(Ok(()), Err)
 }
 
-fn undone(steps: &[Step]) -> Failure {
+/// A step itself may hold what is no one's business, such as a whole .nspawn file.
+fn undone(sentences: &[String]) -> Failure {
     Failure::new(
         FailureKind::System,
-        format!("something on this host undoes what was done: {steps:?}"),
+        format!(
+            "something on this host undoes what was done, so that still: {}",
+            sentences.join("; ")
+        ),
     )
     .help("Look for another program that manages the same interfaces, files or units.")
 }

@@ -139,11 +139,12 @@ pub fn network() -> Network {
         mtu: 1500,
         ..Link::default()
     };
+    let bridge = Link {
+        mac: host::bridge::mac(MACHINE_ID, "br0").to_vec(),
+        ..link(3, "br0", Some(host::bridge::ALIAS))
+    };
     Network {
-        links: vec![
-            link(2, "eth0", None),
-            link(3, "br0", Some(host::BRIDGE_ALIAS)),
-        ],
+        links: vec![link(2, "eth0", None), bridge],
         addresses: [
             (2, "203.0.113.1/32"),
             (2, "2001:db8:1::1/64"),
@@ -154,6 +155,7 @@ pub fn network() -> Network {
             index,
             net: net.parse().unwrap(),
             global: index == 2,
+            expires: false,
         })
         .collect(),
         routes: vec![crate::system::netlink::Route {

@@ -52,7 +52,8 @@ pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec
     let mut steps = leftovers(inventory, observed, scope);
     if let Some(host) = &inventory.host {
         let network = &observed.network;
-        let bridge = network.link(host.desired.bridge.as_str());
+        // Nothing is led to somebody else's bridge in its place.
+        let bridge = host::bridge::of_host(host, network, &observed.facts.machine_id);
         for stored in inventory
             .addresses
             .values()

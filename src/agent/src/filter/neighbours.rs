@@ -7,21 +7,30 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{Step, elements::link_local, port};
 use crate::{
-    container::mac::mac_address, reconcile::Scope, store::Inventory, system::netlink::Network,
+    container::mac::mac_address,
+    host::bridge,
+    reconcile::{Observation, Scope},
+    store::Inventory,
+    system::netlink::Network,
 };
 
 /// Single addresses of guests that have a port, and the guests' own ones of the link.
-fn wanted(inventory: &Inventory, network: &Network, id: [u8; 16]) -> BTreeMap<IpAddr, [u8; 6]> {
+fn wanted(
+    inventory: &Inventory,
+    network: &Network,
+    bridge: u32,
+    id: [u8; 16],
+) -> BTreeMap<IpAddr, [u8; 6]> {
     let mut wanted = BTreeMap::new();
-    let Some(host) = inventory
+    if inventory
         .host
         .as_ref()
-        .filter(|host| host.desired.isolation)
-    else {
+        .is_none_or(|host| !host.desired.isolation)
+    {
         return wanted;
-    };
+    }
     for name in inventory.containers.keys() {
-        if port::find(network, host.desired.bridge.as_str(), name).is_none() {
+        if port::find(network, bridge, name).is_none() {
             continue;
         }
         let mac = mac_address(id, name.as_str());
@@ -53,16 +62,19 @@ fn concerns(
 }
 
 /// What has to be done for the neighbours on the bridge.
-pub fn plan(inventory: &Inventory, network: &Network, id: [u8; 16], scope: &Scope) -> Vec<Step> {
-    let bridge = inventory
-        .host
-        .as_ref()
-        .and_then(|host| network.link(host.desired.bridge.as_str()));
+pub fn plan(
+    inventory: &Inventory,
+    observed: &Observation,
+    id: [u8; 16],
+    scope: &Scope,
+) -> Vec<Step> {
+    let network = &observed.network;
+    let bridge = bridge::of(inventory, network, &observed.facts.machine_id);
     let Some(bridge) = bridge.filter(|bridge| bridge.up && !matches!(scope, Scope::Image(_)))
     else {
         return Vec::new();
     };
-    let wanted = wanted(inventory, network, id);
+    let wanted = wanted(inventory, network, bridge.index, id);
     let fixed: BTreeMap<IpAddr, &[u8]> = network
         .neighbours
         .iter()
@@ -94,7 +106,7 @@ mod tests {
     use crate::{
         container::mac::parse_machine_id,
         system::netlink::{Link, Neighbour},
-        testing::{MACHINE_ID, inventory, network},
+        testing::{MACHINE_ID, inventory, network, observation},
     };
 
     #[test]
@@ -123,11 +135,20 @@ mod tests {
         };
         let web: IpAddr = "203.0.113.2".parse().unwrap();
         let all = [fix(web), fix(link_local(mac).into())];
-        assert_eq!(plan(&inventory, &network, id, &Scope::All), all);
+        assert_eq!(
+            plan(&inventory, &observation(network.clone()), id, &Scope::All),
+            all
+        );
         let scope = Scope::Address("203.0.113.2".to_owned());
-        assert_eq!(plan(&inventory, &network, id, &scope), [fix(web)]);
+        assert_eq!(
+            plan(&inventory, &observation(network.clone()), id, &scope),
+            [fix(web)]
+        );
         let scope = Scope::Container("db".parse().unwrap());
-        assert_eq!(plan(&inventory, &network, id, &scope), []);
+        assert_eq!(
+            plan(&inventory, &observation(network.clone()), id, &scope),
+            []
+        );
 
         let entry = |address: IpAddr, mac: [u8; 6], fixed| Neighbour {
             index: 3,
@@ -143,10 +164,16 @@ mod tests {
         ];
         let delete = |address: IpAddr| Step::DeleteNeighbour { address, index: 3 };
         let db = delete("203.0.113.3".parse().unwrap());
-        assert_eq!(plan(&inventory, &network, id, &Scope::All), [db, fix(web)]);
+        assert_eq!(
+            plan(&inventory, &observation(network.clone()), id, &Scope::All),
+            [db, fix(web)]
+        );
         if let Some(host) = &mut inventory.host {
             host.desired.isolation = false;
         }
-        assert_eq!(plan(&inventory, &network, id, &Scope::Host).len(), 3);
+        assert_eq!(
+            plan(&inventory, &observation(network.clone()), id, &Scope::Host).len(),
+            3
+        );
     }
 }

@@ -5,6 +5,7 @@ use ipnet::IpNet;
 use super::{Elements, Step, neighbours, port};
 use crate::{
     container::mac::{mac_address, parse_machine_id},
+    host::bridge,
     reconcile::{Observation, Scope},
     store::Inventory,
     system::netlink::{Link, Network, PortFlags},
@@ -13,19 +14,20 @@ use crate::{
 /// Who may send what.
 pub fn elements(inventory: &Inventory, observed: &Observation) -> Elements {
     let mut elements = Elements::default();
-    let (Some(id), Some(host)) = (
+    let (Some(id), Some(_)) = (
         parse_machine_id(&observed.facts.machine_id),
         &inventory.host,
     ) else {
         return elements;
     };
+    let bridge = own_bridge(inventory, observed);
     for name in inventory.containers.keys() {
         let addresses: Vec<IpNet> = inventory
             .addresses_of(name)
             .map(|stored| stored.desired.address.network())
             .collect();
         // A later systemd may name ports in another way: what is there counts.
-        let found = port::find(&observed.network, host.desired.bridge.as_str(), name);
+        let found = bridge.and_then(|bridge| port::find(&observed.network, bridge, name));
         let port = found.map_or_else(|| port::name(name), |link| link.name.clone());
         elements.admit(&port, mac_address(id, name.as_str()), &addresses);
     }
@@ -52,9 +54,10 @@ pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec
     } else if observed.filter.digest.is_some() {
         steps.push(Step::Remove);
     }
-    let (Some(id), Some(host)) = (
+    // Guests aren't put on somebody else's bridge, nor is anything told to it.
+    let (Some(id), Some(bridge)) = (
         parse_machine_id(&observed.facts.machine_id),
-        &inventory.host,
+        own_bridge(inventory, observed),
     ) else {
         return steps;
     };
@@ -63,15 +66,11 @@ pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec
         .keys()
         .filter(|name| scope.has_port(name));
     for name in looked_after {
-        let bridge = host.desired.bridge.as_str();
-        if let (Some(link), Some(bridge)) = (
-            port::find_stray(&observed.network, bridge, name),
-            observed.network.link(bridge),
-        ) {
+        if let Some(link) = port::find_stray(&observed.network, bridge, name) {
             steps.push(Step::JoinBridge {
                 index: link.index,
                 name: link.name.clone(),
-                bridge: bridge.index,
+                bridge,
             });
         }
         if let Some(link) = port::find(&observed.network, bridge, name) {
@@ -79,8 +78,13 @@ pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec
             steps.extend(port_steps(&observed.network, link, mac, isolation));
         }
     }
-    steps.extend(neighbours::plan(inventory, &observed.network, id, scope));
+    steps.extend(neighbours::plan(inventory, observed, id, scope));
     steps
+}
+
+fn own_bridge(inventory: &Inventory, observed: &Observation) -> Option<u32> {
+    let machine_id = &observed.facts.machine_id;
+    bridge::of(inventory, &observed.network, machine_id).map(|link| link.index)
 }
 
 fn port_steps(network: &Network, link: &Link, mac: [u8; 6], isolation: bool) -> Vec<Step> {

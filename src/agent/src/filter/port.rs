@@ -46,21 +46,19 @@ pub fn exists(container: &MachineName) -> bool {
     Path::new("/sys/class/net").join(name(container)).exists()
 }
 
-/// The port of a container on this bridge, when it is there.
-pub fn find<'a>(network: &'a Network, bridge: &str, container: &MachineName) -> Option<&'a Link> {
-    let bridge = network.link(bridge)?.index;
+/// The port of a container on the bridge of this number, when it is there.
+pub fn find<'a>(network: &'a Network, bridge: u32, container: &MachineName) -> Option<&'a Link> {
     of(network, container).find(|link| link.bridge == Some(bridge))
 }
 
 /// The link of a container that lost this bridge, or was put into another.
 pub fn find_stray<'a>(
     network: &'a Network,
-    bridge: &str,
+    bridge: u32,
     container: &MachineName,
 ) -> Option<&'a Link> {
-    let bridge = network.link(bridge).map(|link| link.index);
     of(network, container)
-        .find(|link| link.bridge != bridge && link.kind.as_deref() == Some("veth"))
+        .find(|link| link.bridge != Some(bridge) && link.kind.as_deref() == Some("veth"))
 }
 
 fn of<'a>(network: &'a Network, container: &MachineName) -> impl Iterator<Item = &'a Link> {

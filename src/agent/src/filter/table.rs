@@ -73,7 +73,7 @@ pub fn text() -> String {
 
 	chain forward {{
 		type filter hook forward priority -300; policy accept;
-		iifname @ports oifname @ports drop
+		iifname @ports drop
 	}}
 
 	chain output {{

@@ -5,7 +5,7 @@ use std::path::Path;
 use protocol::{Failure, FailureKind, desired::Host};
 use serde_json::Value;
 
-use super::{Assigned, BRIDGE_ALIAS, facts};
+use super::{Assigned, bridge, facts};
 use crate::{
     context::Context,
     store::{Inventory, Stored},
@@ -66,8 +66,11 @@ pub async fn admit(
     check_files(host)?;
     check_forwarding(context, host).await?;
     let index = network.link(&uplink).map(|link| link.index);
+    let kept = previous.filter(|previous| super::uplink(previous) == uplink);
     Ok(Assigned {
-        ipv4: index.and_then(|index| facts::host_address(&network, index, false)),
+        ipv4: index
+            .and_then(|index| facts::host_address(&network, index, false))
+            .or_else(|| kept?.assigned.ipv4),
         uplink,
     })
 }
@@ -78,7 +81,14 @@ fn uplink(
     network: &Network,
 ) -> Result<String, Failure> {
     let Some(name) = &host.uplink else {
-        return facts::uplink(network)
+        // Another one would move every guest's addresses there: that has to be asked for by name.
+        let kept = previous
+            .filter(|previous| previous.desired.uplink.is_none())
+            .map(|previous| &previous.assigned.uplink)
+            .filter(|name| network.link(name).is_some());
+        return kept
+            .cloned()
+            .or_else(|| facts::uplink(network))
             .or_else(|| Some(previous?.assigned.uplink.clone()))
             .ok_or_else(|| {
                 unsupported(
@@ -120,11 +130,25 @@ fn check_bridge(
     previous: Option<&Stored<Host>>,
     network: &Network,
 ) -> Result<(), Failure> {
+    let former = previous.map(|stored| &stored.desired.bridge);
+    if let Some(former) = former.filter(|former| **former != host.bridge) {
+        return Err(Failure::new(
+            FailureKind::InUse,
+            format!(
+                "guests of this host stand on its bridge {former}, so that it can't become {}",
+                host.bridge
+            ),
+        )
+        .help(format!(
+            "Set bridge = \"{former}\", or destroy the containers, addresses and images of this host first."
+        ))
+        .at("bridge"));
+    }
     let Some(link) = network.link(host.bridge.as_str()) else {
         return Ok(());
     };
-    let was_ours = previous.is_some_and(|stored| stored.desired.bridge == host.bridge);
-    if link.alias.as_deref() == Some(BRIDGE_ALIAS)
+    let was_ours = former.is_some();
+    if bridge::is_ours(link, &facts::machine_id()?, host)
         || was_ours && link.kind.as_deref() == Some("bridge")
     {
         return Ok(());
@@ -155,7 +179,7 @@ fn check_files(host: &Host) -> Result<(), Failure> {
 
 /// A policy of DROP in a forward chain kills every packet to a guest, whatever our own table says.
 async fn check_forwarding(context: &Context, host: &Host) -> Result<(), Failure> {
-    let Some(ruleset) = nft::list(context, &["ruleset"]).await? else {
+    let Some(ruleset) = nft::list_rules(context).await? else {
         return Ok(());
     };
     match blocked_by(&ruleset, host.bridge.as_str()) {
@@ -262,6 +286,51 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::{
+        system::netlink::{Link, Route},
+        testing,
+    };
+
+    #[test]
+    fn the_bridge_under_guests_stays() {
+        let stored = testing::inventory(&["web"], &[]).host.unwrap();
+        let network = testing::network();
+        let mut host = stored.desired.clone();
+        check_bridge(&host, Some(&stored), &network).unwrap();
+        host.bridge = "br1".parse().unwrap();
+        let failure = check_bridge(&host, Some(&stored), &network).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::InUse);
+        assert!(failure.message.contains("br0"), "{failure}");
+    }
+
+    #[test]
+    fn the_uplink_stays_while_it_is_there() {
+        let mut stored = testing::inventory(&[], &[]).host.unwrap();
+        let mut network = testing::network();
+        network.links.push(Link {
+            index: 7,
+            name: "vpn0".to_owned(),
+            ..Link::default()
+        });
+        network.routes.push(Route {
+            destination: "0.0.0.0/0".parse().unwrap(),
+            index: 7,
+            gateway: None,
+            protocol: 4,
+            metric: 0,
+        });
+        let host = stored.desired.clone();
+        let found = |previous: Option<&Stored<Host>>, network: &Network| {
+            uplink(&host, previous, network).unwrap()
+        };
+        assert_eq!(found(None, &network), "vpn0");
+        assert_eq!(found(Some(&stored), &network), "eth0");
+        stored.desired.uplink = Some("eth0".parse().unwrap());
+        assert_eq!(found(Some(&stored), &network), "vpn0", "it was unset");
+        stored.desired.uplink = None;
+        network.links.retain(|link| link.name != "eth0");
+        assert_eq!(found(Some(&stored), &network), "vpn0", "it is gone");
+    }
 
     fn ruleset(chains: &[(&str, &str)], accepted: Option<&str>) -> Value {
         let mut objects: Vec<Value> = chains

@@ -260,6 +260,14 @@ pub async fn stand_by(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Lets the service run again that was stopped for a removal which has failed: it goes on with what is due. How that
+/// ends changes nothing about the failure.
+pub async fn stand_by_again(context: &Context) {
+    if let Err(failure) = stand_by(&context.undisturbed(STAND_BY_TIME)).await {
+        context.progress(format!("{UNIT} could not be started again: {failure}"));
+    }
+}
+
 /// Starts the service, or lets a running one take the binary in force; waits until it is ready.
 pub async fn start(context: &Context) -> Result<(), Failure> {
     let systemd = Systemd::of_host(context).await?;

@@ -1,6 +1,7 @@
 //! `nspawn_host`: facts, packages, sysctls, the bridge without ports, and the agent's own service.
 
 pub mod admit;
+pub mod bridge;
 pub mod facts;
 pub mod in_force;
 pub mod install;
@@ -39,9 +40,6 @@ use crate::{
 };
 
 pub use told::{sentence, state};
-
-/// What marks the bridge as ours. ip-link(8), alias
-pub const BRIDGE_ALIAS: &str = "nspawn-agent";
 
 /// The address by which guests know the host on their link.
 pub const BRIDGE_ADDRESS: &str = "fe80::1/64";
@@ -106,6 +104,10 @@ pub enum Step {
     RestoreSysctls(sysctls::Wishes),
     /// Make the bridge.
     MakeBridge(NewBridge),
+    /// Mark the bridge as ours.
+    NameBridge(String),
+    /// Give the bridge the MAC address and the settings that it was made with.
+    MendBridge { name: String, mac: [u8; 6] },
     /// Set the bridge up, with this MTU.
     SetBridge { index: u32, mtu: Option<u32> },
     /// Give the bridge its address.
@@ -156,7 +158,7 @@ pub async fn observe(
             .filter_map(|address| Some(address.desired.uplink.as_ref()?.as_str()))
             .collect(),
         nesting: stored.desired.nesting,
-        learned_default: sysctls::learned_default(&context.store, network)?,
+        advertised: sysctls::advertised(&context.store, network, stored.desired.bridge.as_str())?,
     });
     let mut compared = Vec::new();
     for file in plan::files(&stored.desired, &wishes) {
@@ -219,6 +221,8 @@ pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
         Step::SetSysctl(key, value) => sysctls::set(&context.store, key, *value),
         Step::RestoreSysctls(wishes) => sysctls::restore(&context.store, wishes),
         Step::MakeBridge(bridge) => context.netlink.add_bridge(bridge).await,
+        Step::NameBridge(name) => context.netlink.name_link(name, bridge::ALIAS).await,
+        Step::MendBridge { name, mac } => context.netlink.mend_bridge(name, *mac).await,
         Step::SetBridge { index, mtu } => context.netlink.set_link(*index, *mtu).await,
         Step::AddAddress { index, net } => context.netlink.add_address(*index, *net).await,
     }
@@ -262,7 +266,7 @@ impl Object for Host {
             None => &assigned.uplink,
         };
         rollback::forget(context)?;
-        if pending::is_needed(context, self, previous)? {
+        if pending::is_needed(context, self, uplink, previous)? {
             install::stand_by(context).await?;
             pending::arm(context, self, previous, uplink).await?;
         } else {
@@ -299,7 +303,11 @@ impl Object for Host {
 /// Removes all that was made for the host, and puts back what was changed.
 pub async fn clear(context: &Context, stored: &Stored<Host>) -> Result<(), Failure> {
     install::stop_service(context).await?;
-    clear_but_service(context, stored).await
+    let cleared = clear_but_service(context, stored).await;
+    if cleared.is_err() {
+        install::stand_by_again(context).await;
+    }
+    cleared
 }
 
 /// The same for the resident service itself, which ends by itself afterwards.
@@ -307,10 +315,7 @@ pub async fn clear_but_service(context: &Context, stored: &Stored<Host>) -> Resu
     in_force::forget(context)?;
     crate::filter::clear(context).await?;
     let network = Network::dump(&context.netlink).await?;
-    let ours = network
-        .link(stored.desired.bridge.as_str())
-        .filter(|link| link.alias.as_deref() == Some(BRIDGE_ALIAS));
-    if let Some(link) = ours {
+    if let Some(link) = bridge::of_host(stored, &network, &facts::machine_id()?) {
         context.netlink.delete_link(link.index).await?;
     }
     sysctls::restore(&context.store, &Vec::new())?;
@@ -323,14 +328,16 @@ pub async fn clear_but_service(context: &Context, stored: &Stored<Host>) -> Resu
         }
     }
     // A later change may have left the file of a host that had nesting on.
-    files::remove_file(Path::new(plan::MODULES_FILE))?;
+    let modules = Path::new(plan::MODULES_FILE);
+    if files::read(modules)?.is_some_and(|contents| files::is_ours(&contents)) {
+        files::remove_file(modules)?;
+    }
     install::reload_networkd(context).await?;
     off_thread((), |()| container::clear_all()).await?;
     // What an image that could not be made has left; check_unused() has seen that nobody needs it.
     image::tree::collect(&Inventory::default())?;
     install::stop_empty_slice(context).await?;
     files::remove_tree(&context.run_folder.join("network"))?;
-    files::remove_empty_folder(Path::new(plan::NETWORKD_FOLDER))?;
     // The last, so that the next boot goes on with a removal that was cut off.
     install::remove_service(context).await
 }

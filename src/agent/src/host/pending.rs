@@ -14,6 +14,9 @@ use crate::{context::Context, failure::Context as _, store::Stored};
 
 const FILE: &str = "pending.json";
 
+/// How often the way in is put back while something of it is missing.
+const TRIES: u32 = 10;
+
 /// A change that waits to be confirmed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pending {
@@ -32,9 +35,22 @@ pub struct Pending {
     /// How the host was reached before it.
     #[serde(default)]
     pub way_in: WayIn,
+    /// How often it was undone with something of the way in still missing.
+    #[serde(default)]
+    tries: u32,
 }
 
 impl Pending {
+    /// Whether it was undone, and only its way in is still to be put back.
+    pub fn is_undone(&self) -> bool {
+        self.tries > 0
+    }
+
+    /// Whether its way in is worth another try.
+    pub fn may_try_again(&self) -> bool {
+        self.tries + 1 < TRIES
+    }
+
     /// Whether it was made before the last boot.
     pub fn is_of_another_boot(&self) -> Result<bool, Failure> {
         Ok(self.boot_id != boot_id()?)
@@ -43,6 +59,8 @@ impl Pending {
     /// For how long it should have been undone already; none while its time isn't up.
     pub fn overdue(&self) -> Result<Option<Duration>, Failure> {
         Ok(match self.left()? {
+            // Nobody is ended for the way in alone.
+            None if self.is_undone() => None,
             Some(_) => None,
             None => Some(clock().saturating_sub(self.deadline)),
         })
@@ -79,10 +97,12 @@ fn boot_id() -> Result<String, Failure> {
 }
 
 /// Whether a change can cut the operator off, or the guests.
-fn matters(host: &Host, previous: Option<&Host>) -> bool {
-    previous.is_none_or(|previous| {
+fn matters(host: &Host, uplink: &str, previous: Option<&Stored<Host>>) -> bool {
+    previous.is_none_or(|stored| {
+        let previous = &stored.desired;
         previous.bridge != host.bridge
             || previous.uplink != host.uplink
+            || super::uplink(stored) != uplink
             || previous.isolation != host.isolation
             || previous.nesting != host.nesting
     })
@@ -92,12 +112,13 @@ fn matters(host: &Host, previous: Option<&Host>) -> bool {
 pub fn is_needed(
     context: &Context,
     host: &Host,
+    uplink: &str,
     previous: Option<&Stored<Host>>,
 ) -> Result<bool, Failure> {
     if host.rollback_after.duration().is_zero() {
         return Ok(false);
     }
-    Ok(matters(host, previous.map(|stored| &stored.desired)) || read(context)?.is_some())
+    Ok(matters(host, uplink, previous) || read(context)?.is_some())
 }
 
 /// Notes the state to go back to, before anything is changed.
@@ -121,6 +142,7 @@ pub async fn arm(
         asked: Some(host.clone()),
         session: context.session.clone(),
         way_in,
+        tries: 0,
     };
     context.store.put_beside(FILE, &pending)
 }
@@ -128,6 +150,15 @@ pub async fn arm(
 /// The change that waits, if any.
 pub fn read(context: &Context) -> Result<Option<Pending>, Failure> {
     context.store.get_beside(FILE)
+}
+
+/// Lets the way in be put back once more, which isn't whole yet.
+pub fn try_again(context: &Context, pending: &Pending) -> Result<(), Failure> {
+    let next = Pending {
+        tries: pending.tries + 1,
+        ..pending.clone()
+    };
+    context.store.put_beside(FILE, &next)
 }
 
 /// Keeps what is.
@@ -153,6 +184,9 @@ pub fn confirm(context: &Context, token: &OwnerToken, began: Duration) -> Result
             None => Ok(()),
         };
     };
+    if pending.is_undone() {
+        return Err(undone());
+    }
     if began <= pending.armed {
         return Err(Failure::new(
             FailureKind::Protocol,
@@ -174,8 +208,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn another_uplink_matters_also_when_nobody_asked_for_it() {
+        let stored = crate::testing::inventory(&[], &[]).host.unwrap();
+        let host = &stored.desired;
+        assert!(matters(host, "eth0", None));
+        assert!(!matters(host, "eth0", Some(&stored)));
+        assert!(matters(host, "eth1", Some(&stored)));
+    }
+
+    #[test]
     fn the_time_is_up_at_the_deadline_and_with_the_next_boot() {
-        let pending = Pending {
+        let mut pending = Pending {
             former: None,
             armed: Duration::from_secs(10),
             deadline: Duration::from_secs(40),
@@ -183,6 +226,7 @@ mod tests {
             asked: None,
             session: None,
             way_in: WayIn::default(),
+            tries: 0,
         };
         for (now, boot, expected) in [
             (10, "one", Some(30)),
@@ -193,6 +237,13 @@ mod tests {
         ] {
             let found = left(&pending, Duration::from_secs(now), boot);
             assert_eq!(found, expected.map(Duration::from_secs), "{now} {boot}");
+        }
+        for (tries, is_undone, may_try_again) in
+            [(0, false, true), (1, true, true), (9, true, false)]
+        {
+            pending.tries = tries;
+            let found = (pending.is_undone(), pending.may_try_again());
+            assert_eq!(found, (is_undone, may_try_again), "{tries}");
         }
     }
 }

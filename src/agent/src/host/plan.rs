@@ -2,15 +2,14 @@
 
 use ipnet::IpNet;
 use protocol::desired::Host;
-use sha2::{Digest as _, Sha256};
 
-use super::{BRIDGE_ADDRESS, BRIDGE_ALIAS, OwnedFile, Step, install, sysctls};
+use super::{BRIDGE_ADDRESS, OwnedFile, Step, bridge, install, sysctls};
 use crate::{
     reconcile::{Observation, Scope},
     store::Inventory,
     system::{
         files::{HEADER, OwnFile},
-        netlink::NewBridge,
+        netlink::{NewBridge, SwitchFlags},
     },
 };
 
@@ -69,13 +68,6 @@ pub fn files(host: &Host, wishes: &sysctls::Wishes) -> Vec<OwnedFile> {
         });
     }
     files
-}
-
-/// A MAC address of our own for the bridge: the same at each boot, and different on every host.
-pub fn bridge_mac(machine_id: &str, bridge: &str) -> [u8; 6] {
-    let digest = Sha256::digest(format!("nspawn-agent bridge {machine_id} {bridge}"));
-    let [b0, b1, b2, b3, b4, b5, ..]: [u8; 32] = digest.into();
-    [(b0 & 0xfe) | 0x02, b1, b2, b3, b4, b5]
 }
 
 /// What has to be done for the host itself.
@@ -152,21 +144,31 @@ fn sysctl_steps(observed: &Observation) -> Vec<Step> {
 }
 
 fn bridge_steps(host: &Host, uplink: &str, observed: &Observation) -> Vec<Step> {
-    let network = &observed.network;
+    let (network, machine_id) = (&observed.network, observed.facts.machine_id.as_str());
     let mtu = network.link(uplink).map(|link| link.mtu);
+    let mac = bridge::mac(machine_id, host.bridge.as_str());
     let Some(link) = network.link(host.bridge.as_str()) else {
         return vec![Step::MakeBridge(NewBridge {
             name: host.bridge.to_string(),
-            alias: BRIDGE_ALIAS.to_owned(),
-            mac: bridge_mac(&observed.facts.machine_id, host.bridge.as_str()),
+            alias: bridge::ALIAS.to_owned(),
+            mac,
             mtu: mtu.unwrap_or(1500),
         })];
     };
     // Somebody else's bridge of that name is left alone; the drift says so.
-    if link.alias.as_deref() != Some(BRIDGE_ALIAS) {
+    if !bridge::is_ours(link, machine_id, host) {
         return Vec::new();
     }
     let mut steps = Vec::new();
+    if !bridge::is_named(link) {
+        steps.push(Step::NameBridge(host.bridge.to_string()));
+    }
+    if link.mac != mac || link.switch != SwitchFlags::default() {
+        steps.push(Step::MendBridge {
+            name: host.bridge.to_string(),
+            mac,
+        });
+    }
     let mtu = mtu.filter(|mtu| *mtu != link.mtu);
     if !link.up || mtu.is_some() {
         steps.push(Step::SetBridge {

@@ -1,6 +1,6 @@
 //! Undoes a change of the host that nobody has confirmed in time.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use protocol::{Failure, FailureKind, desired::Host, name::SessionId, observed::RolledBack};
 use serde::{Deserialize, Serialize};
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     admit, clear, clear_but_service, install,
     pending::{self, Pending},
+    way_in::Restored,
 };
 use crate::{
     context::Context,
@@ -18,6 +19,9 @@ use crate::{
 };
 
 const RECORD: &str = "rolled-back.json";
+
+/// How long going back may take.
+const TIME: Duration = Duration::from_mins(2);
 
 /// For how long it is told, to whoever doesn't try again.
 const TOLD: u64 = 7 * 24 * 60 * 60;
@@ -58,29 +62,71 @@ pub fn refuse_repetition(context: &Context) -> Result<(), Failure> {
 }
 
 /// Goes back to the last confirmed state when the time of an unconfirmed change is up. The host's
-/// lock is held by the caller.
-pub async fn if_due(context: &Context) -> Result<(), Failure> {
+/// lock is held by the caller. Tells what of the way in is still missing, and will be tried again.
+pub async fn if_due(context: &Context) -> Result<Vec<String>, Failure> {
     let Some(pending) = pending::read(context)? else {
-        return Ok(());
+        return Ok(Vec::new());
     };
     if pending.left()?.is_some() {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    eprintln!("the last change of nspawn_host was not confirmed: going back");
-    // Whoever made it must not go on with it.
-    if let Some(id) = &pending.session {
-        lock::end_processes(&session::path(&context.run_folder, id))?;
+    // Whoever finds it due may have been told to stop.
+    let context = &context.undisturbed(TIME);
+    if !pending.is_undone() {
+        eprintln!("the last change of nspawn_host was not confirmed: going back");
+        // Whoever made it must not go on with it.
+        if let Some(id) = &pending.session {
+            lock::end_processes(&session::path(&context.run_folder, id))?;
+        }
     }
-    let put_back = if pending.is_of_another_boot()? {
-        Vec::new()
+    let Restored { put_back, missing } = if pending.is_of_another_boot()? {
+        Restored::default()
     } else {
         // First of all, for this is what the operator waits for.
         pending.way_in.restore(context).await
     };
+    // Whoever serves a provider was reached by it.
+    let is_resident = context.session.is_none();
+    let again = !missing.is_empty() && is_resident && pending.may_try_again();
     match &pending.former {
-        Some(former) => go_back(context, former, &pending, put_back).await,
-        None => remove_unconfirmed(context).await,
+        Some(former) => go_back(context, former, &pending, put_back, again).await?,
+        None => remove_unconfirmed(context, &pending, again).await?,
     }
+    if again && pending::read(context)?.is_some() {
+        return Ok(missing);
+    }
+    if !missing.is_empty() {
+        eprintln!(
+            "gave up putting back how this host was reached before the change: {}",
+            missing.join("; ")
+        );
+    }
+    Ok(Vec::new())
+}
+
+/// What is left undone from here on is done by the next look at the host.
+fn done(context: &Context, pending: &Pending, again: bool) -> Result<(), Failure> {
+    // On a full disk it can't be counted, and is given up.
+    if again && pending::try_again(context, pending).is_ok() {
+        return Ok(());
+    }
+    pending::disarm(context)
+}
+
+/// What was put back now and by earlier tries.
+fn all_put_back(
+    context: &Context,
+    pending: &Pending,
+    mut now: Vec<String>,
+) -> Result<Vec<String>, Failure> {
+    if !pending.is_undone() {
+        return Ok(now);
+    }
+    let earlier = context.store.get_beside::<Record>(RECORD)?;
+    let mut all = earlier.map_or_else(Vec::new, |record| record.told.put_back);
+    now.retain(|line| !all.contains(line));
+    all.append(&mut now);
+    Ok(all)
 }
 
 async fn go_back(
@@ -88,6 +134,7 @@ async fn go_back(
     former: &Stored<Host>,
     pending: &Pending,
     put_back: Vec<String>,
+    again: bool,
 ) -> Result<(), Failure> {
     // Half of it may be there when an earlier try met a full disk, and then a power cut.
     let current = context.store.get::<Host>("host").unwrap_or_default();
@@ -102,7 +149,7 @@ async fn go_back(
             at: now(),
             reason: reason(pending)?,
             changes,
-            put_back,
+            put_back: all_put_back(context, pending, put_back)?,
         },
     };
     // Going back matters more than telling of it: the disk may be full.
@@ -115,8 +162,7 @@ async fn go_back(
         owner,
         ..former.clone()
     })?;
-    // What is left undone from here on is done by the next look at the host.
-    pending::disarm(context)?;
+    done(context, pending, again)?;
     reconcile(context, &Scope::All).await
 }
 
@@ -132,11 +178,15 @@ fn reason(pending: &Pending) -> Result<String, Failure> {
 }
 
 /// A host that was never confirmed is no host; but what stands on it already is not pulled away.
-async fn remove_unconfirmed(context: &Context) -> Result<(), Failure> {
+async fn remove_unconfirmed(
+    context: &Context,
+    pending: &Pending,
+    again: bool,
+) -> Result<(), Failure> {
     let inventory = context.store.inventory()?;
     if admit::check_unused(&inventory).is_err() {
         eprintln!("nspawn_host was not confirmed, but containers or addresses stand on it: kept");
-        return pending::disarm(context);
+        return done(context, pending, again);
     }
     eprintln!("nspawn_host was not confirmed: removing what was made for it");
     let is_resident = context.session.is_none();
@@ -152,7 +202,7 @@ async fn remove_unconfirmed(context: &Context) -> Result<(), Failure> {
         }
     }
     context.store.remove::<Host>("host")?;
-    pending::disarm(context)?;
+    done(context, pending, again)?;
     context.store.remove_if_empty()
 }
 

@@ -1,13 +1,16 @@
 //! The sysctls that the host needs, and the values they had before.
 
+mod former;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
 };
 
+use ipnet::IpNet;
 use protocol::Failure;
-use serde::{Deserialize, Serialize};
 
+pub use self::former::{restore, set, superfluous};
 use crate::{
     store::Store,
     system::{files::HEADER, netlink::Network, sysctl},
@@ -15,7 +18,6 @@ use crate::{
 
 /// The file that brings them back at boot, before the agent runs.
 pub const FILE: &str = "/etc/sysctl.d/90-nspawn-agent.conf";
-const FORMER: &str = "former-sysctls.json";
 
 /// What a sysctl should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,15 +60,15 @@ pub struct Needs<'a> {
     pub other_uplinks: BTreeSet<&'a str>,
     /// Whether guests run Kubernetes.
     pub nesting: bool,
-    /// The interface whose default route the kernel itself learned by router advertisement.
-    pub learned_default: Option<String>,
+    /// The interfaces that the kernel itself configures by router advertisement.
+    pub advertised: BTreeSet<String>,
 }
 
 /// Everything that this host needs.
 pub fn wishes(needs: &Needs<'_>) -> Wishes {
     let mut wishes = Vec::new();
     // Before forwarding is on: the kernel drops the default route it learned when it isn't. ip-sysctl.rst, accept_ra
-    if let Some(name) = &needs.learned_default {
+    for name in &needs.advertised {
         wishes.push((accept_ra(name), Wanted::Exactly(2)));
     }
     wishes.push(exactly("net/ipv4/ip_forward", 1));
@@ -166,29 +168,50 @@ fn accept_ra(name: &str) -> String {
     format!("net/ipv6/conf/{name}/accept_ra")
 }
 
-/// The interface whose default route the kernel itself learns by router advertisement. Once the
-/// agent has seen to it, this stays so while the route is away.
-pub fn learned_default(store: &Store, network: &Network) -> Result<Option<String>, Failure> {
-    const RTPROT_RA: u8 = 9;
-    let former = store.get_beside::<Former>(FORMER)?.unwrap_or_default();
-    let kept = former.order.iter().find_map(|key| {
-        key.strip_prefix("net/ipv6/conf/")?
-            .strip_suffix("/accept_ra")
-            .map(str::to_owned)
-    });
-    if kept.is_some() {
-        return Ok(kept);
+/// The interfaces that the kernel itself configures by router advertisement: with forwarding on, it would listen no
+/// more. Once the agent has seen to one, this stays so while what was learned is away.
+pub fn advertised(
+    store: &Store,
+    network: &Network,
+    bridge: &str,
+) -> Result<BTreeSet<String>, Failure> {
+    let mut names: BTreeSet<String> = former::keys(store)?
+        .iter()
+        .filter_map(|key| {
+            key.strip_prefix("net/ipv6/conf/")?
+                .strip_suffix("/accept_ra")
+                .map(str::to_owned)
+        })
+        .collect();
+    for name in learned(network, bridge) {
+        // 0: a network manager listens to advertisements itself, and the kernel must not.
+        if sysctl::read(&accept_ra(name))?.is_some_and(|value| value != "0") {
+            names.insert(name.to_owned());
+        }
     }
-    let Some(name) = network
-        .default_route(true)
-        .filter(|route| route.protocol == RTPROT_RA)
-        .and_then(|route| network.name(route.index))
-    else {
-        return Ok(None);
-    };
-    // 0: a network manager listens to advertisements itself, and the kernel must not.
-    let accepts = sysctl::read(&accept_ra(name))?.is_some_and(|value| value != "0");
-    Ok(accepts.then(|| name.to_owned()))
+    Ok(names)
+}
+
+/// Interfaces with routes or addresses that were learned; none where a guest could be the teacher.
+fn learned<'a>(network: &'a Network, bridge: &str) -> BTreeSet<&'a str> {
+    const RTPROT_RA: u8 = 9;
+    let routes = network.routes.iter();
+    let routes = routes.filter(|route| route.protocol == RTPROT_RA);
+    let addresses = network
+        .addresses
+        .iter()
+        .filter(|address| address.expires && address.global && matches!(address.net, IpNet::V6(_)));
+    let learned: BTreeSet<u32> = routes
+        .map(|route| route.index)
+        .chain(addresses.map(|address| address.index))
+        .collect();
+    network
+        .links
+        .iter()
+        .filter(|link| learned.contains(&link.index))
+        .filter(|link| link.name != bridge && link.kind.as_deref() != Some("veth"))
+        .map(|link| link.name.as_str())
+        .collect()
 }
 
 /// The file for sysctl.d(5).
@@ -215,58 +238,6 @@ pub fn read(wishes: &Wishes) -> Result<BTreeMap<String, String>, Failure> {
     Ok(values)
 }
 
-/// The values from before.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Former {
-    values: BTreeMap<String, String>,
-    /// The order in which they were set, to go back the other way round.
-    order: Vec<String>,
-}
-
-/// Sets one, keeping its former value first.
-pub fn set(store: &Store, key: &str, value: u64) -> Result<(), Failure> {
-    let mut former: Former = store.get_beside(FORMER)?.unwrap_or_default();
-    if !former.values.contains_key(key)
-        && let Some(before) = sysctl::read(key)?
-    {
-        former.values.insert(key.to_owned(), before);
-        former.order.push(key.to_owned());
-        store.put_beside(FORMER, &former)?;
-    }
-    sysctl::write(key, &value.to_string())
-}
-
-/// Puts back what is wished for no more.
-pub fn restore(store: &Store, wishes: &Wishes) -> Result<(), Failure> {
-    let Some(mut former) = store.get_beside::<Former>(FORMER)? else {
-        return Ok(());
-    };
-    let stays = |key: &String| wishes.iter().any(|(wished, _)| wished == key);
-    for key in former.order.iter().rev().filter(|key| !stays(key)) {
-        if let Some(value) = former.values.get(key) {
-            sysctl::write(key, value)?;
-        }
-    }
-    former.order.retain(stays);
-    former
-        .values
-        .retain(|key, _| wishes.iter().any(|(wished, _)| wished == key));
-    if former.order.is_empty() {
-        store.remove_beside(FORMER)
-    } else {
-        store.put_beside(FORMER, &former)
-    }
-}
-
-/// Settings that were changed and are wished for no more.
-pub fn superfluous(store: &Store, wishes: &Wishes) -> Result<bool, Failure> {
-    let former = store.get_beside::<Former>(FORMER)?.unwrap_or_default();
-    Ok(former
-        .order
-        .iter()
-        .any(|key| !wishes.iter().any(|(wished, _)| wished == key)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,6 +253,38 @@ mod tests {
         ] {
             assert_eq!(wanted.holds(value), holds, "{wanted:?} {value}");
         }
+    }
+
+    #[test]
+    fn who_learns_by_advertisement_is_told_by_routes_and_addresses() {
+        let mut network = crate::testing::network();
+        let link = |index, name: &str, kind: Option<&str>| crate::system::netlink::Link {
+            index,
+            name: name.to_owned(),
+            kind: kind.map(str::to_owned),
+            ..crate::system::netlink::Link::default()
+        };
+        network.links.push(link(4, "eth1", None));
+        network.links.push(link(5, "ve-guest", Some("veth")));
+        assert!(learned(&network, "br0").is_empty());
+        for index in [3, 5] {
+            network.addresses.push(crate::system::netlink::Address {
+                index,
+                net: "2001:db8:9::5/64".parse().unwrap(),
+                global: true,
+                expires: true,
+            });
+        }
+        assert!(learned(&network, "br0").is_empty(), "a guest may tell them");
+        network.addresses[1].expires = true;
+        network.routes.push(crate::system::netlink::Route {
+            destination: "2001:db8:7::/48".parse().unwrap(),
+            index: 4,
+            gateway: "fe80::9".parse().ok(),
+            protocol: 9,
+            metric: 1024,
+        });
+        assert_eq!(learned(&network, "br0"), ["eth0", "eth1"].into());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use protocol::{Failure, desired::Host, observed::HostState};
 
-use super::{BRIDGE_ALIAS, Step, in_force, pending, plan, rollback, uplink};
+use super::{Step, bridge, in_force, pending, plan, rollback, uplink};
 use crate::{
     context::Context,
     filter, given_up,
@@ -18,8 +18,10 @@ pub fn state(
     observed: &Observation,
 ) -> Result<(HostState, Vec<String>), Failure> {
     let confirm_within = match pending::read(context)? {
-        Some(pending) => Some(pending.left()?.map_or(0, |left| left.as_secs().max(1))),
-        None => None,
+        Some(pending) if !pending.is_undone() => {
+            Some(pending.left()?.map_or(0, |left| left.as_secs().max(1)))
+        }
+        _ => None,
     };
     let state = HostState {
         uplink: uplink(stored).to_owned(),
@@ -43,14 +45,12 @@ fn drift(stored: &Stored<Host>, inventory: &Inventory, observed: &Observation) -
             .iter()
             .map(filter::sentence),
     );
-    let bridge = stored.desired.bridge.as_str();
-    let foreign = observed
-        .network
-        .link(bridge)
-        .is_some_and(|link| link.alias.as_deref() != Some(BRIDGE_ALIAS));
-    if foreign {
+    let name = stored.desired.bridge.as_str();
+    let found = observed.network.link(name);
+    if found.is_some_and(|link| !bridge::is_ours(link, &observed.facts.machine_id, &stored.desired))
+    {
         drift.push(format!(
-            "somebody else's interface {bridge} is in the bridge's place"
+            "somebody else's interface {name} is in the bridge's place"
         ));
     }
     if observed.network.link(uplink(stored)).is_none() {
@@ -95,6 +95,10 @@ pub fn sentence(step: &Step, inventory: &Inventory, observed: &Observation) -> S
         ),
         Step::RestoreSysctls(_) => "sysctls that are needed no more are still set".to_owned(),
         Step::MakeBridge(_) => format!("the bridge {bridge} is missing"),
+        Step::NameBridge(name) => format!("the bridge {name} isn't marked as ours"),
+        Step::MendBridge { name, .. } => format!(
+            "the bridge {name} has another MAC address, or spanning tree or multicast snooping on"
+        ),
         Step::SetBridge { mtu: Some(mtu), .. } => {
             format!("the MTU of the bridge {bridge} is not the uplink's {mtu}")
         }

@@ -13,7 +13,7 @@ use protocol::{Failure, FailureKind, desired::Host};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::{JoinHandle, spawn_blocking},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use self::{pace::Pace, patience::Patience, watch::Watch};
@@ -30,6 +30,8 @@ use crate::{
 
 /// How long one reconcile may take, waiting for the lock included.
 const TIME: Duration = Duration::from_mins(2);
+/// How long the step may take that is under way when that time is up.
+const LAST_STEP: Duration = Duration::from_secs(30);
 /// How often it looks, while it waits for the lock, whether a change is to be undone.
 const LOCK_SLICE: Duration = Duration::from_millis(500);
 /// When to try once more what could not be undone.
@@ -53,10 +55,12 @@ pub async fn run(netlink: Netlink) -> Result<(), Failure> {
     loop {
         // What can't be read is told by the look below; ending would be a loop.
         if is_left(&context).unwrap_or_default() {
-            // Also where a change was cut off before it began.
-            host::install::remove_service(&context).await?;
-            context.store.remove_if_empty()?;
-            return host::install::leave_if_unused(&context);
+            match signals.unless(take_lock(&context)).await? {
+                Ok(_lock) if is_left(&context)? => return leave(&context).await,
+                // Somebody has just begun to make it a host again.
+                Ok(_) => {}
+                Err(failure) => healer.could_not(failure),
+            }
         }
         let next = async {
             tokio::select! {
@@ -134,6 +138,14 @@ fn is_left(context: &Context) -> Result<bool, Failure> {
     Ok(context.store.get::<Host>("host")?.is_none() && pending::read(context)?.is_none())
 }
 
+/// Leaves a host that is ours no more, also where a change was cut off before it began. The host's lock is held by
+/// the caller.
+async fn leave(context: &Context) -> Result<(), Failure> {
+    host::install::remove_service(context).await?;
+    context.store.remove_if_empty()?;
+    host::install::leave_if_unused(context)
+}
+
 /// What keeps the host as it should be.
 struct Healer {
     context: Context,
@@ -176,10 +188,14 @@ impl Healer {
 
     /// What can't be undone is told once, and tried again with the next look: healing goes on.
     async fn go_back_if_due(&mut self) {
-        let result = rollback::if_due(&self.context.within_time(TIME)).await;
-        let line = result
-            .err()
-            .map(|failure| format!("could not undo a change, trying again: {failure}"));
+        let line = match rollback::if_due(&self.context).await {
+            Ok(missing) if missing.is_empty() => None,
+            Ok(missing) => Some(format!(
+                "the host can't be reached as before yet, trying again: {}",
+                missing.join("; ")
+            )),
+            Err(failure) => Some(format!("could not undo a change, trying again: {failure}")),
+        };
         if line != self.cannot_go_back {
             tell(line.clone());
             self.cannot_go_back = line;
@@ -226,9 +242,9 @@ impl Healer {
         let began = Instant::now();
         let result = match rollback_at(&self.context) {
             // It was tried a moment ago.
-            Ok(_) if self.cannot_go_back.is_some() => self.try_to_heal().await,
+            Ok(_) if self.cannot_go_back.is_some() => self.heal_in_time().await,
             Ok(rollback) => tokio::select! {
-                result = self.try_to_heal() => result,
+                result = self.heal_in_time() => result,
                 // What hangs must not keep a change from being undone.
                 () = sleep_until(rollback) => return,
             },
@@ -241,6 +257,13 @@ impl Healer {
         let now = Instant::now();
         let told = self.pace.after(&result, now - began, now);
         tell(told);
+    }
+
+    /// What hangs must not keep the host's lock either.
+    async fn heal_in_time(&mut self) -> Result<(), Failure> {
+        timeout(TIME + LAST_STEP, self.try_to_heal())
+            .await
+            .unwrap_or_else(|_| Err(hung()))
     }
 
     async fn try_to_heal(&mut self) -> Result<(), Failure> {
@@ -288,6 +311,13 @@ impl Healer {
         }
         Ok(())
     }
+}
+
+fn hung() -> Failure {
+    Failure::new(
+        FailureKind::Timeout,
+        "something that this host was asked gave no answer, so that the look at it was broken off",
+    )
 }
 
 /// Writes lines to the journal.

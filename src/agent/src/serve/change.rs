@@ -26,7 +26,7 @@ use crate::{
 /// How often it is looked whether another session has ended or was heard.
 const LISTENING: Duration = Duration::from_millis(100);
 
-/// How long the answer to a change may take to be gathered when the change's own time is up.
+/// How long it may take to take back a create that failed and to gather the answer, when the change's own time is up.
 const ANSWER_TIME: Duration = Duration::from_secs(20);
 
 /// How long the resident service may take to become the agent that a change has put in force.
@@ -105,7 +105,8 @@ pub async fn put<O: Object>(
     } else {
         made
     };
-    let context = context.within_time(ANSWER_TIME);
+    // Also of a change that was stopped: what it made is taken back, or told.
+    let context = context.undisturbed(ANSWER_TIME);
     let failure = match made {
         Err(failure) if is_new && !O::KEPT_WHEN_CREATE_FAILS => {
             match take_back(&context, &stored).await {

@@ -33,8 +33,9 @@ use crate::{context::Context, failure::Context as _, host, lock::HostLock};
 /// How long a question that changes nothing may take.
 const QUESTION_TIME: Duration = Duration::from_mins(1);
 
-/// How long a change may go on after its provider is gone, until its next safe point.
-const GRACE: Duration = Duration::from_secs(20);
+/// How long a change may go on after its provider is gone: until its next safe point, and until a create is taken
+/// back.
+const GRACE: Duration = Duration::from_secs(40);
 
 /// How long what is still to be said may take to go out: a frozen line takes nothing.
 const LAST_WORDS: Duration = Duration::from_secs(5);

@@ -58,9 +58,17 @@ pub async fn apply_json(context: &Context, commands: &[Value]) -> Result<(), Fai
 
 /// Lists something as JSON: `table bridge nspawn_agent`; none when it isn't there, or nft isn't.
 pub async fn list(context: &Context, what: &[&str]) -> Result<Option<Value>, Failure> {
+    listed(context, &[&["-j", "list"], what].concat()).await
+}
+
+/// Lists all rules, and no elements of sets that have a name: there may be hundreds of thousands. nft(8), --terse
+pub async fn list_rules(context: &Context) -> Result<Option<Value>, Failure> {
+    listed(context, &["-j", "-t", "list", "ruleset"]).await
+}
+
+async fn listed(context: &Context, arguments: &[&str]) -> Result<Option<Value>, Failure> {
     let listed = Program::new("nft")
-        .args(["-j", "list"])
-        .args(what)
+        .args(arguments)
         .only_looking()
         .run(context)
         .await;
@@ -68,7 +76,7 @@ pub async fn list(context: &Context, what: &[&str]) -> Result<Option<Value>, Fai
         Ok(output) => serde_json::from_slice(&output).map(Some).map_err(|error| {
             Failure::new(
                 FailureKind::Command,
-                format!("nft -j list {} gave no JSON: {error}", what.join(" ")),
+                format!("nft {} gave no JSON: {error}", arguments.join(" ")),
             )
         }),
         Err(failure) if is_missing(&failure) => Ok(None),

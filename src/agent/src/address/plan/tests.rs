@@ -175,3 +175,17 @@ fn the_former_guest_lets_go_before_the_new_one_takes() {
         .collect();
     assert_eq!(changes, [("b".to_owned(), true), ("a".to_owned(), false)]);
 }
+
+#[test]
+fn nothing_is_led_to_somebody_elses_bridge() {
+    let mut network = network();
+    network.links[1].alias = None;
+    network.neighbours.push(Neighbour {
+        index: 3,
+        address: V4.parse().unwrap(),
+        mac: vec![2; 6],
+        fixed: false,
+    });
+    let found = steps(network, &[(V4, "web")], &Scope::All);
+    assert!(matches!(&found[..], [Step::AddProxy { .. }]), "{found:?}");
+}

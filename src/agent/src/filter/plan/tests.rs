@@ -97,3 +97,26 @@ fn a_change_leaves_the_ports_of_other_containers_to_their_own() {
     assert!(has_port_step(&Scope::All) && has_port_step(&Scope::Host));
     assert!(!has_port_step(&Scope::Container("db".parse().unwrap())));
 }
+
+#[test]
+fn no_guest_is_put_on_somebody_elses_bridge() {
+    let inventory = inventory(&["web"], &[("203.0.113.2", "web")]);
+    let mut network = network();
+    network.links.push(Link {
+        index: 9,
+        name: "vb-web".to_owned(),
+        kind: Some("veth".to_owned()),
+        ..Link::default()
+    });
+    let joins = |network: &Network| {
+        plan(&inventory, &observation(network.clone()), &Scope::All)
+            .iter()
+            .any(|step| matches!(step, Step::JoinBridge { .. }))
+    };
+    assert!(joins(&network));
+    network.links[1].alias = None;
+    assert!(!joins(&network));
+    network.links[2].bridge = Some(3);
+    let found = plan(&inventory, &observation(network), &Scope::All);
+    assert!(matches!(&found[..], [Step::Load(_)]), "{found:?}");
+}

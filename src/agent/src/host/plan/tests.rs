@@ -73,6 +73,31 @@ fn somebody_elses_bridge_is_left_alone() {
 }
 
 #[test]
+fn a_bridge_that_was_not_named_before_the_agent_was_killed_is_named() {
+    let mut network = network();
+    network.links[1] = crate::system::netlink::Link {
+        alias: None,
+        kind: Some("bridge".to_owned()),
+        ..network.links[1].clone()
+    };
+    assert_eq!(steps(network), [Step::NameBridge("br0".to_owned())]);
+}
+
+#[test]
+fn a_bridge_that_was_changed_is_what_it_was_made_as() {
+    let mend = Step::MendBridge {
+        name: "br0".to_owned(),
+        mac: bridge::mac(crate::testing::MACHINE_ID, "br0"),
+    };
+    let mut other_mac = network();
+    other_mac.links[1].mac = vec![2; 6];
+    assert_eq!(steps(other_mac), std::slice::from_ref(&mend));
+    let mut snooping = network();
+    snooping.links[1].switch.snooping = true;
+    assert_eq!(steps(snooping), [mend]);
+}
+
+#[test]
 fn sysctls_that_deviate_are_set_and_those_the_kernel_lacks_are_passed_over() {
     let mut observed = observation(network());
     observed.host.wishes = vec![

@@ -7,10 +7,11 @@
 mod plan;
 mod rules;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use protocol::Failure;
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
 use self::{plan::Step, rules::Rules};
 use super::facts;
@@ -23,7 +24,14 @@ use crate::{
 };
 
 /// How often it looks anew: an interface that comes up brings things along, and takes its time.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 6;
+
+/// Between two of them when something failed: no route may have an IPv6 address as its source until nobody else has
+/// claimed that. ip-sysctl.rst, dad_transmits
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// How long the rules may take to be listed: what hangs must not keep the rest from being put back.
+const LOOK_TIME: Duration = Duration::from_secs(10);
 
 /// How the host is reached.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -49,6 +57,15 @@ struct Link {
     up: bool,
 }
 
+/// What has become of it.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// What was put back.
+    pub put_back: Vec<String>,
+    /// What could not be.
+    pub missing: Vec<String>,
+}
+
 impl WayIn {
     /// Looks how the host is reached now.
     pub async fn observe(context: &Context, uplink: &str) -> Result<Self, Failure> {
@@ -68,10 +85,14 @@ impl WayIn {
             .filter(leads_outside)
             .map(Link::of)
             .collect();
-        Self::observe_with(context, peer, links).await
+        Ok(Self {
+            rules: rules(context).await?,
+            ..Self::observe_network(context, peer, links).await?
+        })
     }
 
-    async fn observe_with(
+    /// All but the rules.
+    async fn observe_network(
         context: &Context,
         peer: Option<IpAddr>,
         links: Vec<Link>,
@@ -83,52 +104,68 @@ impl WayIn {
             links,
             addresses: context.netlink.kept_addresses().await?,
             routes,
-            rules: nft::list(context, &["ruleset"])
-                .await?
-                .map(|ruleset| Rules::read(&ruleset))
-                .unwrap_or_default(),
+            rules: Rules::default(),
         })
     }
 
-    /// Puts back what is missing of it and removes what blocks it; tells what that was. What can't be
-    /// done keeps nothing else from being done.
-    pub async fn restore(&self, context: &Context) -> Vec<String> {
-        let mut told: Vec<String> = Vec::new();
-        for _ in 0..ROUNDS {
-            let steps = match self.look_again(context).await {
-                Ok(now) => plan::plan(self, &now),
-                Err(failure) => {
-                    eprintln!("the way in can't be looked at: {failure}");
-                    return told;
-                }
-            };
-            let mut failed = false;
+    /// Puts back what is missing of it and removes what blocks it; tells what that was, and what is missing still.
+    /// What can't be done keeps nothing else from being done.
+    pub async fn restore(&self, context: &Context) -> Restored {
+        let mut restored = Restored::default();
+        for round in 1..=ROUNDS {
+            let (steps, unseen) = self.look_again(context).await;
+            restored.missing = unseen;
             for step in &steps {
                 let sentence = plan::sentence(step, self);
                 match perform(context, step).await {
-                    Ok(()) if told.contains(&sentence) => {}
+                    Ok(()) if restored.put_back.contains(&sentence) => {}
                     Ok(()) => {
                         eprintln!("rolled back: {sentence}");
-                        told.push(sentence);
+                        restored.put_back.push(sentence);
                     }
-                    Err(failure) => {
-                        eprintln!("could not be rolled back: {sentence}: {failure}");
-                        failed = true;
-                    }
+                    Err(failure) => restored.missing.push(format!("{sentence}: {failure}")),
                 }
             }
-            if steps.is_empty() && !failed {
-                break;
+            if restored.missing.is_empty() {
+                if steps.is_empty() {
+                    break;
+                }
+            } else if round < ROUNDS {
+                sleep(PAUSE).await;
             }
         }
-        told
+        for missing in &restored.missing {
+            eprintln!("could not be rolled back: {missing}");
+        }
+        restored
     }
 
-    async fn look_again(&self, context: &Context) -> Result<Self, Failure> {
+    /// What has to be done, and what can't be looked at: neither the network nor the rules wait for the other.
+    async fn look_again(&self, context: &Context) -> (Vec<Step>, Vec<String>) {
+        let (mut steps, mut unseen) = (Vec::new(), Vec::new());
+        match rules(&context.within_time(LOOK_TIME)).await {
+            Ok(now) => steps.extend(plan::of_rules(self, &now)),
+            Err(failure) => unseen.push(format!("the nftables rules of others: {failure}")),
+        }
+        match self.network_now(context).await {
+            Ok(now) => steps.extend(plan::of_network(self, &now)),
+            Err(failure) => unseen.push(format!("the host's network: {failure}")),
+        }
+        (steps, unseen)
+    }
+
+    async fn network_now(&self, context: &Context) -> Result<Self, Failure> {
         let network = Network::dump(&context.netlink).await?;
         let links = network.links.iter().map(Link::of).collect();
-        Self::observe_with(context, self.peer, links).await
+        Self::observe_network(context, self.peer, links).await
     }
+}
+
+async fn rules(context: &Context) -> Result<Rules, Failure> {
+    let ruleset = nft::list_rules(context).await?;
+    Ok(ruleset
+        .map(|ruleset| Rules::read(&ruleset))
+        .unwrap_or_default())
 }
 
 impl Link {
@@ -147,6 +184,84 @@ async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
         Step::SetUp(link) => context.netlink.set_link(link.index, None).await,
         Step::PutAddress(address) => context.netlink.put_address_back(address).await,
         Step::PutRoute(route) => context.netlink.put_route_back(route).await,
-        Step::Rules(step) => nft::apply_json(context, &step.commands).await,
+        Step::Rules(step) => perform_rules(context, step).await,
+    }
+}
+
+async fn perform_rules(context: &Context, step: &rules::Step) -> Result<(), Failure> {
+    let result = nft::apply_json(context, &step.commands).await;
+    if result.is_ok() || step.otherwise.is_empty() {
+        return result;
+    }
+    let mut result = Ok(());
+    for single in &step.otherwise {
+        result = result.and(nft::apply_json(context, &single.commands).await);
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{runtime, task::LocalSet};
+
+    use super::*;
+    use crate::system::netlink::{Netlink, NewBridge};
+
+    const RULES: &str = "table inet operator {
+        chain checks { }
+        chain in { type filter hook input priority 0; jump checks; tcp dport 22 accept; }
+    }";
+
+    async fn on_a_host_of_its_own() {
+        let netlink = Netlink::open().unwrap();
+        let bridge = NewBridge {
+            name: "br9".to_owned(),
+            alias: String::new(),
+            mac: [2; 6],
+            mtu: 1500,
+        };
+        netlink.add_bridge(&bridge).await.unwrap();
+        let network = Network::dump(&netlink).await.unwrap();
+        let index = network.link("br9").unwrap().index;
+        let net = "203.0.113.1/32".parse().unwrap();
+        netlink.add_address(index, net).await.unwrap();
+        let context = Context::new(netlink, "test", Duration::from_mins(1));
+        nft::apply(&context, RULES).await.unwrap();
+        let before = WayIn::observe(&context, "br9").await.unwrap();
+
+        context.netlink.delete_address(index, net).await.unwrap();
+        let cut = "flush chain inet operator in; delete chain inet operator checks";
+        nft::apply(&context, cut).await.unwrap();
+        let restored = before.restore(&context).await;
+        assert_eq!(
+            restored.put_back,
+            ["the address 203.0.113.1/32 is back on br9"]
+        );
+        let [missing] = &restored.missing[..] else {
+            panic!("{:?}", restored.missing);
+        };
+        assert!(
+            missing.starts_with("a rule that was gone from the chain in"),
+            "{missing}"
+        );
+        let listed = nft::list_rules(&context).await.unwrap().unwrap();
+        assert!(listed.to_string().contains("accept"), "{listed}");
+    }
+
+    /// The kernel itself, in a network namespace of a thread of its own; programs that it starts are in there, too.
+    #[test]
+    #[allow(unsafe_code, reason = "rustix calls every unshare(2) unsafe")]
+    fn what_nft_refuses_keeps_no_address_from_coming_back() {
+        use rustix::thread::{UnshareFlags, unshare_unsafe};
+        let thread = std::thread::spawn(|| {
+            // SAFETY: CLONE_NEWNET leaves memory and descriptors as they are.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+            let runtime = runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            LocalSet::new().block_on(&runtime, on_a_host_of_its_own());
+        });
+        thread.join().unwrap();
     }
 }

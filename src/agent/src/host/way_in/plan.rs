@@ -20,15 +20,18 @@ pub enum Step {
     PutRoute(KeptRoute),
 }
 
-/// What is missing now of how it was, and what is in the way.
-pub fn plan(before: &WayIn, now: &WayIn) -> Vec<Step> {
-    let mut steps: Vec<Step> = Vec::new();
+/// What is missing of the rules, and which are in the way.
+pub fn of_rules(before: &WayIn, now: &rules::Rules) -> Vec<Step> {
     let names: Vec<&str> = before.links.iter().map(|link| link.name.as_str()).collect();
-    steps.extend(
-        rules::plan(&before.rules, &now.rules, &names)
-            .into_iter()
-            .map(Step::Rules),
-    );
+    rules::plan(&before.rules, now, &names)
+        .into_iter()
+        .map(Step::Rules)
+        .collect()
+}
+
+/// What is missing of the rest, and what is in the way.
+pub fn of_network(before: &WayIn, now: &WayIn) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
     let is_there = |route: &KeptRoute| before.routes.iter().any(|other| same(other, route));
     steps.extend(
         now.routes
@@ -202,7 +205,7 @@ mod tests {
     }
 
     fn sentences(now: &WayIn) -> Vec<String> {
-        plan(&before(), now)
+        of_network(&before(), now)
             .iter()
             .map(|step| sentence(step, &before()))
             .collect()
@@ -236,7 +239,7 @@ mod tests {
 
     #[test]
     fn an_interface_that_is_gone_can_not_be_put_back() {
-        assert!(plan(&before(), &WayIn::default()).is_empty());
+        assert!(of_network(&before(), &WayIn::default()).is_empty());
     }
 
     #[test]

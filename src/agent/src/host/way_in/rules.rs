@@ -1,11 +1,14 @@
 //! The nftables rules of others that decide what the host itself gets and sends: what has come since
 //! and drops, and what is gone and let pass. Pure. libnftables-json(5)
 
+mod plan;
+
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+pub use self::plan::plan;
 use crate::filter;
 
 /// Where a packet to or from the host itself comes by; what it forwards is no way in.
@@ -58,6 +61,8 @@ pub struct Step {
     pub commands: Vec<Value>,
     /// For the operator.
     pub sentence: String,
+    /// What to do instead when nft refuses that, each for itself.
+    pub otherwise: Vec<Step>,
 }
 
 impl Place {
@@ -148,6 +153,16 @@ impl Rules {
         reached
     }
 
+    /// Whether a rule drops, itself or where it leads to.
+    fn closes(&self, rule: &Rule, depth: usize) -> bool {
+        drops(&rule.expressions)
+            || depth > 0
+                && rule.targets().iter().any(|target| {
+                    self.rules_of(target)
+                        .any(|rule| self.closes(rule, depth - 1))
+                })
+    }
+
     /// Whether a rule that was not there before keeps packets of these interfaces from passing.
     fn cuts(&self, rule: &Rule, before: &Self, interfaces: &[&str], depth: usize) -> bool {
         if before.has(rule) || is_of_another_interface(&rule.expressions, interfaces) {
@@ -163,6 +178,10 @@ impl Rules {
 }
 
 impl Chain {
+    fn drops(&self) -> bool {
+        self.policy.as_deref() == Some("drop")
+    }
+
     fn matters(&self) -> bool {
         self.hook
             .as_deref()
@@ -253,135 +272,6 @@ fn without_counts(expressions: &Value) -> Value {
             })
             .collect(),
         other => other.clone(),
-    }
-}
-
-/// How deep chains may be nested: the kernel takes 16. NFT_JUMP_STACK_SIZE
-const DEPTH: usize = 16;
-
-/// What has come since and cuts, what is gone and let pass.
-pub fn plan(before: &Rules, now: &Rules, interfaces: &[&str]) -> Vec<Step> {
-    let mut steps = Vec::new();
-    let cutting: Vec<&Rule> = now
-        .listed
-        .iter()
-        .filter(|rule| now.cuts(rule, before, interfaces, DEPTH))
-        .collect();
-    let closed = |chain: &&Chain| chain.matters() && chain.policy.as_deref() == Some("drop");
-    let is_new = |table: &(String, String)| !before.tables.contains(table);
-    // What came as a whole goes as a whole.
-    let mut tables: Vec<(String, String)> = cutting
-        .iter()
-        .map(|rule| rule.place.table())
-        .chain(
-            now.chains
-                .iter()
-                .filter(closed)
-                .map(|chain| chain.place.table()),
-        )
-        .filter(is_new)
-        .collect();
-    tables.sort();
-    tables.dedup();
-    steps.extend(tables.iter().map(remove_table));
-    for chain in &now.chains {
-        let known = before.chain(&chain.place);
-        match known {
-            Some(known) if known.policy != chain.policy => {
-                steps.extend(set_policy(
-                    chain,
-                    known.policy.as_deref().unwrap_or("accept"),
-                ));
-            }
-            None if closed(&chain) && !is_new(&chain.place.table()) => {
-                steps.extend(set_policy(chain, "accept"));
-            }
-            _ => {}
-        }
-    }
-    steps.extend(
-        cutting
-            .iter()
-            .filter(|rule| !is_new(&rule.place.table()))
-            .map(|rule| remove_rule(rule)),
-    );
-    let is_lost = |rule: &Rule| now.chain(&rule.place).is_some() && !now.has(rule);
-    // A rule that dropped may have been taken back for good; where those that let pass are gone as
-    // well, the chain was emptied.
-    let is_emptied = |place: &Place| {
-        before
-            .rules_of(place)
-            .any(|rule| is_lost(rule) && !drops(&rule.expressions))
-    };
-    // From the last to the first, so that each finds the one before it in its place.
-    let lost = before.listed.iter().rev();
-    let lost = lost.filter(|rule| is_lost(rule) && is_emptied(&rule.place));
-    steps.extend(lost.map(|rule| put_rule(rule, before, now)));
-    steps
-}
-
-fn remove_table((family, name): &(String, String)) -> Step {
-    Step {
-        commands: vec![json!({"delete": {"table": {"family": family, "name": name}}})],
-        sentence: format!("the nftables table {family} {name}, which had come since, is gone"),
-    }
-}
-
-fn set_policy(chain: &Chain, policy: &str) -> Option<Step> {
-    let mut asked = chain.listed.clone();
-    let fields = asked.as_object_mut()?;
-    fields.remove("handle");
-    fields.insert("policy".to_owned(), policy.into());
-    Some(Step {
-        commands: vec![json!({"add": {"chain": asked}})],
-        sentence: format!(
-            "the policy of {} is {policy} again, not {}",
-            chain.place.words(),
-            chain.policy.as_deref().unwrap_or("unknown")
-        ),
-    })
-}
-
-fn remove_rule(rule: &Rule) -> Step {
-    let Place(family, table, chain) = &rule.place;
-    Step {
-        commands: vec![json!({"delete": {"rule": {
-            "family": family, "table": table, "chain": chain, "handle": rule.handle,
-        }}})],
-        sentence: format!(
-            "a rule of {} that drops packets, which had come since, is gone",
-            rule.place.words()
-        ),
-    }
-}
-
-/// After the nearest rule before it that is still there; without one, at the beginning.
-fn put_rule(rule: &Rule, before: &Rules, now: &Rules) -> Step {
-    let Place(family, table, chain) = &rule.place;
-    let mut asked = json!({
-        "family": family, "table": table, "chain": chain, "expr": rule.expressions,
-    });
-    let neighbour = before
-        .rules_of(&rule.place)
-        .rev()
-        .skip_while(|other| other.handle != rule.handle)
-        .skip(1)
-        .find_map(|other| {
-            let same = |found: &&Rule| {
-                without_counts(&found.expressions) == without_counts(&other.expressions)
-            };
-            now.rules_of(&rule.place).find(same)
-        });
-    let command = match neighbour {
-        Some(neighbour) => {
-            asked["handle"] = neighbour.handle.into();
-            json!({"add": {"rule": asked}})
-        }
-        None => json!({"insert": {"rule": asked}}),
-    };
-    Step {
-        commands: vec![command],
-        sentence: format!("a rule that was gone from {} is back", rule.place.words()),
     }
 }
 

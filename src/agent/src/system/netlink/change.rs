@@ -14,7 +14,8 @@ use netlink_packet_route::{
 };
 use protocol::Failure;
 use rtnetlink::{
-    AddressMessageBuilder, Error, LinkBridge, LinkBridgePort, LinkUnspec, RouteMessageBuilder,
+    AddressMessageBuilder, Error, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec,
+    RouteMessageBuilder,
 };
 
 use super::{Netlink, model::PROTOCOL};
@@ -31,6 +32,15 @@ pub struct NewBridge {
     pub mac: [u8; 6],
     /// The uplink's.
     pub mtu: u32,
+}
+
+/// What a bridge does beside passing frames on; ours does none of it. ip-link(8), bridge
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SwitchFlags {
+    /// Looks for loops, and keeps a new port shut meanwhile.
+    pub spanning_tree: bool,
+    /// Passes frames for groups on to members alone.
+    pub snooping: bool,
 }
 
 /// How a port of a bridge behaves. ip-link(8), bridge_slave
@@ -90,24 +100,32 @@ pub(super) const THERE: &[i32] = &[libc::EEXIST];
 impl Netlink {
     /// Makes a bridge, set up.
     pub async fn add_bridge(&self, bridge: &NewBridge) -> Result<(), Failure> {
-        let message = LinkBridge::new(&bridge.name)
-            .address(bridge.mac.to_vec())
+        let message = plain(&bridge.name, bridge.mac)
             .mtu(bridge.mtu)
-            .stp_state(BridgeStpState::Disabled)
             .forward_delay(0)
-            // Without a querier, snooping loses the groups that neighbour discovery needs.
-            .mcast_snooping(false)
-            .alias(bridge.alias.clone())
             .up()
             .build();
         let made = self.handle.link().add(message).execute().await;
         made.doing(|| format!("make the bridge {}", bridge.name))?;
-        // Some kernels take an alias only for a link that is there.
-        let message = LinkUnspec::new_with_name(&bridge.name)
-            .append_extra_attribute(LinkAttribute::IfAlias(bridge.alias.clone()))
+        // The kernel takes an alias only for a link that is there: until then its MAC address tells whose it is.
+        self.name_link(&bridge.name, &bridge.alias).await
+    }
+
+    /// Makes a bridge again what it was made as.
+    pub async fn mend_bridge(&self, name: &str, mac: [u8; 6]) -> Result<(), Failure> {
+        let message = plain(name, mac).build();
+        // RTM_SETLINK takes no settings of a kind of interface.
+        let set = self.handle.link().change(message).execute().await;
+        set.doing(|| format!("set the MAC address and the settings of the bridge {name}"))
+    }
+
+    /// Says whose a bridge is.
+    pub async fn name_link(&self, name: &str, alias: &str) -> Result<(), Failure> {
+        let message = LinkUnspec::new_with_name(name)
+            .append_extra_attribute(LinkAttribute::IfAlias(alias.to_owned()))
             .build();
         let set = self.handle.link().set(message).execute().await;
-        set.doing(|| format!("name the bridge {} ours", bridge.name))
+        set.doing(|| format!("name the bridge {name} ours"))
     }
 
     /// Removes an interface.
@@ -305,6 +323,15 @@ impl Netlink {
         let result = self.handle.neighbours().del(message).execute().await;
         unless(result, GONE).doing(|| format!("flush the neighbour entry of {address}"))
     }
+}
+
+/// A bridge that does nothing but pass frames on.
+fn plain(name: &str, mac: [u8; 6]) -> LinkMessageBuilder<LinkBridge> {
+    LinkBridge::new(name)
+        .address(mac.to_vec())
+        .stp_state(BridgeStpState::Disabled)
+        // Without a querier, snooping loses the groups that neighbour discovery needs.
+        .mcast_snooping(false)
 }
 
 fn link_route(destination: IpNet, index: u32, v4_scope: RouteScope) -> RouteMessage {

@@ -6,8 +6,11 @@ use futures_util::{Stream, TryStreamExt as _};
 use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily,
-    address::{AddressAttribute, AddressMessage, AddressScope},
-    link::{InfoBridgePort, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop},
+    address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
+    link::{
+        BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoPortData, LinkAttribute,
+        LinkFlags, LinkInfo, LinkMessage, Prop,
+    },
     neighbour::{
         NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
     },
@@ -17,7 +20,7 @@ use protocol::{Failure, FailureKind};
 use rtnetlink::RouteMessageBuilder;
 
 use super::{
-    Netlink, PortFlags,
+    Netlink, PortFlags, SwitchFlags,
     model::{Address, ForwardingEntry, Link, Neighbour, Network, PROTOCOL, Proxy, Route},
 };
 use crate::failure::Context as _;
@@ -155,6 +158,9 @@ fn link(message: &LinkMessage) -> Link {
                 for info in infos {
                     match info {
                         LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                        LinkInfo::Data(InfoData::Bridge(flags)) => {
+                            link.switch = switch_flags(flags);
+                        }
                         LinkInfo::PortData(InfoPortData::BridgePort(flags)) => {
                             link.port = Some(port_flags(flags));
                         }
@@ -166,6 +172,18 @@ fn link(message: &LinkMessage) -> Link {
         }
     }
     link
+}
+
+fn switch_flags(infos: &[InfoBridge]) -> SwitchFlags {
+    let mut flags = SwitchFlags::default();
+    for info in infos {
+        match info {
+            InfoBridge::StpState(state) => flags.spanning_tree = *state != BridgeStpState::Disabled,
+            InfoBridge::MulticastSnooping(on) => flags.snooping = *on,
+            _ => {}
+        }
+    }
+    flags
 }
 
 fn port_flags(infos: &[InfoBridgePort]) -> PortFlags {
@@ -201,6 +219,7 @@ pub(super) fn address(message: &AddressMessage) -> Option<Address> {
         index: message.header.index,
         net: IpNet::new(ip, message.header.prefix_len).ok()?,
         global: message.header.scope == AddressScope::Universe,
+        expires: !message.header.flags.contains(AddressHeaderFlags::Permanent),
     })
 }
 

@@ -18,7 +18,7 @@ use std::rc::Rc;
 use crate::failure::Context as _;
 
 pub use announce::announce;
-pub use change::{NewBridge, PortFlags};
+pub use change::{NewBridge, PortFlags, SwitchFlags};
 #[cfg(test)]
 pub use kept::Message;
 pub use kept::{KeptAddress, KeptRoute};

@@ -47,6 +47,8 @@ pub struct Link {
     pub bridge: Option<u32>,
     /// Its flags as a port of a bridge.
     pub port: Option<super::PortFlags>,
+    /// What it does as a bridge beside passing frames on.
+    pub switch: super::SwitchFlags,
 }
 
 /// An address of an interface.
@@ -58,6 +60,8 @@ pub struct Address {
     pub net: IpNet,
     /// Whether it is good beyond the link.
     pub global: bool,
+    /// Whether it was given for some time only, as by router advertisement.
+    pub expires: bool,
 }
 
 /// A route of the main table.

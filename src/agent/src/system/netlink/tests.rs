@@ -60,6 +60,39 @@ fn a_bridge_is_made_as_asked_and_goes() {
 }
 
 #[test]
+fn a_bridge_is_what_it_was_made_as_again() {
+    use netlink_packet_route::link::BridgeStpState;
+    in_new_namespace(async |netlink| {
+        netlink.add_bridge(&bridge("br9")).await.unwrap();
+        let made = dump(&netlink).await.link("br9").unwrap().clone();
+        assert_eq!(made.switch, SwitchFlags::default());
+        let message = rtnetlink::LinkBridge::new("br9")
+            .address(vec![2, 9, 9, 9, 9, 9])
+            .stp_state(BridgeStpState::KernelStp)
+            .mcast_snooping(true)
+            .build();
+        netlink
+            .handle
+            .link()
+            .change(message)
+            .execute()
+            .await
+            .unwrap();
+        let changed = dump(&netlink).await.link("br9").unwrap().clone();
+        let all = SwitchFlags {
+            spanning_tree: true,
+            snooping: true,
+        };
+        assert_eq!((changed.switch, changed.mac[1]), (all, 9));
+        netlink
+            .mend_bridge("br9", [2, 1, 2, 3, 4, 5])
+            .await
+            .unwrap();
+        assert_eq!(dump(&netlink).await.link("br9"), Some(&made));
+    });
+}
+
+#[test]
 fn addresses_routes_and_proxies_come_and_go_and_twice_is_well() {
     in_new_namespace(async |netlink| {
         netlink.add_bridge(&bridge("br9")).await.unwrap();

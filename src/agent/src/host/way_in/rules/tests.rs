@@ -1,3 +1,5 @@
+use serde_json::json;
+
 use super::*;
 
 fn chain(table: &str, name: &str, hook: &str, policy: &str) -> Value {
@@ -156,15 +158,63 @@ fn a_policy_is_as_before() {
 }
 
 #[test]
+fn a_policy_that_lets_pass_or_forwards_stays() {
+    let mut opened = firewall();
+    opened[0] = chain("filter", "input", "input", "accept");
+    assert_eq!(sentences(&firewall(), &opened), Vec::<String>::new());
+    let mut forwarding = firewall();
+    forwarding[1] = chain("filter", "forward", "forward", "drop");
+    assert_eq!(sentences(&firewall(), &forwarding), Vec::<String>::new());
+}
+
+#[test]
+fn what_drops_is_back_with_all_that_lets_pass_or_not_at_all() {
+    let handles = |step: &Step| -> Vec<u64> {
+        let commands = step.commands.iter();
+        commands
+            .map(|command| {
+                let expressions = &command["insert"]["rule"]["expr"];
+                let rules = rules(&with(vec![rule("filter", "input", 8, &port(25, "drop"))]));
+                let found = rules
+                    .listed
+                    .iter()
+                    .find(|rule| rule.expressions == *expressions);
+                found.unwrap().handle
+            })
+            .collect()
+    };
+    for (policy, jump) in [("drop", vec![5]), ("accept", vec![])] {
+        let mut before = with(vec![
+            rule("filter", "input", 8, &port(25, "drop")),
+            rule("filter", "banned", 9, &port(26, "drop")),
+        ]);
+        before[0] = chain("filter", "input", "input", policy);
+        let is_in_input = |object: &Value| object["rule"]["chain"] == "input";
+        let emptied: Vec<Value> = before
+            .iter()
+            .filter(|object| !is_in_input(object))
+            .cloned()
+            .collect();
+        let steps = plan(&rules(&before), &rules(&emptied), &["eth0"]);
+        assert_eq!(steps.len(), 1);
+        assert_eq!(handles(&steps[0]), [8, 7, 6, 5]);
+        let single: Vec<u64> = steps[0].otherwise.iter().flat_map(handles).collect();
+        assert_eq!(single, [vec![7, 6], jump].concat(), "{policy}");
+    }
+}
+
+#[test]
 fn a_rule_that_let_pass_is_back_in_its_place() {
     let now: Vec<Value> = firewall()
         .into_iter()
         .filter(|object| !matches!(object["rule"]["handle"].as_u64(), Some(6 | 7)))
         .collect();
     let steps = plan(&rules(&firewall()), &rules(&now), &["eth0"]);
-    let asked: Vec<&Value> = steps
+    assert_eq!(steps.len(), 1);
+    let asked: Vec<&Value> = steps[0]
+        .commands
         .iter()
-        .map(|step| &step.commands[0]["add"]["rule"])
+        .map(|command| &command["add"]["rule"])
         .collect();
     assert_eq!(asked.len(), 2);
     // Both after the same neighbour: the last one first.
@@ -178,5 +228,91 @@ fn a_rule_that_dropped_is_back_only_where_the_chain_was_emptied() {
     assert_eq!(sentences(&before, &firewall()), Vec::<String>::new());
     let emptied = &firewall()[..3];
     let back = "a rule that was gone from the chain input (table inet filter) is back";
-    assert_eq!(sentences(&before, emptied), [back; 4]);
+    assert_eq!(sentences(&before, emptied), [back]);
+}
+
+#[test]
+fn what_drops_waits_for_the_chains_that_let_pass_before_it() {
+    let chains = vec![
+        chain("filter", "input", "input", "accept"),
+        chain("filter", "allowed", "", ""),
+    ];
+    let jump = json!([{"jump": {"target": "allowed"}}]);
+    let mut before = chains.clone();
+    before.extend([
+        rule("filter", "input", 5, &jump),
+        rule("filter", "input", 6, &json!([{"drop": null}])),
+        rule("filter", "allowed", 7, &port(22, "accept")),
+    ]);
+    let steps = plan(&rules(&before), &rules(&chains), &["eth0"]);
+    assert_eq!(steps.len(), 1);
+    assert_eq!((steps[0].commands.len(), steps[0].otherwise.len()), (3, 2));
+}
+
+const FIREWALL: &str = "table inet operator {
+    set banned { type ipv4_addr; elements = { 192.0.2.7 } }
+    chain checks { ip saddr @banned drop; }
+    chain in {
+        type filter hook input priority 0; policy drop;
+        iif lo accept
+        jump checks
+        tcp dport { 22, 80 } accept
+        ip saddr 192.0.2.66 drop
+        tcp dport vmap { 443 : accept, 25 : drop }
+    }
+}
+";
+
+/// The kernel itself, in a network namespace of a thread of its own.
+#[test]
+#[allow(unsafe_code, reason = "rustix calls every unshare(2) unsafe")]
+fn nft_takes_what_is_put_back() {
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    let thread = std::thread::spawn(|| {
+        // SAFETY: CLONE_NEWNET leaves memory and descriptors as they are.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+        let nft = |arguments: &[&str]| {
+            let output = std::process::Command::new("nft").args(arguments).output();
+            let output = output.unwrap();
+            (output.status.success(), output.stdout)
+        };
+        let listed = || {
+            let (_, text) = nft(&["-j", "-t", "list", "ruleset"]);
+            Rules::read(&serde_json::from_slice(&text).unwrap())
+        };
+        let expressions = |rules: &Rules| -> Vec<Value> {
+            let listed = rules.listed.iter();
+            listed.map(|rule| rule.expressions.clone()).collect()
+        };
+        let takes = |commands: &[Value]| {
+            let text = json!({ "nftables": commands }).to_string();
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), text).unwrap();
+            nft(&["-j", "-f", file.path().to_str().unwrap()]).0
+        };
+        assert!(nft(&[FIREWALL]).0);
+        let before = listed();
+        assert_eq!(before.listed.len(), 6);
+
+        assert!(nft(&["flush chain inet operator in"]).0);
+        let steps = plan(&before, &listed(), &["eth0"]);
+        assert_eq!(steps.len(), 1);
+        assert!(takes(&steps[0].commands));
+        assert_eq!(expressions(&listed()), expressions(&before));
+
+        // What a rule needs is gone: what lets pass comes back alone.
+        assert!(nft(&["flush chain inet operator in; delete chain inet operator checks"]).0);
+        let steps = plan(&before, &listed(), &["eth0"]);
+        assert!(!takes(&steps[0].commands));
+        assert!(expressions(&listed()).is_empty());
+        let single = &steps[0].otherwise;
+        let results: Vec<bool> = single.iter().map(|step| takes(&step.commands)).collect();
+        assert_eq!(results, [true, false, true]);
+        let expected = expressions(&before);
+        assert_eq!(
+            expressions(&listed()),
+            [expected[1].clone(), expected[3].clone()]
+        );
+    });
+    thread.join().unwrap();
 }

@@ -1,0 +1,227 @@
+//! The values from before, and how they come back.
+
+use std::collections::BTreeMap;
+
+use protocol::Failure;
+use serde::{Deserialize, Serialize};
+
+use super::{Wanted, Wishes, density, nesting};
+use crate::{store::Store, system::sysctl};
+
+const FILE: &str = "former-sysctls.json";
+
+/// Switches that the kernel takes for every interface, and where those have their own ones. ip-sysctl.rst, ip_forward
+const SWITCHES: [(&str, &str); 2] = [
+    ("net/ipv4/ip_forward", "net/ipv4/conf"),
+    ("net/ipv6/conf/all/forwarding", "net/ipv6/conf"),
+];
+
+/// What inet_forward_change() of the kernel turns the other way round.
+const REDIRECTS: &str = "net/ipv4/conf/all/accept_redirects";
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Former {
+    values: BTreeMap<String, String>,
+    /// The order in which they were set, to go back the other way round.
+    order: Vec<String>,
+    /// What the kernel sets along with a switch.
+    #[serde(default)]
+    along: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+fn read(store: &Store) -> Result<Former, Failure> {
+    Ok(store.get_beside(FILE)?.unwrap_or_default())
+}
+
+/// What was set.
+pub fn keys(store: &Store) -> Result<Vec<String>, Failure> {
+    Ok(read(store)?.order)
+}
+
+/// Sets one, keeping its former value first.
+pub fn set(store: &Store, key: &str, value: u64) -> Result<(), Failure> {
+    let mut former = read(store)?;
+    if !former.values.contains_key(key)
+        && let Some(before) = sysctl::read(key)?
+    {
+        former.values.insert(key.to_owned(), before);
+        former.order.push(key.to_owned());
+        former.along.insert(key.to_owned(), along(key)?);
+        store.put_beside(FILE, &former)?;
+    }
+    sysctl::write(key, &value.to_string())
+}
+
+/// What the kernel sets along with this, as it is.
+fn along(switch: &str) -> Result<BTreeMap<String, String>, Failure> {
+    let mut values = BTreeMap::new();
+    let Some((_, folder)) = SWITCHES.iter().find(|(key, _)| *key == switch) else {
+        return Ok(values);
+    };
+    let names = sysctl::names(folder)?.into_iter();
+    let mut keys: Vec<String> = names
+        .filter(|name| name != "all")
+        .map(|name| format!("{folder}/{name}/forwarding"))
+        .collect();
+    if REDIRECTS.starts_with(folder) {
+        keys.push(REDIRECTS.to_owned());
+    }
+    for key in keys {
+        if let Some(value) = sysctl::read(&key)? {
+            values.insert(key, value);
+        }
+    }
+    Ok(values)
+}
+
+/// What the kernel has made of it with the switch on; another value is somebody's who set it since.
+fn with_switch_on(key: &str) -> &'static str {
+    if key == REDIRECTS { "0" } else { "1" }
+}
+
+/// Puts back what is wished for no more.
+pub fn restore(store: &Store, wishes: &Wishes) -> Result<(), Failure> {
+    let Some(mut former) = store.get_beside::<Former>(FILE)? else {
+        return Ok(());
+    };
+    let stays = |key: &String| wishes.iter().any(|(wished, _)| wished == key);
+    for key in former.order.iter().rev().filter(|key| !stays(key)) {
+        if let Some(value) = former.values.get(key) {
+            put_back(key, value, former.along.get(key))?;
+        }
+    }
+    former.order.retain(stays);
+    former.values.retain(|key, _| stays(key));
+    former.along.retain(|key, _| stays(key));
+    if former.order.is_empty() {
+        store.remove_beside(FILE)
+    } else {
+        store.put_beside(FILE, &former)
+    }
+}
+
+fn put_back(
+    key: &str,
+    value: &str,
+    along: Option<&BTreeMap<String, String>>,
+) -> Result<(), Failure> {
+    if sysctl::read(key)?.is_some_and(|now| is_raised_further(key, &now)) {
+        return Ok(());
+    }
+    let mut wanted = Vec::new();
+    for (other, before) in along.into_iter().flatten() {
+        // None of an interface that is gone.
+        if let Some(now) = sysctl::read(other)? {
+            let is_the_kernels = now == with_switch_on(other);
+            wanted.push((other, if is_the_kernels { before.clone() } else { now }));
+        }
+    }
+    sysctl::write(key, value)?;
+    for (other, value) in wanted {
+        if sysctl::read(other)?.as_ref() != Some(&value) {
+            sysctl::write(other, &value)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether somebody needs more of this by now than the agent has asked for.
+fn is_raised_further(key: &str, now: &str) -> bool {
+    density()
+        .into_iter()
+        .chain(nesting())
+        .any(|(limit, wanted)| {
+            let Wanted::AtLeast(set) = wanted else {
+                return false;
+            };
+            limit == key && now.parse::<u64>().is_ok_and(|now| now > set)
+        })
+}
+
+/// Settings that were changed and are wished for no more.
+pub fn superfluous(store: &Store, wishes: &Wishes) -> Result<bool, Failure> {
+    Ok(keys(store)?
+        .iter()
+        .any(|key| !wishes.iter().any(|(wished, _)| wished == key)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a network namespace of a thread of its own.
+    #[allow(unsafe_code, reason = "rustix calls every unshare(2) unsafe")]
+    fn in_new_namespace(work: impl FnOnce(Store) + Send + 'static) {
+        use rustix::thread::{UnshareFlags, unshare_unsafe};
+        let thread = std::thread::spawn(|| {
+            // SAFETY: CLONE_NEWNET leaves memory and descriptors as they are.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            work(Store::new(folder.path()));
+        });
+        thread.join().unwrap();
+    }
+
+    fn value(key: &str) -> String {
+        sysctl::read(key).unwrap().unwrap()
+    }
+
+    #[test]
+    fn what_the_kernel_sets_along_with_forwarding_comes_back() {
+        in_new_namespace(|store| {
+            let own = "net/ipv4/conf/lo/forwarding";
+            let own_v6 = "net/ipv6/conf/lo/forwarding";
+            for (key, value) in [
+                ("net/ipv4/ip_forward", "0"),
+                (REDIRECTS, "0"),
+                (own, "1"),
+                ("net/ipv6/conf/all/forwarding", "0"),
+                (own_v6, "1"),
+            ] {
+                sysctl::write(key, value).unwrap();
+            }
+            for (switch, _) in SWITCHES {
+                set(&store, switch, 1).unwrap();
+            }
+            assert_eq!(value("net/ipv4/conf/default/forwarding"), "1");
+            restore(&store, &Vec::new()).unwrap();
+            let off = [
+                "net/ipv4/ip_forward",
+                REDIRECTS,
+                "net/ipv4/conf/default/forwarding",
+                "net/ipv6/conf/all/forwarding",
+                "net/ipv6/conf/default/forwarding",
+            ];
+            assert_eq!(off.map(value), ["0"; 5]);
+            assert_eq!([own, own_v6].map(value), ["1"; 2]);
+            assert!(keys(&store).unwrap().is_empty());
+        });
+    }
+
+    #[test]
+    fn what_somebody_set_since_stays() {
+        in_new_namespace(|store| {
+            sysctl::write("net/ipv4/ip_forward", "0").unwrap();
+            sysctl::write(REDIRECTS, "0").unwrap();
+            set(&store, "net/ipv4/ip_forward", 1).unwrap();
+            sysctl::write(REDIRECTS, "1").unwrap();
+            sysctl::write("net/ipv4/conf/lo/forwarding", "0").unwrap();
+            restore(&store, &Vec::new()).unwrap();
+            assert_eq!(value(REDIRECTS), "1");
+            assert_eq!(value("net/ipv4/conf/lo/forwarding"), "0");
+        });
+    }
+
+    #[test]
+    fn a_limit_that_was_raised_further_stays() {
+        for (key, now, is_raised) in [
+            ("kernel/keys/maxkeys", "20000", false),
+            ("kernel/keys/maxkeys", "20001", true),
+            ("kernel/keys/maxkeys", "200", false),
+            ("kernel/panic", "60", false),
+            ("net/ipv4/ip_forward", "2", false),
+        ] {
+            assert_eq!(is_raised_further(key, now), is_raised, "{key} {now}");
+        }
+    }
+}
