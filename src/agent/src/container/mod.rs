@@ -1,7 +1,6 @@
 //! `nspawn_container`: a unit, its settings, a root laid over a shared image, and what is inside.
 
 mod copy;
-mod discarded;
 pub mod mac;
 mod mount;
 mod observe;
@@ -30,19 +29,21 @@ use protocol::{
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    discarded::{clear_abandoned, clear_all},
     observe::{Observed, observe, state},
-    paths::STATE_FOLDER,
+    paths::{STATE_FOLDER, storages},
     plan::Step,
+    storage::clear_after_nspawn,
 };
 use self::{paths::Paths, started::Started};
 use crate::{
     address,
     command::off_thread,
     context::Context,
+    discarded,
     failure::Context as _,
     filter, guest,
     host::facts::at_least,
+    image,
     object::Object,
     reconcile::{Observation, Scope},
     store::{Inventory, Stored},
@@ -310,6 +311,8 @@ impl Object for Container {
 
     async fn clear_away(context: &Context, stored: &Stored<Self>) -> Result<(), Failure> {
         let name = stored.desired.name.clone();
+        // It may have been the last one on its tree.
+        image::tree::clear_away(context).await;
         let clear = off_thread(name.clone(), |name| discarded::clear_of(&name));
         match context.within(clear).await {
             Err(failure) if failure.kind == FailureKind::Timeout => {
