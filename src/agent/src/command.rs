@@ -149,7 +149,10 @@ impl Program {
         let deed = || format!("{} {}", self.verb, self.line);
         let files = if self.when_left == WhenLeft::GoesOn {
             // It would end by a pipe that nobody reads any more.
-            let files = (memory("output").doing(deed)?, memory("complaint").doing(deed)?);
+            let files = (
+                memory("output").doing(deed)?,
+                memory("complaint").doing(deed)?,
+            );
             self.command
                 .stdin(Stdio::null())
                 .stdout(files.0.try_clone().doing(deed)?)
@@ -230,8 +233,8 @@ impl Running {
         let Some(outer) = self.child.id() else {
             return;
         };
-        let is_killed = first_within(outer)
-            .is_some_and(|first| pidfd_send_signal(first, Signal::KILL).is_ok());
+        let is_killed =
+            first_within(outer).is_some_and(|first| pidfd_send_signal(first, Signal::KILL).is_ok());
         if !is_killed {
             // It has started nothing yet, or has just ended.
             let _ = self.child.start_kill();
@@ -320,10 +323,8 @@ pub fn tail(output: &[u8]) -> String {
 mod tests {
     use std::{fs, io::Write as _, path::PathBuf};
 
-    use tokio::task::LocalSet;
-
     use super::*;
-    use crate::system::netlink::Netlink;
+    use crate::testing;
 
     fn fifo(folder: &tempfile::TempDir, name: &str) -> PathBuf {
         let path = folder.path().join(name);
@@ -335,9 +336,7 @@ mod tests {
 
     /// Runs a program, and asks it to stop when it has written to a FIFO; gives the FIFO's reading end.
     async fn stopped(program: Program, begun: PathBuf) -> (File, Failure) {
-        let work = async {
-            let time = Duration::from_mins(1);
-            let context = Context::new(Netlink::open().unwrap(), "test", time);
+        testing::within(Duration::from_mins(1), async |context| {
             let cancel = context.cancel.clone();
             let reading = tokio::task::spawn_blocking(move || {
                 let mut file = File::open(begun).unwrap();
@@ -347,8 +346,8 @@ mod tests {
             });
             let failure = program.run(&context).await.unwrap_err();
             (reading.await.unwrap(), failure)
-        };
-        LocalSet::new().run_until(work).await
+        })
+        .await
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -393,7 +392,12 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn what_outlives_gives_its_output_too() {
-        let script = |end| ["-c".to_owned(), format!("echo out; echo complaint >&2; exit {end}")];
+        let script = |end| {
+            [
+                "-c".to_owned(),
+                format!("echo out; echo complaint >&2; exit {end}"),
+            ]
+        };
         let program = |end| Program::new("sh").args(script(end)).outliving();
         assert_eq!(program(0).run_unbounded().await.unwrap(), b"out\n");
         let failure = program(1).run_unbounded().await.unwrap_err();
