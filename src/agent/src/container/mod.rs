@@ -144,7 +144,7 @@ fn set_autostart(paths: &Paths, starts: bool) -> Result<(), Failure> {
 fn write_guest_files(stored: &Stored<Container>) -> Result<(), Failure> {
     let name = &stored.desired.name;
     let root = Paths::of(name).machine();
-    let hash = secret::password_hash(name)?;
+    let hash = secret::password_hash(&stored.desired)?;
     let written = guest::root::GuestRoot::open(&root, stored.assigned.uid_base).and_then(|root| {
         let changes = guest::files::changes(&root, &stored.desired, hash.as_deref());
         guest::files::apply(&root, &changes)
@@ -259,33 +259,43 @@ impl Object for Container {
             Some(previous) => previous.assigned.clone(),
             None => assign(context, inventory, self).await?,
         };
-        if let Some(hash) = prepared {
-            secret::keep(&self.name, &hash)?;
+        // A killed create may have kept one of a container that never was.
+        secret::sweep(inventory)?;
+        match prepared {
+            Some(hash) => secret::keep(&self.name, &hash)?,
+            // It is sent only when it changes.
+            None if self.root_password_version.is_some() => {}
+            None => secret::forget(&self.name)?,
         }
         Ok(assigned)
+    }
+
+    async fn settles_anyway(context: &Context, stored: &Stored<Self>) -> Result<bool, Failure> {
+        run::ends_anyway(context, stored).await
     }
 
     async fn settle(context: &Context, stored: &Stored<Self>) -> Result<(), Failure> {
         run::settle(context, stored).await
     }
 
+    fn admit_removal(&self) -> Result<(), Failure> {
+        if !self.delete_protection {
+            return Ok(());
+        }
+        Err(Failure::new(
+            FailureKind::InUse,
+            format!("the container {} is protected from deletion", self.name),
+        )
+        .help("Set delete_protection = false and apply, then destroy it.")
+        .at("delete_protection"))
+    }
+
     async fn remove(
         context: &Context,
-        _inventory: &Inventory,
+        inventory: &Inventory,
         stored: &Stored<Self>,
     ) -> Result<(), Failure> {
         let container = &stored.desired;
-        if container.delete_protection {
-            return Err(Failure::new(
-                FailureKind::InUse,
-                format!(
-                    "the container {} is protected from deletion",
-                    container.name
-                ),
-            )
-            .help("Set delete_protection = false and apply, then destroy it.")
-            .at("delete_protection"));
-        }
         let systemd = Systemd::of_host(context).await?;
         run::end(&systemd, container).await?;
         let paths = Paths::of(&container.name);
@@ -306,6 +316,7 @@ impl Object for Container {
             files::remove_empty_folder(Path::new(shared))?;
         }
         secret::forget(&container.name)?;
+        secret::sweep(inventory)?;
         systemd.forget_unit(&paths.unit()).await
     }
 

@@ -8,11 +8,9 @@ use std::{
     path::Path,
 };
 
-use rustix::{
-    mount::{
-        self, FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
-        OpenTreeFlags,
-    },
+use rustix::mount::{
+    self, FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags,
 };
 
 use super::user_ids::COUNT;

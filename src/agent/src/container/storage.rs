@@ -145,6 +145,10 @@ pub fn remove(container: &Container) -> Result<(), Failure> {
     take_down(container)?;
     let paths = Paths::of(&container.name);
     clear_stale_export(container.name.as_str())?;
-    discarded::set_aside(&paths::storages(), container.name.as_str(), &paths.storage())?;
+    discarded::set_aside(
+        &paths::storages(),
+        container.name.as_str(),
+        &paths.storage(),
+    )?;
     files::remove_empty_folder(&paths.machine())
 }

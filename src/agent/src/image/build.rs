@@ -142,7 +142,8 @@ async fn debootstrap(context: &Context, recipe: &Debootstrap, root: &Path) -> Re
     }
     context.progress(format!("debootstrap {} begins", recipe.suite));
     // It mounts within the tree, and leaves dpkg running when only its shell is killed.
-    let mut program = Program::contained("debootstrap").arg(format!("--variant={}", recipe.variant));
+    let mut program =
+        Program::contained("debootstrap").arg(format!("--variant={}", recipe.variant));
     for (option, values) in [
         ("include", &recipe.include),
         ("components", &recipe.components),

@@ -79,10 +79,7 @@ pub fn plan(_inventory: &Inventory, observation: &Observation, _scope: &Scope) -
 }
 
 /// Does one step.
-#[allow(
-    clippy::unused_async,
-    reason = "every kind of object performs alike"
-)]
+#[allow(clippy::unused_async, reason = "every kind of object performs alike")]
 pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
     match step {
         Step::Collect => tree::collect(&context.store.inventory()?),

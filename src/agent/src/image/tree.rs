@@ -77,7 +77,9 @@ pub async fn clear_away(context: &Context) {
         remove_empty_folders()
     });
     if let Err(failure) = context.within(clear).await {
-        context.progress(format!("unneeded trees of images are removed later: {failure}"));
+        context.progress(format!(
+            "unneeded trees of images are removed later: {failure}"
+        ));
     }
 }
 
