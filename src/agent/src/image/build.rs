@@ -199,7 +199,7 @@ async fn customize(context: &Context, image: &Image, incoming: &Incoming) -> Res
             .args(["/bin/sh", "-c", line])
             .run(context)
             .await;
-        container::clear_after_nspawn(&machine, &incoming.root())?;
+        let cleared = container::clear_after_nspawn(&machine, &incoming.root());
         run.map_err(|failure| {
             let complaint = failure
                 .message
@@ -211,6 +211,7 @@ async fn customize(context: &Context, image: &Image, incoming: &Incoming) -> Res
             );
             Failure::new(failure.kind, message).at("customize")
         })?;
+        cleared?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! The hash is made while the bytes come in, and compared before anything is unpacked.
 
 use std::{
+    borrow::Cow,
     fs::File,
     io::Write as _,
     path::Path,
@@ -206,18 +207,19 @@ fn shown(url: &str) -> &str {
 /// A text without what may be a signature or a password in the urls of it: one that was led elsewhere, or is written
 /// in another way, is not the one that was asked for.
 fn without_secrets(text: &str) -> String {
-    text.split_inclusive(char::is_whitespace)
-        .map(|word| {
-            let Some((scheme, rest)) = word.split_once("://") else {
-                return word.to_owned();
-            };
-            let authority = rest.split('/').next().unwrap_or_default();
-            let user = authority.rfind('@').map_or(0, |at| at + 1);
-            let rest = rest.get(user..).unwrap_or_default();
-            let space = if word.ends_with('\n') { "\n" } else { " " };
-            format!("{scheme}://{}{space}", shown(rest.trim_end()))
-        })
-        .collect()
+    let words = text.split_inclusive(char::is_whitespace);
+    words.map(without_secret).collect()
+}
+
+fn without_secret(word: &str) -> Cow<'_, str> {
+    let Some((scheme, rest)) = word.split_once("://") else {
+        return word.into();
+    };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let behind_user = authority.rfind('@').map_or(0, |at| at + 1);
+    let rest = rest.get(behind_user..).unwrap_or_default().trim_end();
+    let end = if word.ends_with('\n') { '\n' } else { ' ' };
+    format!("{scheme}://{}{end}", shown(rest)).into()
 }
 
 /// curl(1), or else wget(1): a static agent can't look up names, and brings no certificates along.
