@@ -114,7 +114,7 @@ fn own_copy(paths: &Paths, tree: &Path, assigned: &Assigned) -> Result<(), Failu
     mount::attach(&bound, &paths.machine()).doing(deed)
 }
 
-/// Clears what a systemd-nspawn that was killed leaves of a machine which has no unit.
+/// Clears what a systemd-nspawn leaves of a machine that has no unit, when it was killed.
 pub fn clear_after_nspawn(machine: &str, root: &Path) -> Result<(), Failure> {
     clear_stale_lock(root)?;
     clear_stale_export(machine)?;

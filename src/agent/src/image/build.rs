@@ -173,9 +173,7 @@ fn installed(image: &Image, root: &Path) -> Result<Vec<u8>, Failure> {
 async fn customize(context: &Context, image: &Image, incoming: &Incoming) -> Result<(), Failure> {
     for (index, line) in image.customize.iter().flatten().enumerate() {
         context.progress(format!("image {}: customize {}", image.name, index + 1));
-        let machine = format!("image-{}", incoming.number());
-        // The agent of before may have been killed, and its number is this one's.
-        container::clear_after_nspawn(&machine, &incoming.root())?;
+        let machine = incoming.machine();
         // Killed alone, systemd-nspawn leaves what runs within. A scope would be asked for by the number that a
         // process has in the namespace.
         let run = Program::contained("systemd-nspawn")

@@ -10,10 +10,13 @@ use protocol::Failure;
 use rustix::fs::{FlockOperation, flock};
 
 use super::tree;
-use crate::{discarded, failure::Context as _, lock, store::Inventory, system::files};
+use crate::{container, discarded, failure::Context as _, lock, store::Inventory, system::files};
 
 /// Marks a folder that is being filled; its maker holds a lock on it.
 const INCOMING: &str = ".incoming-";
+
+/// Where the tree is put together in it.
+const ROOT: &str = "root";
 
 /// A tree in the making. What is in it is gone when this is dropped before it was put in place.
 #[derive(Debug)]
@@ -43,7 +46,7 @@ impl Incoming {
                 Err(error) => return Err(error).doing(deed),
             }
         };
-        fs::create_dir(folder.join("root")).doing(deed)?;
+        fs::create_dir(folder.join(ROOT)).doing(deed)?;
         Ok(Self {
             folder,
             _lock: lock,
@@ -52,17 +55,13 @@ impl Incoming {
 
     /// Where the tree is put together.
     pub fn root(&self) -> PathBuf {
-        self.folder.join("root")
+        self.folder.join(ROOT)
     }
 
-    /// Tells it from others that are made at the same time: "PROCESS-NUMBER".
-    pub fn number(&self) -> String {
-        let name = self
-            .folder
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy();
-        name.trim_start_matches(INCOMING).to_owned()
+    /// The machine that commands run as within it; no other that is made at the same time has its name.
+    pub fn machine(&self) -> String {
+        let name = self.folder.file_name().unwrap_or_default();
+        machine(&name.to_string_lossy())
     }
 
     /// Where its tarball may lie meanwhile.
@@ -94,6 +93,10 @@ impl Drop for Incoming {
     }
 }
 
+fn machine(folder: &str) -> String {
+    format!("image-{}", folder.trim_start_matches(INCOMING))
+}
+
 /// Whether there is a folder of that name, or somebody has just cleared away the one it is to be in.
 fn is_contended(error: &io::Error) -> bool {
     matches!(
@@ -112,6 +115,7 @@ pub fn sweep(trees: &Path) -> Result<(), Failure> {
         let deed = || format!("lock {}", folder.display());
         // Held until it has another name: its maker may be just about to lock it.
         if let Some(_lock) = lock::try_folder(&folder).doing(deed)? {
+            container::clear_after_nspawn(&machine(&name), &folder.join(ROOT))?;
             discarded::set_aside(trees, name.trim_start_matches('.'), &folder)?;
         }
     }
