@@ -1,11 +1,22 @@
 //! Programs that are run on the host: argument vectors, never a shell; bounded output and time.
 
-use std::{ffi::OsStr, os::unix::process::CommandExt as _, process::Stdio};
+use std::{
+    ffi::OsStr,
+    fs::File,
+    io::{Read as _, Seek as _},
+    os::{fd::OwnedFd, unix::process::CommandExt as _},
+    process::Stdio,
+    time::Duration,
+};
 
 use protocol::{Failure, FailureKind};
+use rustix::{
+    fs::MemfdFlags,
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
-    process::Command,
+    process::{Child, Command},
 };
 
 use crate::{context::Context, failure::Context as _};
@@ -16,6 +27,9 @@ const OUTPUT_LIMIT: usize = 16 * 1024 * 1024;
 /// How much of a program's complaint goes into a failure. Bytes.
 const TAIL: usize = 2000;
 
+/// How long what is contained may take to end once it is killed.
+const ENDING: Duration = Duration::from_secs(20);
+
 /// A program to run on the host.
 #[derive(Debug)]
 pub struct Program {
@@ -24,8 +38,18 @@ pub struct Program {
     input: Vec<u8>,
     /// What an error calls it.
     verb: &'static str,
-    /// Whether it goes on when the agent is killed.
-    outlives: bool,
+    when_left: WhenLeft,
+}
+
+/// What becomes of a program that nobody waits for any more, also because the agent was killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WhenLeft {
+    /// It is killed.
+    Killed,
+    /// It is killed with all that it has started and mounted.
+    KilledWithAll,
+    /// It goes on to its end.
+    GoesOn,
 }
 
 impl Program {
@@ -44,8 +68,19 @@ impl Program {
             line: name.to_owned(),
             input: Vec::new(),
             verb: "run",
-            outlives: false,
+            when_left: WhenLeft::Killed,
         }
+    }
+
+    /// A program that starts and mounts what must not outlive it: with its first process a process namespace
+    /// ends, and with the last one the mounts are gone that only they see. unshare(1), `pid_namespaces(7)`
+    pub fn contained(name: &str) -> Self {
+        let mut program = Self::new("unshare")
+            .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+            .args(["--", name]);
+        name.clone_into(&mut program.line);
+        program.when_left = WhenLeft::KilledWithAll;
+        program
     }
 
     /// Adds one argument.
@@ -77,10 +112,13 @@ impl Program {
         self
     }
 
-    /// It goes on to its end when the agent is killed, because half of it is worse.
+    /// It goes on to its end when the caller asks to stop, the time is up or the agent is killed, because half
+    /// of it is worse. It reads nothing.
     #[must_use]
     pub fn outliving(mut self) -> Self {
-        self.outlives = true;
+        // A terminal's Ctrl-C goes to a whole process group.
+        self.command.kill_on_drop(false).process_group(0);
+        self.when_left = WhenLeft::GoesOn;
         self
     }
 
@@ -93,34 +131,90 @@ impl Program {
 
     /// Runs it until it ends well, the caller asks to stop, or the time is up; gives its output.
     pub async fn run(self, context: &Context) -> Result<Vec<u8>, Failure> {
-        context.within(self.run_unbounded()).await
+        let is_contained = self.when_left == WhenLeft::KilledWithAll;
+        let mut running = self.start()?;
+        let ended = context.within(running.end()).await;
+        if is_contained {
+            running.end_all().await;
+        }
+        ended
     }
 
     /// Runs it with no limit of time; it is killed when this is dropped.
-    pub async fn run_unbounded(mut self) -> Result<Vec<u8>, Failure> {
-        if !self.outlives {
+    pub async fn run_unbounded(self) -> Result<Vec<u8>, Failure> {
+        self.start()?.end().await
+    }
+
+    fn start(mut self) -> Result<Running, Failure> {
+        let deed = || format!("{} {}", self.verb, self.line);
+        let files = if self.when_left == WhenLeft::GoesOn {
+            // It would end by a pipe that nobody reads any more.
+            let files = (
+                memory("output").doing(deed)?,
+                memory("complaint").doing(deed)?,
+            );
+            self.command
+                .stdin(Stdio::null())
+                .stdout(files.0.try_clone().doing(deed)?)
+                .stderr(files.1.try_clone().doing(deed)?);
+            Some(files)
+        } else {
             end_with_parent(self.command.as_std_mut());
-        }
-        let (line, verb) = (self.line, self.verb);
-        let deed = || format!("{verb} {line}");
-        let mut child = self
-            .command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .doing(deed)?;
-        let (stdin, stdout, stderr) =
-            (child.stdin.take(), child.stdout.take(), child.stderr.take());
+            self.command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
+            None
+        };
+        Ok(Running {
+            child: self.command.spawn().doing(deed)?,
+            files,
+            line: self.line,
+            input: self.input,
+            verb: self.verb,
+        })
+    }
+}
+
+/// A file that goes with the last who has it open. memfd_create(2)
+fn memory(name: &str) -> std::io::Result<File> {
+    Ok(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?.into())
+}
+
+/// A program that runs.
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    /// Where it writes, unless that is pipes.
+    files: Option<(File, File)>,
+    line: String,
+    input: Vec<u8>,
+    verb: &'static str,
+}
+
+impl Running {
+    /// Waits for its end; gives its output.
+    async fn end(&mut self) -> Result<Vec<u8>, Failure> {
+        let (stdin, stdout, stderr) = (
+            self.child.stdin.take(),
+            self.child.stdout.take(),
+            self.child.stderr.take(),
+        );
         let write = async {
             if let Some(mut stdin) = stdin {
                 // A program that ends without reading all says why itself.
                 let _ = stdin.write_all(&self.input).await;
             }
         };
-        let ((), output, complaint, status) =
-            tokio::join!(write, collect(stdout), collect(stderr), child.wait());
-        if status.doing(deed)?.success() {
+        let ((), mut output, mut complaint, status) =
+            tokio::join!(write, collect(stdout), collect(stderr), self.child.wait());
+        let deed = || format!("{} {}", self.verb, self.line);
+        let status = status.doing(deed)?;
+        if let Some((written, complained)) = &self.files {
+            output = contents(written).doing(deed)?;
+            complaint = contents(complained).doing(deed)?;
+        }
+        if status.success() {
             return Ok(output);
         }
         let complaint = if complaint.is_empty() {
@@ -130,9 +224,46 @@ impl Program {
         };
         Err(Failure::new(
             FailureKind::Command,
-            format!("{line} failed: {}", tail(&complaint)),
+            format!("{} failed: {}", self.line, tail(&complaint)),
         ))
     }
+
+    /// Kills what is contained, and waits until nothing of it is left: its first process is gone last.
+    async fn end_all(&mut self) {
+        let Some(outer) = self.child.id() else {
+            return;
+        };
+        let is_killed =
+            first_within(outer).is_some_and(|first| pidfd_send_signal(first, Signal::KILL).is_ok());
+        if !is_killed {
+            // It has started nothing yet, or has just ended.
+            let _ = self.child.start_kill();
+        }
+        // What a process in an uninterruptible state holds is cleared away by a later change.
+        let _ = tokio::time::timeout(ENDING, self.child.wait()).await;
+    }
+}
+
+/// The first process within a namespace, which unshare(1) waits for.
+fn first_within(outer: u32) -> Option<OwnedFd> {
+    let child = || -> Option<Pid> {
+        let path = format!("/proc/{outer}/task/{outer}/children");
+        let children = std::fs::read_to_string(path).ok()?;
+        Pid::from_raw(children.split_whitespace().next()?.parse().ok()?)
+    };
+    let found = child()?;
+    let process = pidfd_open(found, PidfdFlags::empty()).ok()?;
+    // Its number may have become another's before it was opened.
+    (child() == Some(found)).then_some(process)
+}
+
+/// What a program has written into a file.
+fn contents(file: &File) -> std::io::Result<Vec<u8>> {
+    let mut contents = Vec::new();
+    let mut file = file;
+    file.rewind()?;
+    file.take(OUTPUT_LIMIT as u64).read_to_end(&mut contents)?;
+    Ok(contents)
 }
 
 /// Lets a program end when the thread that starts it does, also by SIGKILL: nothing must go on working on what
@@ -189,24 +320,4 @@ pub fn tail(output: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn output_comes_back_and_a_failure_carries_the_complaint() {
-        let output = Program::new("cat")
-            .input("hello")
-            .run_unbounded()
-            .await
-            .unwrap();
-        assert_eq!(output, b"hello");
-        let failure = Program::new("ls")
-            .arg("/nonexistent-file")
-            .run_unbounded()
-            .await
-            .unwrap_err();
-        assert_eq!(failure.kind, FailureKind::Command);
-        assert!(failure.message.contains("/nonexistent-file"), "{failure}");
-        assert_eq!(tail(b"tar: \x1b[2Jx\n"), "tar: \\u{1b}[2Jx");
-    }
-}
+mod tests;

@@ -146,7 +146,7 @@ fn share(path: &Path) -> io::Result<Option<File>> {
 }
 
 /// Whether an open file is still the one of that name: its lock keeps nobody from another one.
-fn is_at(path: &Path, file: &File) -> io::Result<bool> {
+pub fn is_at(path: &Path, file: &File) -> io::Result<bool> {
     let own = file.metadata()?;
     Ok(fs::symlink_metadata(path)
         .is_ok_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino())))

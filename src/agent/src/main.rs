@@ -12,6 +12,7 @@ mod address;
 mod command;
 mod container;
 mod context;
+mod discarded;
 mod failure;
 mod filter;
 mod given_up;

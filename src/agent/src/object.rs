@@ -49,8 +49,18 @@ pub trait Object: Kept {
         prepared: Self::Prepared,
     ) -> Result<Self::Assigned, Failure>;
 
+    /// Whether it is settled though the reconcile failed, because that may be what the object itself wants.
+    async fn settles_anyway(_context: &Context, _stored: &Stored<Self>) -> Result<bool, Failure> {
+        Ok(false)
+    }
+
     /// After the reconcile, without the lock: waits for what takes its time, such as a boot.
     async fn settle(context: &Context, stored: &Stored<Self>) -> Result<(), Failure>;
+
+    /// Refuses a removal that was asked for; one that a killed run left may be made anew all the same.
+    fn admit_removal(&self) -> Result<(), Failure> {
+        Ok(())
+    }
 
     /// Under the lock: refuses, or undoes all that was made. The record is removed afterwards.
     async fn remove(

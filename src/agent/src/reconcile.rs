@@ -105,6 +105,17 @@ pub enum Step {
     Address(address::Step),
 }
 
+impl Step {
+    /// Whether it is done inside a guest, whose root can keep it from succeeding.
+    pub fn is_within_guest(&self) -> bool {
+        matches!(
+            self,
+            Self::Container(container::Step::WriteGuestFiles(_))
+                | Self::Address(address::Step::Guest(_))
+        )
+    }
+}
+
 /// Looks at the host.
 pub async fn observe(
     context: &Context,

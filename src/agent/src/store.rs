@@ -212,6 +212,10 @@ impl Store {
         if self.get::<Host>("host")?.is_some() {
             return Ok(());
         }
+        // A create that was killed may have left the hash of a container that never was.
+        if self.all::<Container>()?.is_empty() {
+            files::remove_tree(&self.folder.join("secrets"))?;
+        }
         for folder in ["images", "containers", "addresses", "secrets", ""] {
             files::remove_empty_folder(&self.folder.join(folder))?;
         }

@@ -1,6 +1,6 @@
 //! Made-up hosts for the tests of planning.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use protocol::{
     desired::{
@@ -8,15 +8,24 @@ use protocol::{
     },
     observed::{Facts, Owner},
 };
+use tokio::task::LocalSet;
 
 use crate::{
-    container, filter, guest, host, image,
+    container,
+    context::Context,
+    filter, guest, host, image,
     reconcile::Observation,
     store::{Inventory, Kept, Stored},
-    system::netlink::{Link, Network},
+    system::netlink::{Link, Netlink, Network},
 };
 
 pub const MACHINE_ID: &str = "0123456789abcdef0123456789abcdef";
+
+/// Does something that takes this long at most, with the context of a request.
+pub async fn within<T>(time: Duration, work: impl AsyncFnOnce(Context) -> T) -> T {
+    let work = async { work(Context::new(Netlink::open().unwrap(), "test", time)).await };
+    LocalSet::new().run_until(work).await
+}
 
 /// An object that belongs to somebody.
 pub fn stored<D: Kept>(desired: D, assigned: D::Assigned) -> Stored<D> {

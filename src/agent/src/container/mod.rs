@@ -1,7 +1,7 @@
 //! `nspawn_container`: a unit, its settings, a root laid over a shared image, and what is inside.
 
+mod assign;
 mod copy;
-mod discarded;
 pub mod mac;
 mod mount;
 mod observe;
@@ -15,41 +15,33 @@ mod storage;
 mod unit;
 mod user_ids;
 
-use std::{
-    fs, io,
-    ops::Range,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use protocol::{
     Failure, FailureKind,
-    desired::{Container, ContainerSecrets, ObjectKey, Storage},
+    desired::{Container, ContainerSecrets, ObjectKey},
     name::MachineName,
 };
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    discarded::{clear_abandoned, clear_all},
     observe::{Observed, observe, state},
-    paths::STATE_FOLDER,
+    paths::{STATE_FOLDER, storages},
     plan::Step,
+    storage::clear_after_nspawn,
 };
 use self::{paths::Paths, started::Started};
 use crate::{
     address,
     command::off_thread,
     context::Context,
+    discarded,
     failure::Context as _,
-    filter, guest,
-    host::facts::at_least,
+    filter, guest, image,
     object::Object,
     reconcile::{Observation, Scope},
     store::{Inventory, Stored},
-    system::{
-        files::{self, OwnFile},
-        systemd::Systemd,
-    },
+    system::{files, systemd::Systemd},
 };
 
 /// What the host chooses for a container.
@@ -143,7 +135,7 @@ fn set_autostart(paths: &Paths, starts: bool) -> Result<(), Failure> {
 fn write_guest_files(stored: &Stored<Container>) -> Result<(), Failure> {
     let name = &stored.desired.name;
     let root = Paths::of(name).machine();
-    let hash = secret::password_hash(name)?;
+    let hash = secret::password_hash(&stored.desired)?;
     let written = guest::root::GuestRoot::open(&root, stored.assigned.uid_base).and_then(|root| {
         let changes = guest::files::changes(&root, &stored.desired, hash.as_deref());
         guest::files::apply(&root, &changes)
@@ -256,35 +248,45 @@ impl Object for Container {
         let assigned = match previous {
             // A container pins its digest; image, storage and users can't change under it.
             Some(previous) => previous.assigned.clone(),
-            None => assign(context, inventory, self).await?,
+            None => assign::assign(context, inventory, self).await?,
         };
-        if let Some(hash) = prepared {
-            secret::keep(&self.name, &hash)?;
+        // A killed create may have kept one of a container that never was.
+        secret::sweep(inventory)?;
+        match prepared {
+            Some(hash) => secret::keep(&self.name, &hash)?,
+            // It is sent only when it changes.
+            None if self.root_password_version.is_some() => {}
+            None => secret::forget(&self.name)?,
         }
         Ok(assigned)
+    }
+
+    async fn settles_anyway(context: &Context, stored: &Stored<Self>) -> Result<bool, Failure> {
+        run::ends_anyway(context, stored).await
     }
 
     async fn settle(context: &Context, stored: &Stored<Self>) -> Result<(), Failure> {
         run::settle(context, stored).await
     }
 
+    fn admit_removal(&self) -> Result<(), Failure> {
+        if !self.delete_protection {
+            return Ok(());
+        }
+        Err(Failure::new(
+            FailureKind::InUse,
+            format!("the container {} is protected from deletion", self.name),
+        )
+        .help("Set delete_protection = false and apply, then destroy it.")
+        .at("delete_protection"))
+    }
+
     async fn remove(
         context: &Context,
-        _inventory: &Inventory,
+        inventory: &Inventory,
         stored: &Stored<Self>,
     ) -> Result<(), Failure> {
         let container = &stored.desired;
-        if container.delete_protection {
-            return Err(Failure::new(
-                FailureKind::InUse,
-                format!(
-                    "the container {} is protected from deletion",
-                    container.name
-                ),
-            )
-            .help("Set delete_protection = false and apply, then destroy it.")
-            .at("delete_protection"));
-        }
         let systemd = Systemd::of_host(context).await?;
         run::end(&systemd, container).await?;
         let paths = Paths::of(&container.name);
@@ -305,13 +307,17 @@ impl Object for Container {
             files::remove_empty_folder(Path::new(shared))?;
         }
         secret::forget(&container.name)?;
+        secret::sweep(inventory)?;
         systemd.forget_unit(&paths.unit()).await
     }
 
     async fn clear_away(context: &Context, stored: &Stored<Self>) -> Result<(), Failure> {
         let name = stored.desired.name.clone();
         let clear = off_thread(name.clone(), |name| discarded::clear_of(&name));
-        match context.within(clear).await {
+        let cleared = context.within(clear).await;
+        // It may have been the last one on its tree.
+        image::tree::clear_away(context).await;
+        match cleared {
             Err(failure) if failure.kind == FailureKind::Timeout => {
                 context.progress(format!("{name}: its files are still being removed"));
                 Ok(())
@@ -319,124 +325,6 @@ impl Object for Container {
             cleared => cleared,
         }
     }
-}
-
-async fn assign(
-    context: &Context,
-    inventory: &Inventory,
-    container: &Container,
-) -> Result<Assigned, Failure> {
-    let image = inventory.images.get(&container.image).ok_or_else(|| {
-        Failure::new(
-            FailureKind::NotFound,
-            format!("there is no image {} on this host", container.image),
-        )
-        .help("Create an nspawn_image of that name first: image = nspawn_image.example.name")
-        .at("image")
-    })?;
-    refuse_foreign(context, inventory, container).await?;
-    let kernel = rustix::system::uname()
-        .release()
-        .to_string_lossy()
-        .into_owned();
-    if container.storage == Storage::Overlay && !at_least(&kernel, (5, 19)) {
-        return Err(Failure::new(
-            FailureKind::Unsupported,
-            format!(
-                "the host's kernel {kernel} can't share images by overlays; that needs Linux 5.19"
-            ),
-        )
-        .help("Set storage = \"copy\", or install a newer kernel on the host.")
-        .at("storage"));
-    }
-    Ok(Assigned {
-        uid_base: if container.private_users {
-            uid_base(inventory)?
-        } else {
-            0
-        },
-        image_digest: image.assigned.digest.clone(),
-    })
-}
-
-/// Refuses a name under which somebody else's machine, settings or drop-in is there.
-async fn refuse_foreign(
-    context: &Context,
-    inventory: &Inventory,
-    container: &Container,
-) -> Result<(), Failure> {
-    let name = &container.name;
-    let observed = observe(context, inventory, &Scope::Container(name.clone())).await?;
-    let drop_in = Paths::of(name).drop_in();
-    let is_foreign = observed
-        .foreign
-        .iter()
-        .any(|foreign| foreign == name.as_str());
-    if !is_foreign && files::compare(&drop_in, "")? != OwnFile::Foreign {
-        return Ok(());
-    }
-    Err(Failure::new(
-        FailureKind::Conflict,
-        format!("there is a machine {name} on this host that nspawn-agent didn't make"),
-    )
-    .help(format!(
-        "Choose another name, or remove that machine: /var/lib/machines/{name}, \
-         /etc/systemd/nspawn/{name}.nspawn, {}",
-        drop_in.display()
-    ))
-    .at("name"))
-}
-
-fn uid_base(inventory: &Inventory) -> Result<u32, Failure> {
-    let mut in_use: Vec<Range<u32>> = inventory
-        .containers
-        .values()
-        .map(|stored| {
-            stored.assigned.uid_base..stored.assigned.uid_base.saturating_add(user_ids::COUNT)
-        })
-        .filter(|range| range.start > 0)
-        .collect();
-    for file in ["/etc/subuid", "/etc/subgid"] {
-        let text = files::read(Path::new(file))?.unwrap_or_default();
-        in_use.extend(user_ids::parse_subordinate_ids(&String::from_utf8_lossy(
-            &text,
-        )));
-    }
-    in_use.extend(ranges_of_others()?);
-    user_ids::allocate(&in_use).ok_or_else(|| {
-        Failure::new(
-            FailureKind::Unsupported,
-            "every range of user ids for containers is in use",
-        )
-        .help("Remove containers, or ranges in /etc/subuid that nobody needs.")
-    })
-}
-
-/// Ranges that other machines have by their settings, or by what `-U` picked for their trees.
-fn ranges_of_others() -> Result<Vec<Range<u32>>, Failure> {
-    let mut ranges = Vec::new();
-    for folder in ["/etc/systemd/nspawn", "/var/lib/machines"] {
-        let deed = || format!("list {folder}");
-        let entries = match fs::read_dir(folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            other => other.doing(deed)?,
-        };
-        for entry in entries {
-            let entry = entry.doing(deed)?;
-            let found = entry.metadata().doing(deed)?;
-            if found.is_dir() && found.uid() > 0 {
-                let base = found.uid() & !(user_ids::COUNT - 1);
-                ranges.push(base..base.saturating_add(user_ids::COUNT));
-            } else if found.is_file() && entry.path().extension().is_some_and(|end| end == "nspawn")
-            {
-                let text = files::read(&entry.path())?.unwrap_or_default();
-                ranges.extend(texts::nspawn::private_users(&String::from_utf8_lossy(
-                    &text,
-                )));
-            }
-        }
-    }
-    Ok(ranges)
 }
 
 #[cfg(test)]

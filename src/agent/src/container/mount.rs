@@ -8,12 +8,9 @@ use std::{
     path::Path,
 };
 
-use rustix::{
-    io::Errno,
-    mount::{
-        self, FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
-        OpenTreeFlags, UnmountFlags,
-    },
+use rustix::mount::{
+    self, FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags,
 };
 
 use super::user_ids::COUNT;
@@ -73,18 +70,6 @@ pub fn overlay(lower: &Path, upper: &Path, work: &Path) -> io::Result<OwnedFd> {
 pub fn bind(folder: &Path) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     Ok(mount::open_tree(rustix::fs::CWD, folder, flags)?)
-}
-
-/// Takes every mount off a folder; none there, or no folder, is fine.
-pub fn detach_all(at: &Path) -> io::Result<()> {
-    loop {
-        // Lazily: a process of the host that looks in must not keep a container from stopping.
-        match mount::unmount(at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-            Ok(()) => {}
-            Err(Errno::INVAL | Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 /// Whether something is mounted there.
@@ -181,6 +166,8 @@ mod tests {
         fs,
         os::unix::fs::{MetadataExt, chown},
     };
+
+    use crate::system::mounts::detach_all;
 
     use super::*;
 

@@ -182,7 +182,7 @@ fn look_at(
 }
 
 fn guest_files(stored: &Stored<Container>) -> Result<Vec<String>, Failure> {
-    let hash = secret::password_hash(&stored.desired.name)?;
+    let hash = secret::password_hash(&stored.desired)?;
     let root = Paths::of(&stored.desired.name).machine();
     let root = match GuestRoot::open(&root, stored.assigned.uid_base) {
         Ok(root) => root,

@@ -12,6 +12,11 @@ const MACHINES: &str = "/var/lib/machines";
 /// All that the agent unpacks and lays beneath guests.
 pub const STATE_FOLDER: &str = "/var/lib/nspawn-agent";
 
+/// Where the containers' storage lies.
+pub fn storages() -> PathBuf {
+    Path::new(STATE_FOLDER).join("containers")
+}
+
 /// What systemd-machined has noted of a machine that it knows; sd-login(3) reads it, too.
 pub fn machined_record(name: &MachineName) -> PathBuf {
     Path::new("/run/systemd/machines").join(name.as_str())
@@ -45,9 +50,7 @@ impl Paths {
 
     /// All of its storage.
     pub fn storage(&self) -> PathBuf {
-        PathBuf::from(STATE_FOLDER)
-            .join("containers")
-            .join(&self.name)
+        storages().join(&self.name)
     }
 
     /// The overlay's lower layer: the image, idmapped.
@@ -110,10 +113,5 @@ impl Paths {
     /// systemd-nspawn's lock of a root, by its file system and inode, while it runs.
     pub fn lock_of_root(device: u64, inode: u64) -> PathBuf {
         PathBuf::from(format!("/run/systemd/nspawn/locks/inode-{device}:{inode}"))
-    }
-
-    /// What systemd-nspawn leaves behind when it is killed, and then refuses to start over.
-    pub fn stale_export(&self) -> PathBuf {
-        PathBuf::from("/run/systemd/nspawn/unix-export").join(&self.name)
     }
 }

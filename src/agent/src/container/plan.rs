@@ -91,7 +91,9 @@ fn plan_one(
     if machine.autostart != container.autostart {
         steps.push(Step::SetAutostart(name(), container.autostart));
     }
-    if is_change && machine.unit.is_up() && !machine.guest_files.is_empty() {
+    // A guest that is to stop may refuse its files, and needs them no more.
+    let stays = container.running && machine.unit.is_up();
+    if is_change && stays && !machine.guest_files.is_empty() {
         steps.push(Step::WriteGuestFiles(name()));
     }
     steps
@@ -150,11 +152,19 @@ mod tests {
     }
 
     fn steps(change: impl FnOnce(&mut Machine), scope: &Scope) -> Vec<&'static str> {
+        steps_of(container("web"), change, scope)
+    }
+
+    fn steps_of(
+        container: Container,
+        change: impl FnOnce(&mut Machine),
+        scope: &Scope,
+    ) -> Vec<&'static str> {
         let mut machine = good();
         change(&mut machine);
         let inventory = Inventory {
             host: Some(host()),
-            containers: BTreeMap::from([("web".parse().unwrap(), stored(container("web")))]),
+            containers: BTreeMap::from([("web".parse().unwrap(), stored(container))]),
             ..Inventory::default()
         };
         let observed = Observed {
@@ -210,6 +220,11 @@ mod tests {
         let inside = |machine: &mut Machine| machine.guest_files = vec!["etc/hostname".to_owned()];
         assert_eq!(steps(inside, &Scope::All), [""; 0]);
         assert_eq!(steps(inside, &own), ["guest"]);
+        let to_stop = Container {
+            running: false,
+            ..container("web")
+        };
+        assert_eq!(steps_of(to_stop, inside, &own), [""; 0], "it is to stop");
         let stopped = |machine: &mut Machine| {
             machine.unit = down();
             machine.guest_files = vec!["etc/hostname".to_owned()];

@@ -14,6 +14,7 @@ use crate::{
     context::Context,
     filter::port,
     guest,
+    reconcile::{Scope, Step, look},
     store::Stored,
     system::{
         journal,
@@ -85,6 +86,26 @@ pub async fn settle(context: &Context, stored: &Stored<Container>) -> Result<(),
         ));
     }
     Ok(())
+}
+
+/// Whether a guest is to be stopped or restarted though the reconcile failed: its root must not keep it from that.
+/// A restart with files of the host that are still wrong would be taken for one with the right ones.
+pub async fn ends_anyway(context: &Context, stored: &Stored<Container>) -> Result<bool, Failure> {
+    let name = &stored.desired.name;
+    let paths = Paths::of(name);
+    let systemd = Systemd::of_host(context).await?;
+    let state = systemd.unit_state(&paths.unit()).await?;
+    let started = Started::read(&paths)?;
+    Ok(
+        match plan::run(&stored.desired, &state, &started, port::exists(name)) {
+            Run::Stop => true,
+            Run::Restart => {
+                let left = look(context, &Scope::Container(name.clone())).await?.steps;
+                left.iter().all(Step::is_within_guest)
+            }
+            Run::Leave | Run::Start => false,
+        },
+    )
 }
 
 async fn booted(

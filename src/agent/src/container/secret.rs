@@ -1,11 +1,17 @@
 //! The hash of a container's root password: the one secret that is kept, because an ephemeral
 //! root needs it at every start.
 
-use protocol::{Failure, FailureKind, name::MachineName, secret::Secret};
+use std::{fs, io, path::Path};
+
+use protocol::{Failure, FailureKind, desired::Container, name::MachineName, secret::Secret};
 use sha_crypt::{PasswordHasher as _, ShaCrypt};
 
 use super::paths::Paths;
-use crate::{store, system::files};
+use crate::{
+    failure::Context as _,
+    store::{self, Inventory},
+    system::files,
+};
 
 /// The crypt(5) hash of a password, with a salt of its own. SHA-512: every image's libcrypt knows it.
 pub fn hash(password: &Secret) -> Result<String, Failure> {
@@ -29,9 +35,12 @@ pub fn keep(name: &MachineName, hash: &str) -> Result<(), Failure> {
     files::replace(&path, hash.as_bytes(), 0o600)
 }
 
-/// A container's hash, where there is one.
-pub fn password_hash(name: &MachineName) -> Result<Option<String>, Failure> {
-    let bytes = files::read(&Paths::of(name).secret())?;
+/// A container's hash, where it wants one.
+pub fn password_hash(container: &Container) -> Result<Option<String>, Failure> {
+    if container.root_password_version.is_none() {
+        return Ok(None);
+    }
+    let bytes = files::read(&Paths::of(&container.name).secret())?;
     Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
@@ -40,9 +49,48 @@ pub fn forget(name: &MachineName) -> Result<(), Failure> {
     files::remove_file(&Paths::of(name).secret())
 }
 
+/// Forgets the hashes of containers that nothing is recorded of. The host's lock is held by the caller.
+pub fn sweep(inventory: &Inventory) -> Result<(), Failure> {
+    sweep_in(&Path::new(store::FOLDER).join("secrets"), inventory)
+}
+
+fn sweep_in(folder: &Path, inventory: &Inventory) -> Result<(), Failure> {
+    let deed = || format!("list {}", folder.display());
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.doing(deed)?,
+    };
+    for entry in entries {
+        let name = entry.doing(deed)?.file_name();
+        let is_recorded = |name: &str| {
+            let containers = inventory.containers.keys();
+            containers.into_iter().any(|known| known.as_str() == name)
+        };
+        if !name.to_str().is_some_and(is_recorded) {
+            files::remove_file(&folder.join(name))?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing;
+
+    #[test]
+    fn hashes_without_a_record_are_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["web", "gone", ".web.nspawn-agent"] {
+            fs::write(folder.path().join(name), "$6$x").unwrap();
+        }
+        for _ in 0..2 {
+            sweep_in(folder.path(), &testing::inventory(&["web"], &[])).unwrap();
+        }
+        assert!(folder.path().join("web").exists());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        sweep_in(&folder.path().join("never"), &Inventory::default()).unwrap();
+    }
 
     #[test]
     fn a_hash_is_salted_and_fits_a_shadow_file() {

@@ -11,15 +11,21 @@ use protocol::{
     desired::{Container, Storage},
 };
 
-use super::{Assigned, copy, discarded, mount, paths::Paths};
-use crate::{failure::Context as _, image::tree, store::Stored, system::files};
+use super::{Assigned, copy, mount, paths, paths::Paths};
+use crate::{
+    discarded,
+    failure::Context as _,
+    image::tree,
+    store::Stored,
+    system::{files, mounts},
+};
 
 /// Lays the container's root at its place under /var/lib/machines.
 pub fn bring_up(stored: &Stored<Container>) -> Result<(), Failure> {
     let (container, assigned) = (&stored.desired, &stored.assigned);
     let paths = Paths::of(&container.name);
     take_down(container)?;
-    clear_stale_export(&paths)?;
+    clear_stale_export(container.name.as_str())?;
     let tree = tree::folder(&assigned.image_digest);
     if !tree.is_dir() {
         return Err(Failure::new(
@@ -43,13 +49,13 @@ pub fn bring_up(stored: &Stored<Container>) -> Result<(), Failure> {
 /// Takes the container's root away, and what an ephemeral one changed.
 pub fn take_down(container: &Container) -> Result<(), Failure> {
     let paths = Paths::of(&container.name);
-    clear_stale_lock(&paths)?;
+    clear_stale_lock(&paths.machine())?;
     for folder in [paths.machine(), paths.lower()] {
-        mount::detach_all(&folder).doing(|| format!("unmount {}", folder.display()))?;
+        mounts::detach_all(&folder).doing(|| format!("unmount {}", folder.display()))?;
     }
     if container.ephemeral {
         for folder in [paths.upper(), paths.work(), paths.copy()] {
-            discarded::set_aside(&container.name, &folder)?;
+            discarded::set_aside(&paths::storages(), container.name.as_str(), &folder)?;
         }
     }
     Ok(())
@@ -108,10 +114,16 @@ fn own_copy(paths: &Paths, tree: &Path, assigned: &Assigned) -> Result<(), Failu
     mount::attach(&bound, &paths.machine()).doing(deed)
 }
 
+/// Clears what a systemd-nspawn leaves of a machine that has no unit, when it was killed.
+pub fn clear_after_nspawn(machine: &str, root: &Path) -> Result<(), Failure> {
+    clear_stale_lock(root)?;
+    clear_stale_export(machine)?;
+    files::remove_empty_folder(&Path::new("/run/systemd/nspawn/propagate").join(machine))
+}
+
 /// A systemd-nspawn that was killed leaves the lock of its root, which nobody removes later.
-fn clear_stale_lock(paths: &Paths) -> Result<(), Failure> {
-    let root = paths.machine();
-    match fs::metadata(&root) {
+fn clear_stale_lock(root: &Path) -> Result<(), Failure> {
+    match fs::metadata(root) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         found => {
             let found = found.doing(|| format!("look at {}", root.display()))?;
@@ -122,9 +134,9 @@ fn clear_stale_lock(paths: &Paths) -> Result<(), Failure> {
 
 /// After SIGKILL of systemd-nspawn its next start fails with "Mount point … exists already,
 /// refusing" (measured, 3 of 3).
-fn clear_stale_export(paths: &Paths) -> Result<(), Failure> {
-    let export = paths.stale_export();
-    mount::detach_all(&export).doing(|| format!("unmount {}", export.display()))?;
+fn clear_stale_export(machine: &str) -> Result<(), Failure> {
+    let export = Path::new("/run/systemd/nspawn/unix-export").join(machine);
+    mounts::detach_all(&export).doing(|| format!("unmount {}", export.display()))?;
     files::remove_empty_folder(&export)
 }
 
@@ -132,7 +144,11 @@ fn clear_stale_export(paths: &Paths) -> Result<(), Failure> {
 pub fn remove(container: &Container) -> Result<(), Failure> {
     take_down(container)?;
     let paths = Paths::of(&container.name);
-    clear_stale_export(&paths)?;
-    discarded::set_aside(&container.name, &paths.storage())?;
+    clear_stale_export(container.name.as_str())?;
+    discarded::set_aside(
+        &paths::storages(),
+        container.name.as_str(),
+        &paths.storage(),
+    )?;
     files::remove_empty_folder(&paths.machine())
 }

@@ -78,6 +78,18 @@ fn keep<D: Kept>(desired: D, assigned: D::Assigned) -> Stored<D> {
 }
 
 #[test]
+fn only_a_removal_that_is_asked_for_is_refused() {
+    use crate::object::Object as _;
+    let protected = Container {
+        delete_protection: true,
+        ..container("web")
+    };
+    let failure = protected.admit_removal().unwrap_err();
+    assert_eq!(failure.attribute.as_deref(), Some("delete_protection"));
+    assert!(container("web").admit_removal().is_ok());
+}
+
+#[test]
 fn what_a_killed_run_left_is_made_anew_when_what_is_chosen_once_differs() {
     use crate::{object::Object as _, store::Inventory};
     let left = stored(container("web"));

@@ -244,7 +244,9 @@ pub async fn observe(
         if !concerns(scope, inventory, &name, file.as_deref()) {
             continue;
         }
-        let leader = containers.leader(&name);
+        let leader = containers
+            .leader(&name)
+            .filter(|_| !is_to_stop(scope, inventory, &name));
         let network = match leader {
             // A guest that ends at this very moment has no network any more.
             Some(leader) => in_namespace(leader, look).await.ok(),
@@ -260,6 +262,12 @@ pub async fn observe(
         );
     }
     Ok(observed)
+}
+
+/// Whether a change stops the guest: what is inside needs no network any more, and its root may keep it from one.
+fn is_to_stop(scope: &Scope, inventory: &Inventory, name: &MachineName) -> bool {
+    let stored = inventory.containers.get(name);
+    *scope == Scope::Container(name.clone()) && stored.is_some_and(|stored| !stored.desired.running)
 }
 
 fn concerns(scope: &Scope, inventory: &Inventory, name: &MachineName, file: Option<&str>) -> bool {
@@ -303,15 +311,15 @@ async fn look(netlink: Netlink) -> Result<Network, Failure> {
 
 /// Brings a guest's network to what it should be.
 pub async fn apply(context: &Context, change: &Change) -> Result<(), Failure> {
-    if let Some(leader) = change.leader
-        && !change.remove.is_empty()
-    {
-        let remove = change.remove.clone();
-        in_namespace(leader, async move |netlink| {
-            take_away(&netlink, &remove).await
-        })
-        .await?;
-    }
+    // A guest that holds on to an address must not keep its file, which its next start goes by.
+    let taken_away = match change.leader {
+        Some(leader) if !change.remove.is_empty() => {
+            let remove = change.remove.clone();
+            let work = async move |netlink: Netlink| take_away(&netlink, &remove).await;
+            in_namespace(leader, work).await
+        }
+        _ => Ok(()),
+    };
     if let Some(text) = &change.file {
         write_file(context, &change.container, text)?;
         if let Some(leader) = change.leader {
@@ -322,7 +330,7 @@ pub async fn apply(context: &Context, change: &Change) -> Result<(), Failure> {
         let change = change.clone();
         in_namespace(leader, async move |netlink| add(&netlink, &change).await).await?;
     }
-    Ok(())
+    taken_away
 }
 
 async fn take_away(netlink: &Netlink, nets: &[IpNet]) -> Result<(), Failure> {

@@ -28,9 +28,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     command::off_thread,
-    container,
     context::Context,
-    image,
+    discarded, image,
     object::Object,
     store::{Inventory, Stored},
     system::{
@@ -333,9 +332,10 @@ pub async fn clear_but_service(context: &Context, stored: &Stored<Host>) -> Resu
         files::remove_file(modules)?;
     }
     install::reload_networkd(context).await?;
-    off_thread((), |()| container::clear_all()).await?;
-    // What an image that could not be made has left; check_unused() has seen that nobody needs it.
+    // What an image that could not be made has left, too; check_unused() has seen that nobody needs it.
     image::tree::collect(&Inventory::default())?;
+    off_thread((), |()| discarded::clear_all()).await?;
+    image::tree::remove_empty_folders()?;
     install::stop_empty_slice(context).await?;
     files::remove_tree(&context.run_folder.join("network"))?;
     // The last, so that the next boot goes on with a removal that was cut off.

@@ -58,14 +58,15 @@ fn apt() -> Program {
         .env("DEBIAN_FRONTEND", "noninteractive")
         .env("NEEDRESTART_MODE", "l")
         .args(["-o", "DPkg::Lock::Timeout=120"])
-        // dpkg in the middle of a package would have to be told to go on by a person.
-        .outliving()
 }
 
 async fn install(context: &Context, packages: &[&str]) -> Result<(), Failure> {
     apt()
         .args(["install", "-y", "-qq", "--no-install-recommends"])
         .args(packages)
+        // dpkg in the middle of a package would have to be told to go on by a person. The next one waits for its
+        // lock; apt waits for none of the lists, so that an update must not go on.
+        .outliving()
         .run(context)
         .await
         .map(drop)

@@ -8,9 +8,10 @@ use protocol::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{Assigned, fetch, identity, tree::Incoming, unpack};
+use super::{Assigned, fetch, identity, incoming::Incoming, unpack};
 use crate::{
     command::{Program, off_thread},
+    container,
     context::Context,
     failure::Context as _,
     guest::root::GuestRoot,
@@ -44,7 +45,18 @@ fn digest(content: &[u8], image: &Image, plain: &str) -> String {
 
 /// Builds the tree of an image in a folder beside the others. What was made goes when it fails.
 pub async fn build(context: &Context, image: &Image) -> Result<(Incoming, Assigned), Failure> {
-    build_once(context, image).await.map_err(explain_full_disk)
+    let incoming = Incoming::new()?;
+    match fill(context, image, &incoming).await {
+        Ok(assigned) => Ok((incoming, assigned)),
+        Err(failure) => {
+            off_thread(incoming, |incoming| {
+                drop(incoming);
+                Ok(())
+            })
+            .await?;
+            Err(explain_full_disk(failure))
+        }
+    }
 }
 
 /// Programs say it in their own words.
@@ -60,11 +72,10 @@ fn explain_full_disk(failure: Failure) -> Failure {
     .help("Make room below /var/lib/nspawn-agent on the host, or remove images that nothing needs.")
 }
 
-async fn build_once(context: &Context, image: &Image) -> Result<(Incoming, Assigned), Failure> {
-    let incoming = Incoming::new()?;
+async fn fill(context: &Context, image: &Image, incoming: &Incoming) -> Result<Assigned, Failure> {
     let root = incoming.root();
     match &image.source {
-        ImageSource::Tarball(tarball) => unpacked(context, tarball, &incoming).await?,
+        ImageSource::Tarball(tarball) => unpacked(context, tarball, incoming).await?,
         ImageSource::Debootstrap(recipe) => debootstrap(context, recipe, &root).await?,
     }
     fs::set_permissions(&root, fs::Permissions::from_mode(0o755))
@@ -80,7 +91,7 @@ async fn build_once(context: &Context, image: &Image) -> Result<(Incoming, Assig
         )
         .help("The tarball must hold usr, etc and so on at its top, not within a folder."));
     }
-    customize(context, image, &incoming).await?;
+    customize(context, image, incoming).await?;
     let digest = match digest_known(image) {
         Some(digest) => digest,
         None => digest(&installed(image, &root)?, image, ""),
@@ -100,14 +111,11 @@ async fn build_once(context: &Context, image: &Image) -> Result<(Incoming, Assig
         image.name,
         size_bytes / 1_000_000
     ));
-    Ok((
-        incoming,
-        Assigned {
-            digest,
-            os,
-            size_bytes,
-        },
-    ))
+    Ok(Assigned {
+        digest,
+        os,
+        size_bytes,
+    })
 }
 
 async fn unpacked(
@@ -133,7 +141,9 @@ async fn debootstrap(context: &Context, recipe: &Debootstrap, root: &Path) -> Re
         }
     }
     context.progress(format!("debootstrap {} begins", recipe.suite));
-    let mut program = Program::new("debootstrap").arg(format!("--variant={}", recipe.variant));
+    // It mounts within the tree, and leaves dpkg running when only its shell is killed.
+    let mut program =
+        Program::contained("debootstrap").arg(format!("--variant={}", recipe.variant));
     for (option, values) in [
         ("include", &recipe.include),
         ("components", &recipe.components),
@@ -163,11 +173,15 @@ fn installed(image: &Image, root: &Path) -> Result<Vec<u8>, Failure> {
 async fn customize(context: &Context, image: &Image, incoming: &Incoming) -> Result<(), Failure> {
     for (index, line) in image.customize.iter().flatten().enumerate() {
         context.progress(format!("image {}: customize {}", image.name, index + 1));
-        let run = Program::new("systemd-nspawn")
+        let machine = incoming.machine();
+        // Killed alone, systemd-nspawn leaves what runs within. A scope would be asked for by the number that a
+        // process has in the namespace.
+        let run = Program::contained("systemd-nspawn")
             .args([
                 "--quiet",
                 "--settings=no",
                 "--register=no",
+                "--keep-unit",
                 "--as-pid2",
                 "--console=pipe",
             ])
@@ -177,12 +191,13 @@ async fn customize(context: &Context, image: &Image, incoming: &Incoming) -> Res
                 "--link-journal=no",
             ])
             .args(["--setenv=DEBIAN_FRONTEND=noninteractive"])
-            .arg(format!("--machine=image-{}", incoming.number()))
+            .arg(format!("--machine={machine}"))
             .arg("--directory")
             .arg(incoming.root())
             .args(["/bin/sh", "-c", line])
             .run(context)
             .await;
+        let cleared = container::clear_after_nspawn(&machine, &incoming.root());
         run.map_err(|failure| {
             let complaint = failure
                 .message
@@ -194,6 +209,7 @@ async fn customize(context: &Context, image: &Image, incoming: &Incoming) -> Res
             );
             Failure::new(failure.kind, message).at("customize")
         })?;
+        cleared?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! The hash is made while the bytes come in, and compared before anything is unpacked.
 
 use std::{
+    borrow::Cow,
     fs::File,
     io::Write as _,
     path::Path,
@@ -153,35 +154,49 @@ async fn download(context: &Context, url: &str, sink: &mut Sink<'_>) -> Result<(
     }
     let deed = || format!("fetch {}", shown(url));
     let mut child = downloader(context, url).await?;
-    let stdout = child.stdout.take();
-    let mut complaint = Vec::new();
-    let stderr = child.stderr.take();
-    let listen = async {
-        if let Some(mut stderr) = stderr {
-            let _ = stderr.read_to_end(&mut complaint).await;
-        }
-    };
-    let poured = async {
-        match stdout {
-            Some(stdout) => pour(context, stdout, sink).await,
-            None => Ok(()),
-        }
-    };
-    let ((), poured) = tokio::join!(listen, poured);
-    poured?;
+    let complaint = drain(context, &mut child, sink).await?;
     let status = context
         .within(async { child.wait().await.doing(deed) })
         .await?;
     if status.success() {
         return Ok(());
     }
-    let complaint = command::tail(&complaint).replace(url, shown(url));
+    let complaint = without_secrets(&String::from_utf8_lossy(&complaint));
     Err(Failure::new(
         FailureKind::Command,
-        format!("could not {}: {complaint}", deed()),
+        format!(
+            "could not {}: {}",
+            deed(),
+            command::tail(complaint.as_bytes())
+        ),
     )
     .help("Check the url, and that the host itself can reach it.")
     .at("tarball.url"))
+}
+
+/// Takes what a downloader brings, and gives what it complains of. The first failure ends both: a download that stalls
+/// says nothing more.
+async fn drain(
+    context: &Context,
+    child: &mut Child,
+    sink: &mut Sink<'_>,
+) -> Result<Vec<u8>, Failure> {
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let mut complaint = Vec::new();
+    let listen = context.within(async {
+        if let Some(mut stderr) = stderr {
+            let _ = stderr.read_to_end(&mut complaint).await;
+        }
+        Ok(())
+    });
+    let poured = async {
+        match stdout {
+            Some(stdout) => pour(context, stdout, sink).await,
+            None => Ok(()),
+        }
+    };
+    tokio::try_join!(listen, poured)?;
+    Ok(complaint)
 }
 
 /// What a person is told of a url: after it may come a signature, which is as good as a password.
@@ -189,11 +204,30 @@ fn shown(url: &str) -> &str {
     url.split(['?', '#']).next().unwrap_or_default()
 }
 
+/// A text without what may be a signature or a password in the urls of it: one that was led elsewhere, or is written
+/// in another way, is not the one that was asked for.
+fn without_secrets(text: &str) -> String {
+    let words = text.split_inclusive(char::is_whitespace);
+    words.map(without_secret).collect()
+}
+
+fn without_secret(word: &str) -> Cow<'_, str> {
+    let Some((scheme, rest)) = word.split_once("://") else {
+        return word.into();
+    };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let behind_user = authority.rfind('@').map_or(0, |at| at + 1);
+    let rest = rest.get(behind_user..).unwrap_or_default().trim_end();
+    let end = if word.ends_with('\n') { '\n' } else { ' ' };
+    format!("{scheme}://{}{end}", shown(rest)).into()
+}
+
 /// curl(1), or else wget(1): a static agent can't look up names, and brings no certificates along.
 /// The url goes to their stdin: every user of the host sees arguments, and it may be signed.
 async fn downloader(context: &Context, url: &str) -> Result<Child, Failure> {
     let curl = [
         "--fail",
+        "--globoff",
         "--silent",
         "--show-error",
         "--location",
@@ -218,7 +252,9 @@ async fn downloader(context: &Context, url: &str) -> Result<Child, Failure> {
 }
 
 async fn spawn(program: &str, arguments: &[&str], input: &str) -> std::io::Result<Child> {
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command::end_with_parent(command.as_std_mut());
+    let mut child = command
         .args(arguments)
         .env("LC_ALL", "C.UTF-8")
         .stdin(Stdio::piped())
@@ -243,6 +279,40 @@ async fn pour(
         match context.within(read).await? {
             0 => return Ok(()),
             length => sink.write(&piece[..length])?,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_download_that_stalls_ends_with_its_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tarball");
+        testing::within(Duration::from_millis(10), async |context| {
+            let mut sink = Sink::new(&context, &path).unwrap();
+            let stalls = ["-c", "exec sleep 600"];
+            let mut child = spawn("sh", &stalls, "").await.unwrap();
+            let failure = drain(&context, &mut child, &mut sink).await.unwrap_err();
+            assert_eq!(failure.kind, FailureKind::Timeout);
+        })
+        .await;
+    }
+
+    #[test]
+    fn no_url_of_a_complaint_keeps_what_may_be_a_secret() {
+        for (text, shown) in [
+            ("curl: (22) error: 403", "curl: (22) error: 403"),
+            (
+                "led to https://a:b@cdn.example/x?sig=c%2Fd#e and\nhttp://h?q=1",
+                "led to https://cdn.example/x and\nhttp://h ",
+            ),
+            ("'HTTPS://u:p?w@h/x?y=z/a@b':\n", "'HTTPS://h/x\n"),
+        ] {
+            assert_eq!(without_secrets(text), shown);
         }
     }
 }

@@ -3,6 +3,7 @@
 mod build;
 mod fetch;
 mod identity;
+mod incoming;
 pub mod tree;
 mod unpack;
 
@@ -16,9 +17,8 @@ use protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use self::tree::Incoming;
+use self::incoming::Incoming;
 use crate::{
-    command::off_thread,
     context::Context,
     object::Object,
     reconcile::{Observation, Scope},
@@ -47,7 +47,7 @@ pub struct Observed {
 /// One step, as data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Remove the trees that nothing needs, and what was left half-made.
+    /// Set aside the trees that nothing needs, and what was left half-made.
     Collect,
 }
 
@@ -79,14 +79,10 @@ pub fn plan(_inventory: &Inventory, observation: &Observation, _scope: &Scope) -
 }
 
 /// Does one step.
+#[allow(clippy::unused_async, reason = "every kind of object performs alike")]
 pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
     match step {
-        Step::Collect => {
-            off_thread(context.store.inventory()?, |inventory| {
-                tree::collect(&inventory)
-            })
-            .await
-        }
+        Step::Collect => tree::collect(&context.store.inventory()?),
     }
 }
 
@@ -147,6 +143,8 @@ impl Object for Image {
         {
             return Ok((None, assigned));
         }
+        // There may be little room, and much that nobody needs.
+        tree::clear_away(context).await;
         let (incoming, assigned) = build::build(context, self).await?;
         Ok((Some(incoming), assigned))
     }
@@ -154,12 +152,12 @@ impl Object for Image {
     async fn admit(
         &self,
         _context: &Context,
-        _inventory: &Inventory,
+        inventory: &Inventory,
         _previous: Option<&Stored<Self>>,
         (incoming, assigned): Self::Prepared,
     ) -> Result<Assigned, Failure> {
         if let Some(incoming) = incoming {
-            incoming.put_in_place(&assigned.digest)?;
+            incoming.put_in_place(&assigned.digest, inventory)?;
         } else if !tree::folder(&assigned.digest).is_dir() {
             return Err(Failure::new(
                 protocol::FailureKind::Busy,
@@ -172,7 +170,8 @@ impl Object for Image {
         Ok(assigned)
     }
 
-    async fn settle(_context: &Context, _stored: &Stored<Self>) -> Result<(), Failure> {
+    async fn settle(context: &Context, _stored: &Stored<Self>) -> Result<(), Failure> {
+        tree::clear_away(context).await;
         Ok(())
     }
 
@@ -183,6 +182,11 @@ impl Object for Image {
     ) -> Result<(), Failure> {
         // Containers keep the tree that they stand on; the name may go before them. The reconcile collects
         // what nothing needs any more.
+        Ok(())
+    }
+
+    async fn clear_away(context: &Context, _stored: &Stored<Self>) -> Result<(), Failure> {
+        tree::clear_away(context).await;
         Ok(())
     }
 }

@@ -9,102 +9,26 @@ use std::{
 };
 
 use protocol::Failure;
-use rustix::fs::{FlockOperation, flock};
 
+use super::incoming;
 use crate::{
-    container::STATE_FOLDER, failure::Context as _, lock, store::Inventory, system::files,
+    command::off_thread, container::STATE_FOLDER, context::Context, discarded,
+    failure::Context as _, store::Inventory, system::files,
 };
 
-/// Marks a folder that is being filled; its maker holds a lock on it.
-const INCOMING: &str = ".incoming-";
-
-fn trees() -> PathBuf {
+/// Where the trees lie.
+pub fn trees() -> PathBuf {
     Path::new(STATE_FOLDER).join("images/trees")
 }
 
 /// Where the tree of this digest lies.
 pub fn folder(digest: &str) -> PathBuf {
-    trees().join(digest.strip_prefix("sha256:").unwrap_or(digest))
+    trees().join(name_of(digest))
 }
 
-/// A tree in the making. What is in it is gone when this is dropped before it was put in place.
-#[derive(Debug)]
-pub struct Incoming {
-    folder: PathBuf,
-    _lock: File,
-}
-
-impl Incoming {
-    /// A fresh folder.
-    pub fn new() -> Result<Self, Failure> {
-        Self::within(&trees())
-    }
-
-    fn within(trees: &Path) -> Result<Self, Failure> {
-        let deed = || format!("make a folder in {}", trees.display());
-        let mut number = 0;
-        let (folder, lock) = loop {
-            files::create_folder(trees, 0o700)?;
-            sweep(trees)?;
-            let folder = trees.join(format!("{INCOMING}{}-{number}", std::process::id()));
-            match fs::create_dir(&folder).and_then(|()| lock::try_folder(&folder)) {
-                Ok(Some(lock)) => break (folder, lock),
-                // Somebody sweeps it: nobody has locked it yet.
-                Ok(None) => number += 1,
-                Err(error) if is_contended(&error) => number += 1,
-                Err(error) => return Err(error).doing(deed),
-            }
-        };
-        fs::create_dir(folder.join("root")).doing(deed)?;
-        Ok(Self {
-            folder,
-            _lock: lock,
-        })
-    }
-
-    /// Where the tree is put together.
-    pub fn root(&self) -> PathBuf {
-        self.folder.join("root")
-    }
-
-    /// Tells it from others that are made at the same time: "PROCESS-NUMBER".
-    pub fn number(&self) -> String {
-        let name = self
-            .folder
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy();
-        name.trim_start_matches(INCOMING).to_owned()
-    }
-
-    /// Where its tarball may lie meanwhile.
-    pub fn tarball(&self) -> PathBuf {
-        self.folder.join("tarball")
-    }
-
-    /// Puts the tree at its place, unless it is there already. The host's lock is held by the caller.
-    pub fn put_in_place(self, digest: &str) -> Result<(), Failure> {
-        let to = folder(digest);
-        if to.is_dir() {
-            return Ok(());
-        }
-        fs::rename(self.root(), &to).doing(|| format!("put {} in place", to.display()))
-    }
-}
-
-impl Drop for Incoming {
-    fn drop(&mut self) {
-        // What can't be removed now is swept by the next change.
-        let _ = files::remove_tree(&self.folder);
-    }
-}
-
-/// Whether there is a folder of that name, or somebody has just cleared away the one it is to be in.
-fn is_contended(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound
-    )
+/// What the folder of this digest's tree is called.
+pub fn name_of(digest: &str) -> &str {
+    digest.strip_prefix("sha256:").unwrap_or(digest)
 }
 
 /// Whether there is what [`collect`] would remove.
@@ -112,11 +36,7 @@ pub fn has_leftovers(inventory: &Inventory) -> Result<bool, Failure> {
     let (trees, state) = (trees(), Path::new(STATE_FOLDER));
     let names = names(&trees)?;
     let is_empty = |folder: &str| is_removable(&state.join(folder));
-    let half_made = names
-        .iter()
-        .filter(|name| name.starts_with(INCOMING))
-        .any(|name| is_abandoned(&trees.join(name)));
-    Ok(half_made
+    Ok(incoming::has_abandoned(&trees)?
         || !unneeded(inventory, &names).is_empty()
         // While there are others, one that is just being made may be about to use it.
         || (inventory.containers.is_empty() && FOLDERS.into_iter().any(is_empty)))
@@ -136,36 +56,35 @@ fn is_removable(folder: &Path) -> bool {
         && fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// Whether the maker of a half-made tree is gone. Looks only.
-fn is_abandoned(folder: &Path) -> bool {
-    File::open(folder).is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_ok())
-}
-
 /// The folders that go when they are empty, each before the one that it is in.
 const FOLDERS: [&str; 4] = ["images/trees", "images", "containers", ""];
 
-/// Removes what a killed agent left half-made.
-fn sweep(trees: &Path) -> Result<(), Failure> {
-    for name in names(trees)? {
-        if !name.starts_with(INCOMING) {
-            continue;
-        }
-        let folder = trees.join(&name);
-        let deed = || format!("lock {}", folder.display());
-        // Held until it is gone: its maker may be just about to lock it.
-        if let Some(_lock) = lock::try_folder(&folder).doing(deed)? {
-            files::remove_tree(&folder)?;
-        }
+/// Sets trees aside that no image and no container needs. The host's lock is held by the caller.
+pub fn collect(inventory: &Inventory) -> Result<(), Failure> {
+    let trees = trees();
+    for digest in unneeded(inventory, &names(&trees)?) {
+        discarded::set_aside(&trees, &digest, &trees.join(&digest))?;
     }
-    Ok(())
+    incoming::sweep(&trees)?;
+    remove_empty_folders()
 }
 
-/// Removes trees that no image and no container needs. The host's lock is held by the caller.
-pub fn collect(inventory: &Inventory) -> Result<(), Failure> {
-    for digest in unneeded(inventory, &names(&trees())?) {
-        files::remove_tree(&trees().join(digest))?;
+/// Removes what was set aside, without the host's lock. What can't be removed is told, and tried again by the
+/// resident service.
+pub async fn clear_away(context: &Context) {
+    let clear = off_thread((), |()| {
+        discarded::clear_abandoned_in(&trees())?;
+        remove_empty_folders()
+    });
+    if let Err(failure) = context.within(clear).await {
+        context.progress(format!(
+            "unneeded trees of images are removed later: {failure}"
+        ));
     }
-    sweep(&trees())?;
+}
+
+/// Removes those of the agent's folders that nothing is in.
+pub fn remove_empty_folders() -> Result<(), Failure> {
     let state = Path::new(STATE_FOLDER);
     for folder in FOLDERS.map(|folder| state.join(folder)) {
         if is_removable(&folder) {
@@ -176,6 +95,13 @@ pub fn collect(inventory: &Inventory) -> Result<(), Failure> {
 }
 
 fn unneeded(inventory: &Inventory, trees: &[String]) -> Vec<String> {
+    let needed = needed(inventory);
+    let is_unneeded = |name: &&String| !name.starts_with('.') && !needed.contains(name.as_str());
+    trees.iter().filter(is_unneeded).cloned().collect()
+}
+
+/// The trees that an image or a container stands on, as their folders are called.
+pub fn needed(inventory: &Inventory) -> BTreeSet<&str> {
     let images = inventory
         .images
         .values()
@@ -184,15 +110,14 @@ fn unneeded(inventory: &Inventory, trees: &[String]) -> Vec<String> {
         .containers
         .values()
         .map(|stored| &stored.assigned.image_digest);
-    let needed: BTreeSet<_> = images
+    images
         .chain(containers)
-        .map(|digest| digest.strip_prefix("sha256:").unwrap_or(digest))
-        .collect();
-    let is_unneeded = |name: &&String| !name.starts_with('.') && !needed.contains(name.as_str());
-    trees.iter().filter(is_unneeded).cloned().collect()
+        .map(|digest| name_of(digest))
+        .collect()
 }
 
-fn names(folder: &Path) -> Result<Vec<String>, Failure> {
+/// What is in a folder; nothing when it isn't there.
+pub fn names(folder: &Path) -> Result<Vec<String>, Failure> {
     let deed = || format!("list {}", folder.display());
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -252,7 +177,7 @@ fn clean_and_measure_at(path: &Path, depth: usize) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, sync::Barrier};
+    use std::collections::BTreeMap;
 
     use super::*;
     use crate::container::tests::{container, stored};
@@ -269,77 +194,6 @@ mod tests {
         for stays in [&full, &link, &top.path().join("never")] {
             assert!(!is_removable(stays), "{}", stays.display());
         }
-    }
-
-    #[test]
-    fn what_is_dropped_or_killed_leaves_nothing() {
-        let top = tempfile::tempdir().unwrap();
-        let trees = top.path().join("trees");
-        let first = Incoming::within(&trees).unwrap();
-        fs::write(first.root().join("file"), "x").unwrap();
-        // A second one at the same time leaves the first alone, and sweeps what nobody holds.
-        fs::create_dir(trees.join(".incoming-1-0")).unwrap();
-        let second = Incoming::within(&trees).unwrap();
-        assert!(first.root().join("file").exists());
-        assert_eq!(names(&trees).unwrap().len(), 2);
-        drop((first, second));
-        assert_eq!(names(&trees).unwrap().len(), 0);
-    }
-
-    #[test]
-    fn a_tree_is_begun_while_others_sweep() {
-        const ROUNDS: usize = 300;
-        let top = tempfile::tempdir().unwrap();
-        let trees = top.path().join("trees");
-        let fill = || {
-            let incoming = Incoming::within(&trees)?;
-            fs::write(incoming.tarball(), "x").doing(|| "fill a tree")
-        };
-        // Others sweep a few times meanwhile, and not in a loop without an end.
-        let tidy_up = || {
-            (0..8).try_for_each(|_| {
-                sweep(&trees)?;
-                files::remove_empty_folder(&trees)
-            })
-        };
-        let together = Barrier::new(2);
-        let failures = |work: &dyn Fn() -> Result<(), Failure>| -> Vec<Failure> {
-            let round = |_| {
-                together.wait();
-                work().err()
-            };
-            (0..ROUNDS).filter_map(round).collect()
-        };
-        let (swept, begun) = std::thread::scope(|scope| {
-            let swept = scope.spawn(|| failures(&tidy_up));
-            let begun = failures(&fill);
-            (swept.join().unwrap(), begun)
-        });
-        assert!(swept.is_empty() && begun.is_empty(), "{swept:?} {begun:?}");
-        sweep(&trees).unwrap();
-        assert_eq!(names(&trees).unwrap(), [""; 0]);
-    }
-
-    #[test]
-    fn what_is_swept_is_locked_until_it_is_gone() {
-        const FILES: usize = 3000;
-        let top = tempfile::tempdir().unwrap();
-        let folder = top.path().join(format!("{INCOMING}1-0"));
-        fs::create_dir(&folder).unwrap();
-        for number in 0..FILES {
-            fs::write(folder.join(number.to_string()), "").unwrap();
-        }
-        let left = || fs::read_dir(&folder).map_or(0, Iterator::count);
-        std::thread::scope(|scope| {
-            let sweeping = scope.spawn(|| sweep(top.path()));
-            while left() == FILES {
-                std::thread::yield_now();
-            }
-            while folder.exists() {
-                assert!(lock::try_folder(&folder).unwrap().is_none());
-            }
-            sweeping.join().unwrap().unwrap();
-        });
     }
 
     #[test]
@@ -366,17 +220,5 @@ mod tests {
         let bytes = clean_and_measure(top.path()).unwrap();
         assert!((100_000..200_000).contains(&bytes), "{bytes}");
         assert!(!null.exists() && top.path().join("file").exists());
-    }
-
-    #[test]
-    fn a_tree_without_bottom_is_refused_and_goes() {
-        let top = tempfile::tempdir().unwrap();
-        let incoming = Incoming::within(top.path()).unwrap();
-        let deep = incoming.root().join("d/".repeat(1500));
-        fs::create_dir_all(&deep).unwrap();
-        let error = clean_and_measure(&incoming.root()).unwrap_err();
-        assert!(error.to_string().contains("nested"), "{error}");
-        drop(incoming);
-        assert_eq!(names(top.path()).unwrap(), [""; 0]);
     }
 }

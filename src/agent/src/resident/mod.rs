@@ -18,8 +18,8 @@ use tokio::{
 
 use self::{pace::Pace, patience::Patience, watch::Watch};
 use crate::{
-    container,
     context::Context,
+    discarded,
     failure::Context as _,
     given_up, host,
     host::{pending, rollback},
@@ -223,12 +223,12 @@ impl Healer {
         );
     }
 
-    /// Beside all else, removes what nobody removes any more of containers that are gone.
+    /// Beside all else, removes what nobody removes any more of containers and images that are gone.
     fn clear_away(&mut self) {
         if self.clearing.as_ref().is_none_or(JoinHandle::is_finished) {
             self.clearing = Some(spawn_blocking(|| {
                 tell(
-                    container::clear_abandoned()
+                    discarded::clear_abandoned()
                         .err()
                         .map(|failure| failure.to_string()),
                 );

@@ -95,6 +95,10 @@ pub async fn put<O: Object>(
     };
     let made = match made {
         Ok(()) => settle(context, &stored).await,
+        // Whether it can be looked at doesn't matter: the first failure is the answer.
+        Err(failure) if O::settles_anyway(context, &stored).await.unwrap_or(false) => {
+            settle(context, &stored).await.map_err(|_| failure)
+        }
         Err(failure) => Err(failure),
     };
     let made = if takes_over {
@@ -271,6 +275,7 @@ async fn remove_one<O: Object>(
         let stored = context.store.get::<O>(name)?;
         if let Some(stored) = &stored {
             ownership::remove(&stored.desired.what(), &stored.owner, token)?;
+            stored.desired.admit_removal()?;
             remove_locked(context, stored).await?;
         }
         stored

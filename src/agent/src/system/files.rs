@@ -3,14 +3,15 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
 };
 
 use protocol::{Failure, FailureKind};
+use rustix::fs::{FlockOperation, flock};
 
 use super::remove;
-use crate::failure::Context as _;
+use crate::{failure::Context as _, lock};
 
 /// The first line of every file of ours outside /etc/nspawn-agent.
 pub const HEADER: &str =
@@ -43,14 +44,8 @@ pub fn replace(path: &Path, contents: &[u8], mode: u32) -> Result<(), Failure> {
         ));
     };
     let temporary = folder.join(format!(".{}.nspawn-agent", name.to_string_lossy()));
-    remove_file(&temporary)?;
+    let mut file = take_temporary(&temporary, mode).doing(deed)?;
     let written = (|| {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-            .open(&temporary)?;
         fault::point(|| format!("make {}", temporary.display()));
         file.write_all(contents)?;
         fault::point(|| format!("fill {}", temporary.display()));
@@ -64,6 +59,27 @@ pub fn replace(path: &Path, contents: &[u8], mode: u32) -> Result<(), Failure> {
         remove_file(&temporary)?;
     }
     written.doing(deed)
+}
+
+/// An empty file that is locked, so that another process which replaces the same file waits: a container's own unit
+/// writes without the host's lock. One that a killed process has left is taken up.
+fn take_temporary(path: &Path, mode: u32) -> io::Result<File> {
+    loop {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(mode)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK)
+            .open(path)?;
+        flock(&file, FlockOperation::LockExclusive)?;
+        // The other one has put it in place, or given up.
+        if lock::is_at(path, &file)? {
+            file.set_len(0)?;
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
+            return Ok(file);
+        }
+    }
 }
 
 /// Writes a file in its place, which takes no room on the disk when it grows by little. A power cut may leave half
@@ -205,6 +221,27 @@ mod tests {
     use std::sync::Barrier;
 
     use super::*;
+
+    #[test]
+    fn a_file_is_replaced_by_several_at_once() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("file");
+        // A killed process has left it.
+        fs::write(top.path().join(".file.nspawn-agent"), "rest of another").unwrap();
+        std::thread::scope(|scope| {
+            for text in ["one", "another"] {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..200 {
+                        replace(path, text.as_bytes(), 0o600).unwrap();
+                    }
+                });
+            }
+        });
+        let left = fs::read_to_string(&path).unwrap();
+        assert!(["one", "another"].contains(&left.as_str()), "{left}");
+        assert_eq!(fs::read_dir(top.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn a_folder_is_made_while_another_process_tidies_up() {

@@ -2,6 +2,7 @@
 
 pub mod files;
 pub mod journal;
+pub mod mounts;
 pub mod netlink;
 pub mod nft;
 mod remove;

@@ -35,6 +35,17 @@ fn of_a_prefix_the_guest_has_the_first_address() {
 }
 
 #[test]
+fn only_the_change_that_stops_a_guest_leaves_its_inside_alone() {
+    let mut inventory = crate::testing::inventory(&["web"], &[]);
+    let name: MachineName = "web".parse().unwrap();
+    let own = Scope::Container(name.clone());
+    assert!(!is_to_stop(&own, &inventory, &name));
+    inventory.containers.get_mut(&name).unwrap().desired.running = false;
+    assert!(is_to_stop(&own, &inventory, &name));
+    assert!(!is_to_stop(&Scope::All, &inventory, &name));
+}
+
+#[test]
 fn only_what_differs_is_changed() {
     let name: MachineName = "web".parse().unwrap();
     let file = Some(wanted().render());

@@ -1,0 +1,137 @@
+//! What the host chooses for a new container, once it is sure that the name is free.
+
+use std::{fs, io, ops::Range, os::unix::fs::MetadataExt as _, path::Path};
+
+use protocol::{
+    Failure, FailureKind,
+    desired::{Container, Storage},
+};
+
+use super::{Assigned, observe, paths::Paths, user_ids};
+use crate::{
+    context::Context,
+    failure::Context as _,
+    host::facts::at_least,
+    reconcile::Scope,
+    store::Inventory,
+    system::files::{self, OwnFile},
+};
+
+/// Chooses what the host chooses for a new container.
+pub async fn assign(
+    context: &Context,
+    inventory: &Inventory,
+    container: &Container,
+) -> Result<Assigned, Failure> {
+    let image = inventory.images.get(&container.image).ok_or_else(|| {
+        Failure::new(
+            FailureKind::NotFound,
+            format!("there is no image {} on this host", container.image),
+        )
+        .help("Create an nspawn_image of that name first: image = nspawn_image.example.name")
+        .at("image")
+    })?;
+    refuse_foreign(context, inventory, container).await?;
+    let kernel = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    if container.storage == Storage::Overlay && !at_least(&kernel, (5, 19)) {
+        return Err(Failure::new(
+            FailureKind::Unsupported,
+            format!(
+                "the host's kernel {kernel} can't share images by overlays; that needs Linux 5.19"
+            ),
+        )
+        .help("Set storage = \"copy\", or install a newer kernel on the host.")
+        .at("storage"));
+    }
+    Ok(Assigned {
+        uid_base: if container.private_users {
+            uid_base(inventory)?
+        } else {
+            0
+        },
+        image_digest: image.assigned.digest.clone(),
+    })
+}
+
+/// Refuses a name under which somebody else's machine, settings or drop-in is there.
+async fn refuse_foreign(
+    context: &Context,
+    inventory: &Inventory,
+    container: &Container,
+) -> Result<(), Failure> {
+    let name = &container.name;
+    let observed = observe(context, inventory, &Scope::Container(name.clone())).await?;
+    let drop_in = Paths::of(name).drop_in();
+    let is_foreign = observed
+        .foreign
+        .iter()
+        .any(|foreign| foreign == name.as_str());
+    if !is_foreign && files::compare(&drop_in, "")? != OwnFile::Foreign {
+        return Ok(());
+    }
+    Err(Failure::new(
+        FailureKind::Conflict,
+        format!("there is a machine {name} on this host that nspawn-agent didn't make"),
+    )
+    .help(format!(
+        "Choose another name, or remove that machine: /var/lib/machines/{name}, \
+         /etc/systemd/nspawn/{name}.nspawn, {}",
+        drop_in.display()
+    ))
+    .at("name"))
+}
+
+fn uid_base(inventory: &Inventory) -> Result<u32, Failure> {
+    let mut in_use: Vec<Range<u32>> = inventory
+        .containers
+        .values()
+        .map(|stored| {
+            stored.assigned.uid_base..stored.assigned.uid_base.saturating_add(user_ids::COUNT)
+        })
+        .filter(|range| range.start > 0)
+        .collect();
+    for file in ["/etc/subuid", "/etc/subgid"] {
+        let text = files::read(Path::new(file))?.unwrap_or_default();
+        in_use.extend(user_ids::parse_subordinate_ids(&String::from_utf8_lossy(
+            &text,
+        )));
+    }
+    in_use.extend(ranges_of_others()?);
+    user_ids::allocate(&in_use).ok_or_else(|| {
+        Failure::new(
+            FailureKind::Unsupported,
+            "every range of user ids for containers is in use",
+        )
+        .help("Remove containers, or ranges in /etc/subuid that nobody needs.")
+    })
+}
+
+/// Ranges that other machines have by their settings, or by what `-U` picked for their trees.
+fn ranges_of_others() -> Result<Vec<Range<u32>>, Failure> {
+    let mut ranges = Vec::new();
+    for folder in ["/etc/systemd/nspawn", "/var/lib/machines"] {
+        let deed = || format!("list {folder}");
+        let entries = match fs::read_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other.doing(deed)?,
+        };
+        for entry in entries {
+            let entry = entry.doing(deed)?;
+            let found = entry.metadata().doing(deed)?;
+            if found.is_dir() && found.uid() > 0 {
+                let base = found.uid() & !(user_ids::COUNT - 1);
+                ranges.push(base..base.saturating_add(user_ids::COUNT));
+            } else if found.is_file() && entry.path().extension().is_some_and(|end| end == "nspawn")
+            {
+                let text = files::read(&entry.path())?.unwrap_or_default();
+                ranges.extend(texts::nspawn::private_users(&String::from_utf8_lossy(
+                    &text,
+                )));
+            }
+        }
+    }
+    Ok(ranges)
+}
