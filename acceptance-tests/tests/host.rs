@@ -9,16 +9,37 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 fn one_guest(lab: &Lab) -> Result<String> {
-    Ok(configuration::host(lab.vps1(), "")
+    one_guest_on(lab, "")
+}
+
+fn one_guest_on(lab: &Lab, more: &str) -> Result<String> {
+    Ok(configuration::host(lab.vps1(), more)
         + &configuration::image(Guest::Debian)?
         + &configuration::container("web", "")
         + &configuration::address("web4", "203.0.113.2", "web")
         + &configuration::address("web6", "2001:db8:1::2", "web"))
 }
 
+/// What the kernel sets along with forwarding for all, set another way by an administrator.
+const HARDENED: &str = "ip link add internal address 02:00:00:00:00:07 type bridge
+    sysctl -qw net.ipv4.conf.all.accept_redirects=0 \
+        net.ipv4.conf.internal.forwarding=1 net.ipv6.conf.internal.forwarding=1";
+
+/// How that shows in a listing.
+const HARDENED_LISTED: [&str; 3] = [
+    "net.ipv4.conf.all.accept_redirects = 0",
+    "net.ipv4.conf.internal.forwarding = 1",
+    "net.ipv6.conf.internal.forwarding = 1",
+];
+
 fn comes_and_goes(lab: &Lab) -> Result<()> {
+    lab.vps1().root(HARDENED)?;
     // The machine-wide sysctls are shared with the labs of other tests.
     let before = Snapshot::take(lab.vps1())?.without("sysctl-machine");
+    for line in HARDENED_LISTED {
+        let mut listed = before.section("sysctl-network");
+        ensure!(listed.any(|found| found == line), "{line:?} is not listed");
+    }
     let terraform = lab.terraform(&one_guest(lab)?)?;
     terraform.apply()?;
     for address in ["203.0.113.2", "2001:db8:1::2"] {
@@ -164,6 +185,40 @@ fn nesting_and_isolation_are_switched_live_and_taken_back() -> Result<()> {
             .contains("overcommit_memory")
     );
     ensure!(lab.vps1().guest("web", "echo alive")?.trim() == "alive");
+    terraform.assert_plan_is_empty()?;
+    terraform.destroy()?;
+    Ok(())
+}
+
+/// As a VPN brings its own; the operator is still reached over the uplink.
+const ANOTHER_DEFAULT_ROUTE: &str = "ip link add vpn0 type veth peer name vpn1
+    for link in vpn0 vpn1; do ip link set $link addrgenmode none; ip link set $link up; done
+    ip route add 198.51.100.0/24 via 172.31.1.1 dev eth0 onlink
+    ip -6 route add 2001:db8:ffff::/64 via fe80::1 dev eth0
+    ip route prepend default dev vpn0
+    ip -6 route add default dev vpn0 metric 1
+    ip -4 route get 192.0.2.9; ip -6 route get 2001:db8:2::9";
+
+#[test]
+fn another_default_route_does_not_move_the_uplink() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let terraform = lab.terraform(&one_guest(&lab)?)?;
+    terraform.apply()?;
+    let ways = lab.vps1().root(ANOTHER_DEFAULT_ROUTE)?;
+    ensure!(
+        ways.matches("dev vpn0").count() == 2,
+        "the other default routes aren't better:\n{ways}"
+    );
+    terraform.configure(&one_guest_on(&lab, "  install_packages = false")?)?;
+    terraform.apply()?;
+    let host = terraform.resource("nspawn_host.vps1")?;
+    ensure!(host["uplink"] == "eth0", "{host}");
+    let moved = lab.vps1().root("ip neigh show proxy dev vpn0")?;
+    ensure!(moved.is_empty(), "guests' addresses moved:\n{moved}");
+    for address in ["203.0.113.2", "2001:db8:1::2"] {
+        lab.ping(address)?;
+        lab.answers_as(address, "web")?;
+    }
     terraform.assert_plan_is_empty()?;
     terraform.destroy()?;
     Ok(())

@@ -1,7 +1,12 @@
 //! `nspawn_image`: where trees come from, that they are shared, and what a change does.
 
-use acceptance_tests::{Hosts, Lab, configuration, images::Guest};
+use std::time::Duration;
+
+use acceptance_tests::{
+    Hosts, Lab, Terraform, command::wait_until, configuration, images::Guest, promise::Effort,
+};
 use anyhow::{Result, ensure};
+use rustix::process::Signal;
 
 fn image(name: &str, source: &str) -> String {
     format!(
@@ -77,11 +82,14 @@ fn debootstrap_makes_an_image_and_customize_runs_inside() -> Result<()> {
          customize = [\"echo made > /etc/made\", \"test \\\"$(id -u)\\\" = 0\"]",
         lab.mirror_url()
     );
-    let terraform = lab.terraform(
-        &(configuration::host(lab.vps1(), "")
-            + &image("debian", &source)
-            + &configuration::container("web", "")),
-    )?;
+    let whole = configuration::host(lab.vps1(), "")
+        + &image("debian", &source)
+        + &configuration::container("web", "");
+    let terraform = lab.terraform("")?;
+    for signal in Effort::of_this_run().pick(vec![Signal::KILL, Signal::INT], 1) {
+        debootstrap_is_interrupted(&lab, &terraform, &whole, signal)?;
+    }
+    terraform.configure(&whole)?;
     terraform.apply()?;
     ensure!(lab.vps1().guest("web", "cat /etc/made")?.trim() == "made");
     terraform.assert_plan_is_empty()?;
@@ -99,6 +107,69 @@ fn debootstrap_makes_an_image_and_customize_runs_inside() -> Result<()> {
     terraform.destroy()?;
     let left = lab.vps1().root("find / -xdev -path '*nspawn-agent*'")?;
     ensure!(left.is_empty(), "something is left:\n{left}");
+    Ok(())
+}
+
+/// Succeeds once debootstrap installs packages, in whatever mount namespace.
+const INSTALLS: &str = "grep -qs '[.]incoming-[^ ]*/root/proc ' /proc/[0-9]*/mountinfo";
+
+/// What is left of a build. The patterns don't match this text itself, which is among the arguments of a process.
+const LEFT: &str = "grep -ls '[.]incoming-' /proc/[0-9]*/mountinfo || true
+    find /proc/[0-9]*/root /proc/[0-9]*/cwd -maxdepth 0 -printf '%p %l\\n' 2> /dev/null | grep '/[.]incoming-' || true
+    pgrep -af '[d]ebootstrap|/[.]incoming-' || true
+    find /var/lib/nspawn-agent -maxdepth 4 -name '*incoming-*'";
+
+/// Ends an apply, or its provider, while debootstrap has things mounted and runs dpkg in the tree: all of that
+/// ends, too, and others' changes go on.
+fn debootstrap_is_interrupted(
+    lab: &Lab,
+    terraform: &Terraform,
+    whole: &str,
+    signal: Signal,
+) -> Result<()> {
+    let other = |more: &str| -> Result<String> {
+        let container = configuration::container("other", more);
+        Ok(configuration::image_on("tarball", "vps1", Guest::Debian)?
+            + &container.replace("nspawn_image.debian", "nspawn_image.tarball"))
+    };
+    let host = configuration::host(lab.vps1(), "");
+    terraform.configure(&(host.clone() + &other("")?))?;
+    terraform.apply()?;
+
+    terraform.configure(&(whole.to_owned() + &other("")?))?;
+    let mut apply = terraform.start(&["apply", "-auto-approve", "-input=false"])?;
+    wait_until("packages are installed", Duration::from_mins(3), || {
+        if !apply.is_running() {
+            return Ok(());
+        }
+        lab.vps1().root(INSTALLS).map(drop)
+    })?;
+    ensure!(
+        apply.is_running(),
+        "the apply ended by itself:\n{}",
+        apply.printed()
+    );
+    if signal == Signal::KILL {
+        let killed = apply.signal_below("terraform-provider-nspawn", signal)?;
+        ensure!(killed == 1, "{killed} providers were killed");
+    } else {
+        apply.signal(signal)?;
+    }
+    let output = apply.wait(Duration::from_mins(1))?;
+    ensure!(!output.success(), "it was made:\n{}", output.stdout);
+    wait_until(
+        "nothing is left of the build",
+        Duration::from_mins(1),
+        || {
+            let left = lab.vps1().root(LEFT)?;
+            ensure!(left.is_empty(), "there is:\n{left}");
+            Ok(())
+        },
+    )?;
+    terraform.configure(&(host + &other("  tasks = 200")?))?;
+    terraform.apply()?;
+    terraform.assert_plan_is_empty()?;
+    ensure!(lab.vps1().guest("other", "echo alive")?.trim() == "alive");
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! It heals itself: what of ours goes missing is put back within a second, and nothing else is touched.
 
+#[path = "heals/bridge.rs"]
+mod bridge;
 #[path = "heals/giving_up.rs"]
 mod giving_up;
 #[path = "heals/meddling.rs"]
@@ -16,7 +18,10 @@ use acceptance_tests::{
 };
 use anyhow::{Context, Result, ensure};
 
-use self::meddling::{MORE, Meddling, NAMED};
+use self::{
+    bridge::BRIDGE,
+    meddling::{MORE, Meddling, NAMED},
+};
 
 const LISTING: &str = include_str!("heals/listing.sh");
 
@@ -175,8 +180,14 @@ fn shell(lab: &Lab, script: &str) -> Result<String> {
         .root(&format!("UPLINK={uplink}\n{functions}\n{script}"))
 }
 
+/// What the promise doesn't name.
+fn more() -> impl Iterator<Item = &'static Meddling> {
+    MORE.iter().chain(BRIDGE)
+}
+
 /// Of the others those that a quick run tries, too.
-const QUICK: [&str; 3] = [
+const QUICK: [&str; 4] = [
+    "the bridge loses its alias",
     "a guest's settings are deleted",
     "the agent's program is deleted",
     "everything at once",
@@ -185,7 +196,7 @@ const QUICK: [&str; 3] = [
 #[test]
 fn a_quick_run_finds_what_it_wants() {
     for name in QUICK {
-        assert!(MORE.iter().any(|more| more.name == name), "{name}");
+        assert!(more().any(|more| more.name == name), "{name}");
     }
 }
 
@@ -207,6 +218,10 @@ fn tries_all(flavour: Flavour, meddlings: &[&Meddling], gives_up: bool) -> Resul
             server.heals(meddling)
         });
     }
+    if Effort::of_this_run() == Effort::Long {
+        let name = format!("{flavour:?}: somebody else's bridge in place of ours");
+        cases.case(name, || server.leaves_a_foreign_bridge_alone());
+    }
     if gives_up {
         let mut case = |name: &str, case: fn(&Server) -> Result<()>| {
             cases.case(format!("{flavour:?}: {name}"), || case(&server))
@@ -225,9 +240,7 @@ fn tries_all(flavour: Flavour, meddlings: &[&Meddling], gives_up: bool) -> Resul
 #[test]
 fn what_goes_missing_is_put_back_within_a_second() -> Result<()> {
     let effort = Effort::of_this_run();
-    let more = MORE
-        .iter()
-        .filter(|more| effort == Effort::Long || QUICK.contains(&more.name));
+    let more = more().filter(|more| effort == Effort::Long || QUICK.contains(&more.name));
     let all: Vec<&Meddling> = NAMED.iter().chain(more).collect();
     tries_all(Flavour::Trixie, &all, true)
 }
@@ -235,7 +248,7 @@ fn what_goes_missing_is_put_back_within_a_second() -> Result<()> {
 #[test]
 fn debian_12_heals_as_well() -> Result<()> {
     let effort = Effort::of_this_run();
-    let all: Vec<&Meddling> = NAMED.iter().chain(MORE).collect();
+    let all: Vec<&Meddling> = NAMED.iter().chain(more()).collect();
     tries_all(
         Flavour::Bookworm,
         &effort.pick(all, 4),

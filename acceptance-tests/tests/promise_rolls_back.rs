@@ -2,10 +2,13 @@
 
 #[path = "rolls_back/drills.rs"]
 mod drills;
+#[path = "rolls_back/obstacles.rs"]
+mod obstacles;
 #[path = "rolls_back/range.rs"]
 mod range;
 
 use acceptance_tests::{
+    Snapshot,
     command::wait_until,
     promise::{Cases, Effort, Promise},
 };
@@ -132,7 +135,12 @@ impl Range {
         if drill.way != Way::ProviderKilled {
             ensure!(said.contains("rolled back"), "{said}");
         }
-        self.is_as_before(&former, &[])?;
+        self.create_is_undone(&former)
+    }
+
+    /// Nothing of a create is left, at most a tainted host in the state; the next apply makes it.
+    fn create_is_undone(&self, former: &Snapshot) -> Result<()> {
+        self.is_as_before(former, &[])?;
         let state = self.terraform.resources_and_taints()?;
         ensure!(
             state.is_empty() || state == [(RESOURCE.to_owned(), true)],
@@ -163,6 +171,15 @@ impl Range {
         self.terraform.apply().map(drop)
     }
 
+    /// Lets a drill strike a change, which fails; gives what was printed.
+    fn struck_by(&self, drill: &Drill, change: &Change) -> Result<String> {
+        let asked = self.configuration(drill, change.asks)?;
+        self.terraform.configure(&asked)?;
+        let output = self.apply_through(drill, change.made)?;
+        ensure!(!output.success(), "nobody was told:\n{}", output.stdout);
+        Ok(words(&output.stderr))
+    }
+
     /// The disk with the agent's files is full when the time is up.
     fn full_disk(&self) -> Result<()> {
         let vps = self.lab.vps1();
@@ -191,10 +208,7 @@ impl Range {
     }
 
     fn undone_on_a_full_disk(&self, drill: &Drill, change: &Change) -> Result<()> {
-        self.terraform
-            .configure(&self.configuration(drill, change.asks)?)?;
-        let output = self.apply_through(drill, change.made)?;
-        ensure!(!output.success(), "nobody was told:\n{}", output.stdout);
+        self.struck_by(drill, change)?;
         let went_back = format!(
             "test ! -e /etc/nspawn-agent/pending.json; grep -q '\"isolation\": true' {HOST}
              if {}; then exit 1; fi",
@@ -271,11 +285,18 @@ fn a_change_that_locks_the_operator_out_is_undone() -> Result<()> {
         let name = format!("create: {}", drill.name);
         try_one(name, &|| range.create(drill));
     }
+    try_one("create: cancelled late".to_owned(), &|| {
+        range.cancelled_late()
+    });
     if effort == Effort::Long {
         let name = "update on top of an unconfirmed one".to_owned();
         try_one(name, &|| range.on_top());
         try_one("another bridge".to_owned(), &|| range.replace(&LIST[0]));
         try_one("the disk is full".to_owned(), &|| range.full_disk());
+        try_one("a firewall is opened, and emptied".to_owned(), &|| {
+            range.found_open()
+        });
+        try_one("nft fails".to_owned(), &|| range.without_nft());
     }
     let name = "rollback_after = \"0s\" turns it off".to_owned();
     try_one(name, &|| range.turned_off());

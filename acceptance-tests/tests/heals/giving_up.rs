@@ -75,7 +75,7 @@ impl Server {
     }
 
     /// For how many milliseconds a proxy is missing that is deleted.
-    fn proxy_is_dark_for(&self) -> Result<u64> {
+    pub fn proxy_is_dark_for(&self) -> Result<u64> {
         let text = self.shell(
             "ip neigh del proxy 203.0.113.3 dev $UPLINK\nbegun=$(milliseconds)\n\
              until ip neigh show proxy | grep -q '^203.0.113.3 '; do :; done\necho $(($(milliseconds) - begun))",

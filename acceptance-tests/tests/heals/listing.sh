@@ -9,6 +9,7 @@ ours() {
     ip -o -6 addr show dev br0 | grep -o 'fe80::1/64 scope link'
     for link in br0 vb-db vb-web; do ip -d link show dev "$link"; done | sed -E 's/^[0-9]+: //; s/@if[0-9]+//' |
         grep -oE '^(br0|vb-[a-z]+):|master br0|mtu [0-9]+|state [A-Z]+|alias .*|(isolated|learning|flood|mcast_flood|bcast_flood|neigh_suppress) (on|off)'
+    ip -d link show dev br0 | grep -oE 'link/ether [0-9a-f:]+|stp_state [0-9]|mcast_snooping [0-9]'
     ip neigh show dev br0 nud permanent | grep -v 'ff0[0-9a-f]:' | sort
     bridge fdb show br br0 | grep -E '^(..:){5}.. dev vb-.* static' | sort
     nft list table bridge nspawn_agent | tr ',{}' '\n' | sed -E 's/^[[:space:]]+//; s/[[:space:]]+$//' | sort

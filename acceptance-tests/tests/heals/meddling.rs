@@ -15,7 +15,7 @@ pub struct Meddling {
     pub restarts: bool,
 }
 
-const fn of(name: &'static str, script: &'static str, told: &'static str) -> Meddling {
+pub const fn of(name: &'static str, script: &'static str, told: &'static str) -> Meddling {
     Meddling {
         name,
         script,

@@ -170,12 +170,7 @@ impl Range {
                 ensure!(self.greets().is_err(), "SSH was never cut");
                 self.is_back(limit)
             }
-            Way::ProviderKilled => {
-                let killed = apply.signal_below(PROVIDER, Signal::KILL)?;
-                ensure!(killed == 1, "{killed} providers were killed");
-                vps.root("touch /dev/shm/go")?;
-                self.is_gone_back(limit)
-            }
+            Way::ProviderKilled => self.kill_provider(apply),
             Way::Frozen => {
                 self.proxy.freeze();
                 vps.root("touch /dev/shm/go")?;
@@ -198,6 +193,14 @@ impl Range {
                 self.is_back(limit + BOOT)
             }
         }
+    }
+
+    /// Ends the provider of a change that a drill holds still; once that goes on, the host has to go back in time.
+    pub fn kill_provider(&self, apply: &Process) -> Result<()> {
+        let killed = apply.signal_below(PROVIDER, Signal::KILL)?;
+        ensure!(killed == 1, "{killed} providers were killed");
+        self.lab.vps1().root("touch /dev/shm/go")?;
+        self.is_gone_back(ROLLBACK_AFTER + FEW_SECONDS)
     }
 
     /// The operator was never cut off from this host: only its own change has to go in time.
