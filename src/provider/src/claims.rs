@@ -10,7 +10,7 @@ use std::{
 
 use protocol::{desired::ObjectKey, name::OwnerToken};
 
-use crate::connection::Target;
+use crate::connection::{Identity, Target};
 
 /// An object and the token that the state holds.
 pub type Claim = (ObjectKey, OwnerToken);
@@ -18,7 +18,7 @@ pub type Claim = (ObjectKey, OwnerToken);
 /// What is still to be claimed, by host.
 #[derive(Debug, Default)]
 pub struct Claims {
-    hosts: Mutex<HashMap<String, HostClaims>>,
+    hosts: Mutex<HashMap<Identity, HostClaims>>,
 }
 
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl Claims {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         change(
             hosts
-                .entry(target.to_string())
+                .entry(target.identity())
                 .or_insert_with(|| HostClaims {
                     target: target.clone(),
                     read: Vec::new(),

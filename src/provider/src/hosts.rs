@@ -113,7 +113,7 @@ impl Hosts {
 
     /// What the host looks like, when that is at hand: never a connection.
     pub fn peek(&self, target: &Target) -> Option<Arc<Snapshot>> {
-        self.snapshots.peek(&target.to_string())
+        self.snapshots.peek(target)
     }
 
     /// What the host looks like; asked once a run.
@@ -122,7 +122,6 @@ impl Hosts {
         target: &Target,
         limit: Duration,
     ) -> Result<Arc<Snapshot>, CallError> {
-        let name = target.to_string();
         let fetch = || async {
             let host = self.host(target, None).await?;
             match host.call(Call::new(Request::Snapshot)).await? {
@@ -130,11 +129,11 @@ impl Hosts {
                 _ => Err(unfitting(target)),
             }
         };
-        tokio::time::timeout(limit, self.snapshots.get(&name, fetch))
+        tokio::time::timeout(limit, self.snapshots.get(target, fetch))
             .await
             .unwrap_or_else(|_| {
                 let message = format!(
-                    "{name}: reading the host took longer than {}",
+                    "{target}: reading the host took longer than {}",
                     seconds(limit)
                 );
                 Err(Failure::new(FailureKind::Timeout, message)
@@ -181,9 +180,9 @@ impl Hosts {
             // Noted before it is made: an interrupted create may leave a part of it, tainted in the state.
             self.claims.add_made(&target, (key, token.clone()));
         }
-        self.snapshots.forget(&target.to_string());
+        self.snapshots.forget(&target);
         let answer = host.call(call).await;
-        self.snapshots.forget(&target.to_string());
+        self.snapshots.forget(&target);
         let machine_id = host.welcome().machine_id;
         let (object, failure) = match (answer, venture) {
             (Ok(Answer::Changed { object, failure }), None) => (*object, failure),
@@ -221,9 +220,9 @@ impl Hosts {
             token,
             deadline: limit.as_secs().max(1),
         };
-        self.snapshots.forget(&target.to_string());
+        self.snapshots.forget(target);
         let answer = host.call(call(request, target, context)).await;
-        self.snapshots.forget(&target.to_string());
+        self.snapshots.forget(target);
         answer?;
         self.claims.remove(target, &key);
         Ok(())
@@ -238,7 +237,7 @@ impl Hosts {
     ) -> Result<(), CallError> {
         let host = self.host(target, None).await?;
         let answer = host.call(Call::new(Request::TakeOver { key, token })).await;
-        self.snapshots.forget(&target.to_string());
+        self.snapshots.forget(target);
         answer.map(|_| ())
     }
 

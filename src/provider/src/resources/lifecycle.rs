@@ -144,21 +144,20 @@ pub fn register<R: Managed>(
     let (Some(target), Some(key)) = (R::target(&plan.planned), R::key(&plan.planned)) else {
         return Ok(None);
     };
-    let host = target.to_string();
     let free = match &plan.prior {
-        Some(prior) if R::key(prior).as_ref() == Some(&key) => planned.keep(&host, key.clone()),
+        Some(prior) if R::key(prior).as_ref() == Some(&key) => planned.keep(&target, key.clone()),
         Some(_) => {
-            planned.rename(&host, key.clone());
+            planned.rename(&target, key.clone());
             true
         }
         // Only the second half of a replacement has a token.
-        None => planned.create(&host, key.clone(), plan.private.token.is_some()),
+        None => planned.create(&target, key.clone(), plan.private.token.is_some()),
     };
     if !free {
         let label = R::label(&plan.planned);
         return Err(Diagnostics::error_at(
             Path::root().then(R::IDENTITY),
-            format!("The {label} twice on {host}"),
+            format!("The {label} twice on {target}"),
             format!(
                 "Another {} of this configuration has the same {} on the same host. Keep one of them, or change it.",
                 R::NAME,
@@ -167,7 +166,7 @@ pub fn register<R: Managed>(
         ));
     }
     if plan.is_create() {
-        plan.private = planned.replaced(&host, &key);
+        plan.private = planned.replaced(&target, &key, std::mem::take(&mut plan.private));
     }
     Ok(Some((target, key)))
 }
@@ -236,7 +235,7 @@ pub async fn read<R: Managed>(
     R::remember(&mut private, &object);
     R::warn(&label, &object, context);
     let planned = &resource.hosts().planned;
-    planned.read(&target.to_string(), key, private.clone());
+    planned.read(&target, key, private.clone());
     Ok(Some(State::new(model, private)))
 }
 
