@@ -68,9 +68,16 @@ pub fn url(text: &str) -> Checked {
         Ok(())
     } else {
         Err(format!(
-            "{text:?} is not a URL: write one that begins with http://, https:// or file:///"
+            "{:?} is not a URL: write one that begins with http://, https:// or file:///",
+            without_secrets(text)
         ))
     }
+}
+
+/// A url, or what was meant to be one, without what may be a password or a signature in it.
+fn without_secrets(text: &str) -> &str {
+    let place = text.split(['?', '#']).next().unwrap_or_default();
+    place.rsplit_once('@').map_or(place, |(_, place)| place)
 }
 
 /// A SHA-256 sum, which names a folder on the host.
@@ -87,11 +94,12 @@ pub fn sha256(text: &str) -> Checked {
 
 /// Lines of authorized_keys.
 pub fn key_lines(texts: &[String]) -> Checked {
-    each(texts, |text| {
+    each_numbered(texts, |index, text| {
         if text.trim().is_empty() || text.contains(['\n', '\r', '\0']) || text.len() > LONGEST_LINE
         {
+            // The text is not told: it may be a private key by mistake.
             return Err(format!(
-                "{text:?} is not one line of authorized_keys: write one key an element, and trimspace(…) around file(…)"
+                "element {index} is not one line of authorized_keys: write one public key an element, and trimspace(…) around file(…)"
             ));
         }
         Ok(())
@@ -166,13 +174,18 @@ pub fn holder(text: &str) -> Checked {
 }
 
 fn each(texts: &[String], check: impl Fn(&str) -> Checked) -> Checked {
+    each_numbered(texts, |_, text| check(text))
+}
+
+fn each_numbered(texts: &[String], check: impl Fn(usize, &str) -> Checked) -> Checked {
     if texts.len() > MOST_ELEMENTS {
         return Err(format!(
             "{} elements are more than {MOST_ELEMENTS}",
             texts.len()
         ));
     }
-    texts.iter().try_for_each(|text| check(text))
+    let mut numbered = texts.iter().enumerate();
+    numbered.try_for_each(|(index, text)| check(index, text))
 }
 
 /// The form in which an address is a key.
@@ -267,6 +280,28 @@ mod tests {
             assert!(check(good).is_ok(), "{good}");
             assert!(check(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_error_tells_no_secret() {
+        for bad in [
+            "ftp://bob:secret@a/b?sig=secret",
+            "htps://a/b?X-Amz-Signature=secret",
+            "a/b#secret",
+            "bob:p/secret@a/b",
+        ] {
+            let error = url(bad).unwrap_err();
+            assert!(
+                !error.contains("secret") && error.contains("a/b"),
+                "{error}"
+            );
+        }
+        let key = "-----BEGIN OPENSSH PRIVATE KEY-----\nsecret\n".to_owned();
+        let error = key_lines(&["ssh-ed25519 AAAA a".to_owned(), key]).unwrap_err();
+        assert!(
+            !error.contains("secret") && error.contains("element 1"),
+            "{error}"
+        );
     }
 
     #[test]
