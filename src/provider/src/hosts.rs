@@ -24,11 +24,15 @@ use crate::{
     claims::Claims,
     connection::{Call, CallError, ConnectionError, ConnectionErrorKind, Host, Pool, Target},
     planned::Planned,
+    resources::lifecycle::{find, owner_of},
     snapshot::Snapshots,
 };
 
 /// How much longer than a change's limit connecting may take, so that its own, better error arrives.
 const HEADROOM: Duration = Duration::from_secs(15);
+
+/// How long the look for what a failed create has left may take, when the create's own time may be up.
+const LOOK: Duration = Duration::from_secs(20);
 
 /// What one run of Terraform knows and asks of its hosts.
 #[derive(Debug)]
@@ -201,6 +205,27 @@ impl Hosts {
             fate: Fate::Kept,
             machine_id,
         })
+    }
+
+    /// Whether this process has made, or began to make, the object with this token.
+    pub fn has_made(&self, target: &Target, key: &ObjectKey, token: &OwnerToken) -> bool {
+        self.claims.has_made(target, &(key.clone(), token.clone()))
+    }
+
+    /// Whether an object whose create failed is there all the same; so it may be when that can't be asked.
+    /// One that isn't there is no more claimed.
+    pub async fn was_made(&self, target: &Target, key: &ObjectKey, token: &OwnerToken) -> bool {
+        let made = match self.snapshot(target, LOOK).await {
+            Ok(snapshot) => {
+                find(&snapshot, key).is_some_and(|object| owner_of(&object).token == *token)
+            }
+            Err(_) => true,
+        };
+        if !made {
+            let claim = (key.clone(), token.clone());
+            self.claims.forget_made(target, &claim);
+        }
+        made
     }
 
     /// Removes an object.

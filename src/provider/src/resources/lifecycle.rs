@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use protocol::{
-    FailureKind,
+    Failure, FailureKind,
     desired::{ContainerSecrets, ObjectKey},
     message::Intent,
     name::OwnerToken,
@@ -44,7 +44,7 @@ pub async fn create<R: Managed>(
         target: target.clone(),
         machine_id: None,
         desired: R::desired(&planned, &config)?,
-        token,
+        token: token.clone(),
         intent: Intent::Create,
         limit: R::LIMITS.with(R::timeouts(&planned)).create,
         wait: R::PLACE == Place::Own,
@@ -57,7 +57,11 @@ pub async fn create<R: Managed>(
         Err(error) => {
             let error = with_import(resource, error, &target, &key).await;
             let diagnostics = diagnostics(&doing, &error, R::PLACE);
-            return Err(if may_have_been_made(&error) {
+            let made = match may_have_been_made(&error) {
+                Some(made) => made,
+                None => resource.hosts().was_made(&target, &key, &token).await,
+            };
+            return Err(if made {
                 Failed::with_partial(State::new(planned, private), diagnostics)
             } else {
                 diagnostics.into()
@@ -249,6 +253,13 @@ pub async fn delete<R: Managed>(
     R::destroyable(&model)?;
     let (target, key) = (required_target::<R>(&model)?, required_key::<R>(&model)?);
     let doing = format!("Destroying {}", R::label(&model));
+    if private.token.is_none() {
+        let lost = find_lost(resource, &target, &key).await;
+        match lost.map_err(|error| diagnostics(&doing, &error, R::PLACE))? {
+            Some(found) => private = found,
+            None => return Ok(()),
+        }
+    }
     finish_import(resource, &target, &key, &mut private)
         .await
         .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
@@ -266,6 +277,29 @@ pub async fn delete<R: Managed>(
         )
         .await;
     removed.map_err(|error| diagnostics(&doing, &error, R::PLACE).into())
+}
+
+/// What takes over an object of which the state has lost the token: Terraform plans the replacement of a
+/// tainted one, and hands nothing of its prior state to the destroy when the new one has another name.
+/// None when there is nothing left to destroy, or only what this very run has made under that name.
+async fn find_lost<R: Managed>(
+    resource: &R,
+    target: &Target,
+    key: &ObjectKey,
+) -> Result<Option<Private>, CallError> {
+    let hosts = resource.hosts();
+    let snapshot = hosts.snapshot(target, R::LIMITS.read).await?;
+    let Some(object) = find(&snapshot, key) else {
+        return Ok(None);
+    };
+    let found = owner_of(&object);
+    if hosts.has_made(target, key, &found.token) {
+        return Ok(None);
+    }
+    let private = Private::taking_over(found, hosts.session());
+    private
+        .map(Some)
+        .map_err(|error| Failure::new(FailureKind::System, error.to_string()).into())
 }
 
 /// Makes an object that the plan has imported this state's, before it is changed.
@@ -348,19 +382,19 @@ fn filled(value: Value, from: &Value) -> Value {
 }
 
 /// Whether a part of the object may be there although the agent didn't say so: then the state keeps
-/// its token, and the next refresh finds out.
-fn may_have_been_made(error: &CallError) -> bool {
+/// its token, and the next refresh finds out. None when the host has to be asked: the agent has answered,
+/// but what it did may have been all but the look for its answer.
+fn may_have_been_made(error: &CallError) -> Option<bool> {
     use ConnectionErrorKind as Kind;
     match error {
+        // An earlier attempt over a connection that dropped may be at work still.
         CallError::Failure(failure) => {
-            matches!(failure.kind, FailureKind::Timeout | FailureKind::Cancelled)
+            matches!(failure.kind, FailureKind::Timeout | FailureKind::Cancelled).then_some(true)
         }
-        CallError::Connection(error) => {
-            matches!(
-                error.kind,
-                Kind::Lost | Kind::OutcomeUnknown | Kind::Timeout | Kind::Cancelled
-            )
-        }
+        CallError::Connection(error) => Some(matches!(
+            error.kind,
+            Kind::Lost | Kind::OutcomeUnknown | Kind::Timeout | Kind::Cancelled
+        )),
     }
 }
 
@@ -433,6 +467,30 @@ fn incomplete<R: Managed>(model: &R::Model, what: &str) -> Diagnostics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::ConnectionError;
+
+    #[test]
+    fn a_create_that_failed_may_have_been_made_all_the_same() {
+        let failure = |kind| CallError::from(Failure::new(kind, "no"));
+        let connection = |kind| {
+            let target = Target::new("a");
+            CallError::from(ConnectionError::new(
+                kind,
+                &target,
+                "asking",
+                "no".to_owned(),
+            ))
+        };
+        for (error, expected) in [
+            (failure(FailureKind::System), None),
+            (failure(FailureKind::Command), None),
+            (failure(FailureKind::Timeout), Some(true)),
+            (connection(ConnectionErrorKind::OutcomeUnknown), Some(true)),
+            (connection(ConnectionErrorKind::Unreachable), Some(false)),
+        ] {
+            assert_eq!(may_have_been_made(&error), expected, "{error:?}");
+        }
+    }
 
     #[test]
     fn only_what_is_unknown_is_filled_in() {
