@@ -2,6 +2,7 @@
 //! planned, what is to be claimed. All resources share it.
 
 mod confirm;
+mod venture;
 
 use std::{
     path::PathBuf,
@@ -18,8 +19,8 @@ use protocol::{
 };
 use tfplugin::Context;
 
-use self::confirm::Venture;
-pub use self::confirm::told;
+use self::venture::Venture;
+pub use self::venture::told;
 use crate::{
     claims::Claims,
     connection::{Call, CallError, ConnectionError, ConnectionErrorKind, Host, Pool, Target},
@@ -66,6 +67,8 @@ pub struct Change {
     pub secrets: ContainerSecrets,
     /// A file that the agent may ask for.
     pub upload: Option<PathBuf>,
+    /// When a host undid its last change, as far as the state knows.
+    pub rolled_back_at: Option<u64>,
 }
 
 /// What a change came to.
@@ -158,6 +161,7 @@ impl Hosts {
             wait,
             secrets,
             upload,
+            rolled_back_at,
         } = change;
         let (started, key) = (Instant::now(), desired.key());
         let host = self
@@ -172,7 +176,8 @@ impl Hosts {
             deadline,
             secrets,
         };
-        let venture = Venture::new(&target, &put);
+        let (ends, cancellation) = (started + limit, context.cancellation());
+        let venture = Venture::new(&target, &put, ends, cancellation, rolled_back_at);
         let mut call = call(Request::Put(Box::new(put)), &target, context);
         if let Some(venture) = &venture {
             call = call.repeat_within(venture.time);

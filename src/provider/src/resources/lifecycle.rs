@@ -50,6 +50,7 @@ pub async fn create<R: Managed>(
         wait: R::PLACE == Place::Own,
         secrets: ContainerSecrets::default(),
         upload: None,
+        rolled_back_at: None,
     };
     R::accompany(&mut change, None, &planned, &config);
     let changed = match Box::pin(resource.hosts().put(change, context)).await {
@@ -116,6 +117,7 @@ pub async fn update<R: Managed>(
         wait: false,
         secrets: ContainerSecrets::default(),
         upload: None,
+        rolled_back_at: private.rolled_back_at,
     };
     R::accompany(&mut change, Some(&prior), &planned, &config);
     let changed = Box::pin(resource.hosts().put(change, context))
