@@ -129,9 +129,10 @@ impl Hosts {
         target: &Target,
         limit: Duration,
     ) -> Result<Arc<Snapshot>, CallError> {
+        let deadline = limit.as_secs().max(1);
         let fetch = || async {
             let host = self.host(target, None).await?;
-            match host.call(Call::new(Request::Snapshot)).await? {
+            match host.call(Call::new(Request::Snapshot { deadline })).await? {
                 Answer::Snapshot(snapshot) => Ok(*snapshot),
                 _ => Err(unfitting(target)),
             }

@@ -148,7 +148,8 @@ impl Hosts {
         loop {
             let look = async {
                 let host = self.pool(target)?.new_connection(target).await?;
-                host.call(Call::new(Request::Snapshot)).await
+                let deadline = LOOK.as_secs();
+                host.call(Call::new(Request::Snapshot { deadline })).await
             };
             let said = match tokio::time::timeout(LOOK, look).await {
                 Ok(Ok(Answer::Snapshot(snapshot))) => match decided(venture, &snapshot) {

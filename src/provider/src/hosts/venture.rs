@@ -90,7 +90,7 @@ impl Venture {
         };
         tokio::select! {
             () = stopped => "Terraform asked to stop",
-            () = tokio::time::sleep_until(self.ends.into()) => "the time of `timeouts` is up",
+            () = tokio::time::sleep_until(self.ends.into()) => "The time of `timeouts` is up",
         }
     }
 
