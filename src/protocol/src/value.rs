@@ -16,6 +16,9 @@ const MOST_ELEMENTS: usize = 4096;
 /// No line, url or path is longer. Bytes.
 const LONGEST_LINE: usize = 16 * 1024;
 
+/// No list has more in all: what a resource has has to fit into one request. Bytes.
+const LONGEST_LIST: usize = 512 * 1024;
+
 /// What one argument of a program may be on Linux. execve(2), MAX_ARG_STRLEN. Bytes.
 const LONGEST_COMMAND: usize = 128 * 1024 - 1;
 
@@ -132,11 +135,11 @@ pub fn servers(servers: &[IpAddr]) -> Checked {
 
 /// A user's own notes.
 pub fn labels(labels: &BTreeMap<String, String>) -> Checked {
-    let longest = labels
+    let lengths = labels
         .iter()
-        .flat_map(|(key, value)| [key.len(), value.len()])
-        .max();
-    if labels.len() > MOST_ELEMENTS || longest.unwrap_or_default() > LONGEST_LINE {
+        .flat_map(|(key, value)| [key.len(), value.len()]);
+    short_enough(lengths.clone().sum())?;
+    if labels.len() > MOST_ELEMENTS || lengths.max().unwrap_or_default() > LONGEST_LINE {
         return Err(format!(
             "at most {MOST_ELEMENTS} labels, each of at most {LONGEST_LINE} bytes"
         ));
@@ -184,8 +187,19 @@ fn each_numbered(texts: &[String], check: impl Fn(usize, &str) -> Checked) -> Ch
             texts.len()
         ));
     }
+    short_enough(texts.iter().map(String::len).sum())?;
     let mut numbered = texts.iter().enumerate();
     numbered.try_for_each(|(index, text)| check(index, text))
+}
+
+fn short_enough(length: usize) -> Checked {
+    if length <= LONGEST_LIST {
+        Ok(())
+    } else {
+        Err(format!(
+            "{length} bytes in all are more than {LONGEST_LIST}"
+        ))
+    }
 }
 
 /// The form in which an address is a key.
@@ -313,6 +327,10 @@ mod tests {
         }
         assert!(commands(&one("true\nfalse")).is_ok() && commands(&one("a\0")).is_err());
         assert!(words(&vec!["a".to_owned(); 5000]).is_err());
+        let long = |count| vec!["a".repeat(10_000); count];
+        assert!(key_lines(&long(50)).is_ok() && key_lines(&long(60)).is_err());
+        let many = |count: usize| (0..count).map(|key| (key.to_string(), "b".repeat(10_000)));
+        assert!(labels(&many(50).collect()).is_ok() && labels(&many(60).collect()).is_err());
         assert!(
             processors(0.5).is_ok() && processors(0.0).is_err() && processors(f64::NAN).is_err()
         );
