@@ -3,19 +3,21 @@
 use std::collections::BTreeMap;
 
 use protocol::{
-    Failure, FailureKind,
     desired::{ContainerSecrets, ObjectKey},
     message::Intent,
-    name::OwnerToken,
     observed::{Object, Owner, Snapshot},
 };
 use tfplugin::{
     Context, Create, Diagnostics, Failed, Path, Plan, State, Update, Value, schema::AttributeType,
 };
 
-use super::{Managed, Private, Standing, import::with_import};
+use super::{
+    Managed, Private, Standing,
+    import::with_import,
+    ownership::{find_lost, finish_import, may_have_been_made, owner, take_over},
+};
 use crate::{
-    connection::{CallError, ConnectionErrorKind, Target},
+    connection::Target,
     failure::{Place, diagnostics, failure_diagnostic},
     hosts::{Change, Changed, Fate, same_machine},
     random,
@@ -281,64 +283,6 @@ pub async fn delete<R: Managed>(
     removed.map_err(|error| diagnostics(&doing, &error, R::PLACE).into())
 }
 
-/// What takes over an object of which the state has lost the token: Terraform plans the replacement of a
-/// tainted one, and hands nothing of its prior state to the destroy when the new one has another name.
-/// None when there is nothing left to destroy, or only what this very run has made under that name.
-async fn find_lost<R: Managed>(
-    resource: &R,
-    target: &Target,
-    key: &ObjectKey,
-) -> Result<Option<Private>, CallError> {
-    let hosts = resource.hosts();
-    let snapshot = hosts.snapshot(target, R::LIMITS.read).await?;
-    let Some(object) = find(&snapshot, key) else {
-        return Ok(None);
-    };
-    let found = owner_of(&object);
-    if hosts.has_made(target, key, &found.token) {
-        return Ok(None);
-    }
-    let private = Private::taking_over(found, hosts.session());
-    private
-        .map(Some)
-        .map_err(|error| Failure::new(FailureKind::System, error.to_string()).into())
-}
-
-/// Makes an object that the plan has imported this state's, before it is changed.
-async fn finish_import<R: Managed>(
-    resource: &R,
-    target: &Target,
-    key: &ObjectKey,
-    private: &mut Private,
-) -> Result<(), CallError> {
-    if private.taken_from.is_none() {
-        return Ok(());
-    }
-    let snapshot = resource.hosts().snapshot(target, R::LIMITS.read).await?;
-    let Some(object) = find(&snapshot, key) else {
-        return Ok(());
-    };
-    if private.standing(&owner_of(&object).token, true) == Standing::Imported {
-        take_over(resource, target, key, private).await?;
-    }
-    Ok(())
-}
-
-/// Tells the host that an imported object is this state's from now on.
-async fn take_over<R: Managed>(
-    resource: &R,
-    target: &Target,
-    key: &ObjectKey,
-    private: &mut Private,
-) -> Result<(), CallError> {
-    if let Some(token) = private.token.clone() {
-        let hosts = resource.hosts();
-        hosts.take_over(target, key.clone(), token).await?;
-        private.taken_from = None;
-    }
-    Ok(())
-}
-
 /// What was planned, with all that was unknown filled in from what is there.
 fn settled<R: Managed>(
     planned: &R::Model,
@@ -383,23 +327,6 @@ fn filled(value: Value, from: &Value) -> Value {
     }
 }
 
-/// Whether a part of the object may be there although the agent didn't say so: then the state keeps
-/// its token, and the next refresh finds out. None when the host has to be asked: the agent has answered,
-/// but what it did may have been all but the look for its answer.
-fn may_have_been_made(error: &CallError) -> Option<bool> {
-    use ConnectionErrorKind as Kind;
-    match error {
-        // An earlier attempt over a connection that dropped may be at work still.
-        CallError::Failure(failure) => {
-            matches!(failure.kind, FailureKind::Timeout | FailureKind::Cancelled).then_some(true)
-        }
-        CallError::Connection(error) => Some(matches!(
-            error.kind,
-            Kind::Lost | Kind::OutcomeUnknown | Kind::Timeout | Kind::Cancelled
-        )),
-    }
-}
-
 /// One object of a snapshot, as a change would have answered it.
 pub fn find(snapshot: &Snapshot, key: &ObjectKey) -> Option<Object> {
     match key {
@@ -440,15 +367,6 @@ fn drift_of(object: &Object) -> &[String] {
     }
 }
 
-fn owner<R: Managed>(model: &R::Model, private: &Private) -> Result<OwnerToken, Diagnostics> {
-    private.token.clone().ok_or_else(|| {
-        Diagnostics::error(
-            format!("The state of {} has no owner token", R::label(model)),
-            "Without it, its host can't know whose it is. Apply without -refresh=false, which takes the object over anew.",
-        )
-    })
-}
-
 fn required_target<R: Managed>(model: &R::Model) -> Result<Target, Diagnostics> {
     R::target(model).ok_or_else(|| incomplete::<R>(model, "how its host is reached"))
 }
@@ -469,30 +387,6 @@ fn incomplete<R: Managed>(model: &R::Model, what: &str) -> Diagnostics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::ConnectionError;
-
-    #[test]
-    fn a_create_that_failed_may_have_been_made_all_the_same() {
-        let failure = |kind| CallError::from(Failure::new(kind, "no"));
-        let connection = |kind| {
-            let target = Target::new("a");
-            CallError::from(ConnectionError::new(
-                kind,
-                &target,
-                "asking",
-                "no".to_owned(),
-            ))
-        };
-        for (error, expected) in [
-            (failure(FailureKind::System), None),
-            (failure(FailureKind::Command), None),
-            (failure(FailureKind::Timeout), Some(true)),
-            (connection(ConnectionErrorKind::OutcomeUnknown), Some(true)),
-            (connection(ConnectionErrorKind::Unreachable), Some(false)),
-        ] {
-            assert_eq!(may_have_been_made(&error), expected, "{error:?}");
-        }
-    }
 
     #[test]
     fn only_what_is_unknown_is_filled_in() {

@@ -51,6 +51,7 @@ pub mod host;
 pub mod image;
 pub mod import;
 pub mod lifecycle;
+mod ownership;
 pub mod public_address;
 
 use std::sync::Arc;
