@@ -178,8 +178,7 @@ impl Pipe {
                     return Err(install::refusal(host, reason, &self.stderr_text()));
                 }
                 Progress::Noise => return Err(install::noise(host, &output)),
-                // The script asks once.
-                Progress::Need { .. } if is_uploaded => return Err(install::noise(host, &output)),
+                Progress::Need { .. } if is_uploaded => return Err(install::asks_again(host)),
                 Progress::Need {
                     architecture,
                     taken,
