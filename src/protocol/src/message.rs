@@ -26,7 +26,11 @@ pub enum Request {
         holder: String,
     },
     /// The whole host, in one reply. Changes nothing.
-    Snapshot,
+    Snapshot {
+        /// How long it may take. Seconds.
+        #[serde(deserialize_with = "decode::seconds")]
+        deadline: u64,
+    },
     /// Makes or changes one object; answered with [`Answer::Changed`].
     Put(Box<Put>),
     /// Removes one object; answered with [`Answer::Removed`], also when it is gone already.
@@ -87,7 +91,7 @@ impl Request {
     pub fn name(&self) -> String {
         match self {
             Self::Hello { .. } => "hello".to_owned(),
-            Self::Snapshot => "snapshot".to_owned(),
+            Self::Snapshot { .. } => "snapshot".to_owned(),
             Self::Put(put) => format!("put {}", put.desired.key()),
             Self::Remove { key, .. } => format!("remove {key}"),
             Self::Claim { .. } => "claim".to_owned(),
@@ -250,6 +254,13 @@ mod tests {
         ] {
             assert!(put(&source, customize).is_err(), "{source} {customize}");
         }
+    }
+
+    #[test]
+    fn a_look_at_the_host_says_how_long_it_may_take() {
+        let request = Request::decode(br#"{"snapshot":{"deadline":600}}"#).unwrap();
+        assert_eq!(request, Request::Snapshot { deadline: 600 });
+        assert!(Request::decode(br#"{"snapshot":{"deadline":99999999999}}"#).is_err());
     }
 
     #[test]

@@ -66,15 +66,15 @@ name!(
     /// The name of a container. machine_name_is_valid() of systemd, which is a host name.
     MachineName,
     "container name",
-    "use 1 to 64 letters, digits, '-', '_' and '.', with a letter or digit at both ends of each part",
+    "use 1 to 64 letters, digits, '-' and '.', with a letter or digit at both ends of each part",
     is_host_name
 );
 name!(
-    /// The name of an image; the same rule as for a container, for it names a folder.
+    /// The name of an image, which names a folder; the same rule as for a container, with '_' beside it.
     ImageName,
     "image name",
     "use 1 to 64 letters, digits, '-', '_' and '.', with a letter or digit at both ends of each part",
-    is_host_name
+    is_image_name
 );
 name!(
     /// The host name of a guest. hostname(7)
@@ -105,7 +105,12 @@ name!(
     is_token
 );
 
+/// systemd-nspawn refuses a '_'. hostname_is_valid() of systemd
 fn is_host_name(text: &str) -> bool {
+    !text.contains('_') && is_image_name(text)
+}
+
+fn is_image_name(text: &str) -> bool {
     text.len() <= 64
         && text.split('.').all(|part| {
             let alphanumeric = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
@@ -139,7 +144,7 @@ mod tests {
 
     #[test]
     fn machine_names() {
-        for text in ["web", "web-1", "a", "k0s.node_2", "A1"] {
+        for text in ["web", "web-1", "a", "k0s.node-2", "A1"] {
             assert!(text.parse::<MachineName>().is_ok(), "{text}");
         }
         let long = "a".repeat(65);
@@ -155,10 +160,20 @@ mod tests {
             "ä",
             "a\n",
             "a.",
+            "a_b",
             long.as_str(),
         ] {
             assert!(text.parse::<MachineName>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_underscore_is_for_images_alone() {
+        assert!("debian_13".parse::<ImageName>().is_ok());
+        assert!("_debian".parse::<ImageName>().is_err());
+        let error = "web_1".parse::<MachineName>().unwrap_err().to_string();
+        assert!(!error.contains("'_'"), "{error}");
+        assert!("web_1".parse::<HostName>().is_err());
     }
 
     #[test]

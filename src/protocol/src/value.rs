@@ -16,6 +16,9 @@ const MOST_ELEMENTS: usize = 4096;
 /// No line, url or path is longer. Bytes.
 const LONGEST_LINE: usize = 16 * 1024;
 
+/// No list has more in all: what a resource has has to fit into one request. Bytes.
+const LONGEST_LIST: usize = 512 * 1024;
+
 /// What one argument of a program may be on Linux. execve(2), MAX_ARG_STRLEN. Bytes.
 const LONGEST_COMMAND: usize = 128 * 1024 - 1;
 
@@ -68,9 +71,16 @@ pub fn url(text: &str) -> Checked {
         Ok(())
     } else {
         Err(format!(
-            "{text:?} is not a URL: write one that begins with http://, https:// or file:///"
+            "{:?} is not a URL: write one that begins with http://, https:// or file:///",
+            without_secrets(text)
         ))
     }
+}
+
+/// A url, or what was meant to be one, without what may be a password or a signature in it.
+fn without_secrets(text: &str) -> &str {
+    let place = text.split(['?', '#']).next().unwrap_or_default();
+    place.rsplit_once('@').map_or(place, |(_, place)| place)
 }
 
 /// A SHA-256 sum, which names a folder on the host.
@@ -87,11 +97,12 @@ pub fn sha256(text: &str) -> Checked {
 
 /// Lines of authorized_keys.
 pub fn key_lines(texts: &[String]) -> Checked {
-    each(texts, |text| {
+    each_numbered(texts, |index, text| {
         if text.trim().is_empty() || text.contains(['\n', '\r', '\0']) || text.len() > LONGEST_LINE
         {
+            // The text is not told: it may be a private key by mistake.
             return Err(format!(
-                "{text:?} is not one line of authorized_keys: write one key an element, and trimspace(…) around file(…)"
+                "element {index} is not one line of authorized_keys: write one public key an element, and trimspace(…) around file(…)"
             ));
         }
         Ok(())
@@ -124,11 +135,11 @@ pub fn servers(servers: &[IpAddr]) -> Checked {
 
 /// A user's own notes.
 pub fn labels(labels: &BTreeMap<String, String>) -> Checked {
-    let longest = labels
+    let lengths = labels
         .iter()
-        .flat_map(|(key, value)| [key.len(), value.len()])
-        .max();
-    if labels.len() > MOST_ELEMENTS || longest.unwrap_or_default() > LONGEST_LINE {
+        .flat_map(|(key, value)| [key.len(), value.len()]);
+    short_enough(lengths.clone().sum())?;
+    if labels.len() > MOST_ELEMENTS || lengths.max().unwrap_or_default() > LONGEST_LINE {
         return Err(format!(
             "at most {MOST_ELEMENTS} labels, each of at most {LONGEST_LINE} bytes"
         ));
@@ -166,13 +177,29 @@ pub fn holder(text: &str) -> Checked {
 }
 
 fn each(texts: &[String], check: impl Fn(&str) -> Checked) -> Checked {
+    each_numbered(texts, |_, text| check(text))
+}
+
+fn each_numbered(texts: &[String], check: impl Fn(usize, &str) -> Checked) -> Checked {
     if texts.len() > MOST_ELEMENTS {
         return Err(format!(
             "{} elements are more than {MOST_ELEMENTS}",
             texts.len()
         ));
     }
-    texts.iter().try_for_each(|text| check(text))
+    short_enough(texts.iter().map(String::len).sum())?;
+    let mut numbered = texts.iter().enumerate();
+    numbered.try_for_each(|(index, text)| check(index, text))
+}
+
+fn short_enough(length: usize) -> Checked {
+    if length <= LONGEST_LIST {
+        Ok(())
+    } else {
+        Err(format!(
+            "{length} bytes in all are more than {LONGEST_LIST}"
+        ))
+    }
 }
 
 /// The form in which an address is a key.
@@ -270,6 +297,28 @@ mod tests {
     }
 
     #[test]
+    fn an_error_tells_no_secret() {
+        for bad in [
+            "ftp://a/b?sig=secret",
+            "htps://a/b?X-Amz-Signature=secret",
+            "a/b#secret",
+            "bob:p/secret@a/b",
+        ] {
+            let error = url(bad).unwrap_err();
+            assert!(
+                !error.contains("secret") && error.contains("a/b"),
+                "{error}"
+            );
+        }
+        let key = "-----BEGIN OPENSSH PRIVATE KEY-----\nsecret\n".to_owned();
+        let error = key_lines(&["ssh-ed25519 AAAA a".to_owned(), key]).unwrap_err();
+        assert!(
+            !error.contains("secret") && error.contains("element 1"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn lists_and_numbers_have_bounds() {
         let one = |text: &str| vec![text.to_owned()];
         assert!(key_lines(&one("ssh-ed25519 AAAA a")).is_ok());
@@ -278,6 +327,10 @@ mod tests {
         }
         assert!(commands(&one("true\nfalse")).is_ok() && commands(&one("a\0")).is_err());
         assert!(words(&vec!["a".to_owned(); 5000]).is_err());
+        let long = |count| vec!["a".repeat(10_000); count];
+        assert!(key_lines(&long(50)).is_ok() && key_lines(&long(60)).is_err());
+        let many = |count: usize| (0..count).map(|key| (key.to_string(), "b".repeat(10_000)));
+        assert!(labels(&many(50).collect()).is_ok() && labels(&many(60).collect()).is_err());
         assert!(
             processors(0.5).is_ok() && processors(0.0).is_err() && processors(f64::NAN).is_err()
         );

@@ -10,7 +10,7 @@ use std::{
 
 use protocol::{desired::ObjectKey, name::OwnerToken};
 
-use crate::connection::Target;
+use crate::connection::{Identity, Target};
 
 /// An object and the token that the state holds.
 pub type Claim = (ObjectKey, OwnerToken);
@@ -18,7 +18,7 @@ pub type Claim = (ObjectKey, OwnerToken);
 /// What is still to be claimed, by host.
 #[derive(Debug, Default)]
 pub struct Claims {
-    hosts: Mutex<HashMap<String, HostClaims>>,
+    hosts: Mutex<HashMap<Identity, HostClaims>>,
 }
 
 #[derive(Debug)]
@@ -57,6 +57,16 @@ impl Claims {
         self.with(target, |host| host.made.push(claim));
     }
 
+    /// Whether this process made, or began to make, an object with this token.
+    pub fn has_made(&self, target: &Target, claim: &Claim) -> bool {
+        self.with(target, |host| host.made.contains(claim))
+    }
+
+    /// Takes back an object that could not be made.
+    pub fn forget_made(&self, target: &Target, claim: &Claim) {
+        self.with(target, |host| host.made.retain(|made| made != claim));
+    }
+
     /// Takes back an object that this process has removed again.
     pub fn remove(&self, target: &Target, key: &ObjectKey) {
         self.with(target, |host| {
@@ -82,7 +92,7 @@ impl Claims {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         change(
             hosts
-                .entry(target.to_string())
+                .entry(target.identity())
                 .or_insert_with(|| HostClaims {
                     target: target.clone(),
                     read: Vec::new(),
@@ -97,7 +107,7 @@ impl Claims {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::token;
+    use crate::{connection::Bastion, fixture::token};
 
     fn claim(name: &str) -> Claim {
         (ObjectKey::Container(name.parse().unwrap()), token('a'))
@@ -118,6 +128,35 @@ mod tests {
             "claimed once is enough"
         );
         assert!(claims.add_read(&target, claim("four")));
+    }
+
+    #[test]
+    fn what_could_not_be_made_is_not_claimed_and_another_of_that_name_is() {
+        let (claims, target) = (Claims::default(), Target::new("a"));
+        let (kept, failed) = (claim("web"), (claim("web").0, token('b')));
+        claims.add_made(&target, kept.clone());
+        claims.add_made(&target, failed.clone());
+        claims.forget_made(&target, &failed);
+        assert!(claims.has_made(&target, &kept) && !claims.has_made(&target, &failed));
+        assert_eq!(claims.take_all(), [(target, vec![kept])]);
+    }
+
+    #[test]
+    fn two_hosts_of_one_private_address_are_claimed_apart() {
+        let claims = Claims::default();
+        for address in ["198.51.100.8", "198.51.100.9"] {
+            let bastion = Some(Bastion {
+                address: address.to_owned(),
+                port: 22,
+                user: "jump".to_owned(),
+                host_key: None,
+            });
+            let target = Target {
+                bastion,
+                ..Target::new("10.0.0.2")
+            };
+            assert!(claims.add_read(&target, claim("web")), "{address}");
+        }
     }
 
     #[test]

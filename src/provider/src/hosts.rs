@@ -2,6 +2,7 @@
 //! planned, what is to be claimed. All resources share it.
 
 mod confirm;
+mod venture;
 
 use std::{
     path::PathBuf,
@@ -18,17 +19,21 @@ use protocol::{
 };
 use tfplugin::Context;
 
-use self::confirm::Venture;
-pub use self::confirm::told;
+use self::venture::Venture;
+pub use self::venture::told;
 use crate::{
     claims::Claims,
     connection::{Call, CallError, ConnectionError, ConnectionErrorKind, Host, Pool, Target},
     planned::Planned,
+    resources::lifecycle::{find, owner_of},
     snapshot::Snapshots,
 };
 
 /// How much longer than a change's limit connecting may take, so that its own, better error arrives.
 const HEADROOM: Duration = Duration::from_secs(15);
+
+/// How long the look for what a failed create has left may take, when the create's own time may be up.
+const LOOK: Duration = Duration::from_secs(20);
 
 /// What one run of Terraform knows and asks of its hosts.
 #[derive(Debug)]
@@ -62,6 +67,8 @@ pub struct Change {
     pub secrets: ContainerSecrets,
     /// A file that the agent may ask for.
     pub upload: Option<PathBuf>,
+    /// When a host undid its last change, as far as the state knows.
+    pub rolled_back_at: Option<u64>,
 }
 
 /// What a change came to.
@@ -113,7 +120,7 @@ impl Hosts {
 
     /// What the host looks like, when that is at hand: never a connection.
     pub fn peek(&self, target: &Target) -> Option<Arc<Snapshot>> {
-        self.snapshots.peek(&target.to_string())
+        self.snapshots.peek(target)
     }
 
     /// What the host looks like; asked once a run.
@@ -122,19 +129,19 @@ impl Hosts {
         target: &Target,
         limit: Duration,
     ) -> Result<Arc<Snapshot>, CallError> {
-        let name = target.to_string();
+        let deadline = limit.as_secs().max(1);
         let fetch = || async {
             let host = self.host(target, None).await?;
-            match host.call(Call::new(Request::Snapshot)).await? {
+            match host.call(Call::new(Request::Snapshot { deadline })).await? {
                 Answer::Snapshot(snapshot) => Ok(*snapshot),
                 _ => Err(unfitting(target)),
             }
         };
-        tokio::time::timeout(limit, self.snapshots.get(&name, fetch))
+        tokio::time::timeout(limit, self.snapshots.get(target, fetch))
             .await
             .unwrap_or_else(|_| {
                 let message = format!(
-                    "{name}: reading the host took longer than {}",
+                    "{target}: reading the host took longer than {}",
                     seconds(limit)
                 );
                 Err(Failure::new(FailureKind::Timeout, message)
@@ -155,6 +162,7 @@ impl Hosts {
             wait,
             secrets,
             upload,
+            rolled_back_at,
         } = change;
         let (started, key) = (Instant::now(), desired.key());
         let host = self
@@ -169,7 +177,8 @@ impl Hosts {
             deadline,
             secrets,
         };
-        let venture = Venture::new(&target, &put);
+        let (ends, cancellation) = (started + limit, context.cancellation());
+        let venture = Venture::new(&target, &put, ends, cancellation, rolled_back_at);
         let mut call = call(Request::Put(Box::new(put)), &target, context);
         if let Some(venture) = &venture {
             call = call.repeat_within(venture.time);
@@ -181,9 +190,9 @@ impl Hosts {
             // Noted before it is made: an interrupted create may leave a part of it, tainted in the state.
             self.claims.add_made(&target, (key, token.clone()));
         }
-        self.snapshots.forget(&target.to_string());
+        self.snapshots.forget(&target);
         let answer = host.call(call).await;
-        self.snapshots.forget(&target.to_string());
+        self.snapshots.forget(&target);
         let machine_id = host.welcome().machine_id;
         let (object, failure) = match (answer, venture) {
             (Ok(Answer::Changed { object, failure }), None) => (*object, failure),
@@ -204,6 +213,27 @@ impl Hosts {
         })
     }
 
+    /// Whether this process has made, or began to make, the object with this token.
+    pub fn has_made(&self, target: &Target, key: &ObjectKey, token: &OwnerToken) -> bool {
+        self.claims.has_made(target, &(key.clone(), token.clone()))
+    }
+
+    /// Whether an object whose create failed is there all the same; so it may be when that can't be asked.
+    /// One that isn't there is no more claimed.
+    pub async fn was_made(&self, target: &Target, key: &ObjectKey, token: &OwnerToken) -> bool {
+        let made = match self.snapshot(target, LOOK).await {
+            Ok(snapshot) => {
+                find(&snapshot, key).is_some_and(|object| owner_of(&object).token == *token)
+            }
+            Err(_) => true,
+        };
+        if !made {
+            let claim = (key.clone(), token.clone());
+            self.claims.forget_made(target, &claim);
+        }
+        made
+    }
+
     /// Removes an object.
     pub async fn remove(
         &self,
@@ -221,9 +251,9 @@ impl Hosts {
             token,
             deadline: limit.as_secs().max(1),
         };
-        self.snapshots.forget(&target.to_string());
+        self.snapshots.forget(target);
         let answer = host.call(call(request, target, context)).await;
-        self.snapshots.forget(&target.to_string());
+        self.snapshots.forget(target);
         answer?;
         self.claims.remove(target, &key);
         Ok(())
@@ -238,7 +268,7 @@ impl Hosts {
     ) -> Result<(), CallError> {
         let host = self.host(target, None).await?;
         let answer = host.call(Call::new(Request::TakeOver { key, token })).await;
-        self.snapshots.forget(&target.to_string());
+        self.snapshots.forget(target);
         answer.map(|_| ())
     }
 

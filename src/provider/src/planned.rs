@@ -8,7 +8,10 @@ use std::{
 
 use protocol::desired::ObjectKey;
 
-use crate::resources::Private;
+use crate::{
+    connection::{Identity, Target},
+    resources::Private,
+};
 
 /// The objects that this process has planned, each with its host.
 #[derive(Debug, Default)]
@@ -18,11 +21,11 @@ pub struct Planned {
 
 #[derive(Debug, Default)]
 struct Objects {
-    creates: HashSet<(String, ObjectKey)>,
-    kept: HashSet<(String, ObjectKey)>,
-    renamed: HashSet<(String, ObjectKey)>,
-    all: HashSet<(String, ObjectKey)>,
-    read: HashMap<(String, ObjectKey), Private>,
+    creates: HashSet<(Identity, ObjectKey)>,
+    kept: HashSet<(Identity, ObjectKey)>,
+    renamed: HashSet<(Identity, ObjectKey)>,
+    all: HashSet<(Identity, ObjectKey)>,
+    read: HashMap<(Identity, ObjectKey), Private>,
 }
 
 impl Planned {
@@ -30,9 +33,9 @@ impl Planned {
     ///
     /// Terraform plans each create once a process, also as the second half of a replacement, which
     /// `replaces` an object that may have been kept just before, under the same name.
-    pub fn create(&self, host: &str, key: ObjectKey, replaces: bool) -> bool {
+    pub fn create(&self, target: &Target, key: ObjectKey, replaces: bool) -> bool {
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        let object = (host.to_owned(), key);
+        let object = (target.identity(), key);
         objects.all.insert(object.clone());
         let own = replaces && !objects.renamed.contains(&object);
         let free = own || !objects.kept.contains(&object);
@@ -40,47 +43,55 @@ impl Planned {
     }
 
     /// Notes that an object stays or is changed. False when another resource is planned to become it.
-    pub fn keep(&self, host: &str, key: ObjectKey) -> bool {
+    pub fn keep(&self, target: &Target, key: ObjectKey) -> bool {
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        let object = (host.to_owned(), key);
+        let object = (target.identity(), key);
         objects.all.insert(object.clone());
         objects.kept.insert(object.clone());
         !objects.creates.contains(&object)
     }
 
     /// Notes the first half of a replacement that gives the object another name.
-    pub fn rename(&self, host: &str, key: ObjectKey) {
+    pub fn rename(&self, target: &Target, key: ObjectKey) {
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        objects.all.insert((host.to_owned(), key.clone()));
-        objects.renamed.insert((host.to_owned(), key));
+        objects.all.insert((target.identity(), key.clone()));
+        objects.renamed.insert((target.identity(), key));
     }
 
     /// Notes what the state holds of an object beside its attributes.
-    pub fn read(&self, host: &str, key: ObjectKey, private: Private) {
+    pub fn read(&self, target: &Target, key: ObjectKey, private: Private) {
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        objects.read.insert((host.to_owned(), key), private);
+        objects.read.insert((target.identity(), key), private);
     }
 
-    /// What the state holds of an object that is to be created.
+    /// What the state holds of the object that one which is to be created replaces, if it does.
     ///
-    /// Terraform plans the replacement of a tainted object without its private state, and hands what
-    /// that plan says to the destroy of the tainted one, which needs the token.
-    pub fn replaced(&self, host: &str, key: &ObjectKey) -> Private {
+    /// Terraform hands what the plan of a create says to the destroy of the object that it replaces, which
+    /// needs the token. The plan gets it from the replacement's first half, under whatever name that was;
+    /// but of a tainted object it gets nothing, and finds what was read under the same name.
+    pub fn replaced(&self, target: &Target, key: &ObjectKey, handed: Private) -> Private {
+        if handed.token.is_some() {
+            return handed;
+        }
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = objects.read.get(&(host.to_owned(), key.clone()));
+        let read = objects.read.get(&(target.identity(), key.clone()));
         read.cloned().unwrap_or_default()
     }
 
     /// Whether the object will be there after this run.
-    pub fn expects(&self, host: &str, key: &ObjectKey) -> bool {
+    pub fn expects(&self, target: &Target, key: &ObjectKey) -> bool {
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        objects.all.contains(&(host.to_owned(), key.clone()))
+        objects.all.contains(&(target.identity(), key.clone()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn host(address: &str) -> Target {
+        Target::new(address)
+    }
 
     #[test]
     fn the_replacement_of_a_tainted_object_knows_its_token() {
@@ -89,41 +100,55 @@ mod tests {
             token: Some(crate::fixture::token('a')),
             ..Private::default()
         };
-        planned.read("root@a:22", key.clone(), private.clone());
-        assert_eq!(planned.replaced("root@a:22", &key), private);
-        assert_eq!(planned.replaced("root@b:22", &key), Private::default());
+        planned.read(&host("a"), key.clone(), private.clone());
+        let replaced = |address| planned.replaced(&host(address), &key, Private::default());
+        assert_eq!(replaced("a"), private);
+        assert_eq!(replaced("b"), Private::default());
+    }
+
+    #[test]
+    fn a_replacement_under_another_name_keeps_the_token_that_the_destroy_needs() {
+        let (planned, key) = (Planned::default(), ObjectKey::Address("203.0.113.3".into()));
+        let handed = Private {
+            token: Some(crate::fixture::token('a')),
+            ..Private::default()
+        };
+        let replaced = || planned.replaced(&host("a"), &key, handed.clone());
+        assert_eq!(replaced(), handed, "nothing was read under that name");
+        planned.read(&host("a"), key.clone(), Private::default());
+        assert_eq!(replaced(), handed, "somebody else has that name");
     }
 
     #[test]
     fn the_same_object_twice_on_one_host_is_found() {
         let planned = Planned::default();
         let key = || ObjectKey::Address("203.0.113.2".into());
-        assert!(planned.keep("root@a:22", key()));
+        assert!(planned.keep(&host("a"), key()));
         assert!(
-            planned.create("root@a:22", key(), true),
+            planned.create(&host("a"), key(), true),
             "the second half of a replacement"
         );
-        assert!(!planned.create("root@a:22", key(), false));
-        assert!(planned.create("root@b:22", key(), false));
-        assert!(planned.expects("root@b:22", &key()) && !planned.expects("root@c:22", &key()));
+        assert!(!planned.create(&host("a"), key(), false));
+        assert!(planned.create(&host("b"), key(), false));
+        assert!(planned.expects(&host("b"), &key()) && !planned.expects(&host("c"), &key()));
     }
 
     #[test]
     fn what_is_there_is_not_made_or_renamed_to_once_more() {
         let key = || ObjectKey::Address("203.0.113.2".into());
         let planned = Planned::default();
-        assert!(planned.keep("root@a:22", key()));
-        assert!(!planned.create("root@a:22", key(), false), "a new one");
+        assert!(planned.keep(&host("a"), key()));
+        assert!(!planned.create(&host("a"), key(), false), "a new one");
         let planned = Planned::default();
-        assert!(planned.create("root@a:22", key(), false));
-        assert!(!planned.keep("root@a:22", key()), "in the other order");
+        assert!(planned.create(&host("a"), key(), false));
+        assert!(!planned.keep(&host("a"), key()), "in the other order");
         let planned = Planned::default();
-        assert!(planned.keep("root@a:22", key()));
-        planned.rename("root@a:22", key());
-        assert!(!planned.create("root@a:22", key(), true), "a renamed one");
+        assert!(planned.keep(&host("a"), key()));
+        planned.rename(&host("a"), key());
+        assert!(!planned.create(&host("a"), key(), true), "a renamed one");
         let planned = Planned::default();
-        planned.rename("root@a:22", key());
-        assert!(planned.create("root@a:22", key(), true));
-        assert!(!planned.keep("root@a:22", key()), "in the other order");
+        planned.rename(&host("a"), key());
+        assert!(planned.create(&host("a"), key(), true));
+        assert!(!planned.keep(&host("a"), key()), "in the other order");
     }
 }

@@ -30,7 +30,7 @@ use self::{
 };
 use crate::{context::Context, failure::Context as _, host, lock::HostLock};
 
-/// How long a question that changes nothing may take.
+/// How long a request may take that doesn't say so itself.
 const QUESTION_TIME: Duration = Duration::from_mins(1);
 
 /// How long a change may go on after its provider is gone: until its next safe point, and until a create is taken
@@ -198,7 +198,9 @@ impl Connection {
         let (progress, mut lines) = mpsc::unbounded_channel();
         let time = match &request {
             Request::Put(put) => Duration::from_secs(put.deadline),
-            Request::Remove { deadline, .. } => Duration::from_secs(*deadline),
+            Request::Remove { deadline, .. } | Request::Snapshot { deadline } => {
+                Duration::from_secs(*deadline)
+            }
             _ => QUESTION_TIME,
         };
         let mut context = self.context.for_request(time, cancel.clone(), progress);
@@ -245,7 +247,7 @@ impl Connection {
 
 async fn answer(context: Context, request: Request, began: Duration) -> Result<Answer, Failure> {
     match request {
-        Request::Snapshot => snapshot::snapshot(&context)
+        Request::Snapshot { .. } => snapshot::snapshot(&context)
             .await
             .map(|snapshot| Answer::Snapshot(Box::new(snapshot))),
         Request::Put(put) => {

@@ -50,11 +50,13 @@ const AGENT_HEADROOM: Duration = Duration::from_secs(15);
 const DEFAULT_DEADLINE: Duration = Duration::from_mins(2);
 
 impl Call {
-    /// A call of this request. A Put's or Remove's own deadline, and some, is the call's.
+    /// A call of this request. The request's own deadline, and some, is the call's.
     pub fn new(request: Request) -> Self {
         let deadline = match &request {
             Request::Put(put) => Duration::from_secs(put.deadline) + AGENT_HEADROOM,
-            Request::Remove { deadline, .. } => Duration::from_secs(*deadline) + AGENT_HEADROOM,
+            Request::Remove { deadline, .. } | Request::Snapshot { deadline } => {
+                Duration::from_secs(*deadline) + AGENT_HEADROOM
+            }
             _ => DEFAULT_DEADLINE,
         };
         Self {

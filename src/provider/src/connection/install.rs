@@ -228,6 +228,14 @@ pub(super) fn noise(host: &str, output: &[u8]) -> ConnectionError {
     .help("Let .bashrc, .profile and the like print nothing when the shell is not interactive.")
 }
 
+/// The script asks for the program once.
+pub(super) fn asks_again(host: &str) -> ConnectionError {
+    let reason = "the host has asked for the agent's program and asks for it again";
+    ConnectionError::new(ConnectionErrorKind::Shell, host, DOING, reason).help(
+        "Check that the user's login shell runs each command once, and what else answers on this host.",
+    )
+}
+
 /// Nobody spoke in time.
 pub(super) fn too_slow(host: &str, output: &[u8], stderr: &str) -> ConnectionError {
     ConnectionError::new(

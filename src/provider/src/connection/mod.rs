@@ -37,5 +37,5 @@ pub use credentials::{Credentials, HostKeyChecking};
 pub use error::{ConnectionError, ConnectionErrorKind};
 pub use host::{Host, Welcome};
 pub use pool::Pool;
-pub use target::{Bastion, Target};
+pub use target::{Bastion, Identity, Target};
 pub use texts::host_key::{self, HostKey};

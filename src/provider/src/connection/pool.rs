@@ -14,8 +14,9 @@ use super::{
     embedded::{AGENTS, Agent},
     error::ConnectionError,
     host::{Host, Slot},
+    host_key::HostKey,
     install,
-    target::{Bastion, Target},
+    target::{Identity, Target},
 };
 
 /// What every connection is made with.
@@ -30,8 +31,8 @@ pub(super) struct Connector {
     pub(super) closed: CancellationToken,
 }
 
-/// What makes two targets the same host: a private address means another host behind another bastion.
-type Key = (String, String, u16, Option<Bastion>);
+/// A host, and what its bastion's key must be: that is looked at only when a connection is made.
+type Key = (Identity, Option<HostKey>);
 
 /// The connections of this process.
 #[derive(Debug)]
@@ -101,16 +102,11 @@ impl Pool {
     }
 
     fn slot(&self, target: &Target) -> Arc<Slot> {
-        let Target {
-            address,
-            port,
-            user,
-            bastion,
-            ..
-        } = target.clone();
+        let bastion = target.bastion.as_ref();
+        let bastion_key = bastion.and_then(|bastion| bastion.host_key.clone());
         let mut slots = self.slots();
         let slot = slots
-            .entry((user, address, port, bastion))
+            .entry((target.identity(), bastion_key))
             .or_insert_with(|| Slot::new(Arc::clone(&self.connector)));
         Arc::clone(slot)
     }

@@ -38,7 +38,26 @@ pub struct Bastion {
     pub host_key: Option<HostKey>,
 }
 
+/// What makes two targets the same host: a private address means another host behind another bastion.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Identity {
+    endpoint: Endpoint,
+    bastion: Option<Endpoint>,
+}
+
+type Endpoint = (String, String, u16);
+
 impl Target {
+    /// Which host it is, whatever keys are expected on the way.
+    pub fn identity(&self) -> Identity {
+        let bastion = self.bastion.as_ref();
+        Identity {
+            endpoint: (self.user.clone(), self.address.clone(), self.port),
+            bastion: bastion
+                .map(|bastion| (bastion.user.clone(), bastion.address.clone(), bastion.port)),
+        }
+    }
+
     /// root at port 22 of this address, directly.
     pub fn new(address: impl Into<String>) -> Self {
         Self {
@@ -80,6 +99,25 @@ fn write_endpoint(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_private_address_behind_another_bastion_is_another_host() {
+        let behind = |address: &str, host_key: Option<HostKey>| Target {
+            bastion: Some(Bastion {
+                address: address.to_owned(),
+                port: DEFAULT_PORT,
+                user: "jump".to_owned(),
+                host_key,
+            }),
+            ..Target::new("10.0.0.2")
+        };
+        let key = "SHA256:ohD8VZEXGWo6Ez8GSEJQ9WpafgLFsOfLOtGGQCQo6Og";
+        let identity = behind("198.51.100.9", None).identity();
+        assert_ne!(identity, behind("198.51.100.8", None).identity());
+        assert_ne!(identity, Target::new("10.0.0.2").identity());
+        let pinned = behind("198.51.100.9", Some(key.parse().unwrap()));
+        assert_eq!(identity, pinned.identity(), "a key is no part of it");
+    }
 
     #[test]
     fn endpoints_read_like_ids() {

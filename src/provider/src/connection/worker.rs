@@ -167,7 +167,7 @@ impl Pipe {
     fn become_agent(&mut self, hop: &Hop, agents: &[Agent]) -> Result<Vec<u8>, ConnectionError> {
         let host = hop.label.as_str();
         let deadline = Instant::now() + install::START_TIMEOUT;
-        let mut output = Vec::new();
+        let (mut output, mut is_uploaded) = (Vec::new(), false);
         loop {
             let turn = self
                 .turn(&mut |bytes| output.extend_from_slice(bytes))
@@ -178,6 +178,7 @@ impl Pipe {
                     return Err(install::refusal(host, reason, &self.stderr_text()));
                 }
                 Progress::Noise => return Err(install::noise(host, &output)),
+                Progress::Need { .. } if is_uploaded => return Err(install::asks_again(host)),
                 Progress::Need {
                     architecture,
                     taken,
@@ -200,6 +201,7 @@ impl Pipe {
                     );
                     fault::point(|| "before: upload the agent");
                     self.outgoing.push_back(agent.gzip.to_vec());
+                    is_uploaded = true;
                     output.drain(..taken);
                     continue;
                 }
@@ -237,7 +239,7 @@ impl Pipe {
     /// Moves the bytes that can be moved, up to [`TURN_LIMIT`].
     fn turn(&mut self, take: &mut dyn FnMut(&[u8])) -> Result<Turn, StepError> {
         let mut buffer = vec![0; 64 * 1024];
-        let mut total = 0;
+        let (mut total, mut was_still) = (0, false);
         loop {
             let mut moved = false;
             while let Some(length) = read(&mut self.channel, &mut buffer)? {
@@ -257,14 +259,16 @@ impl Pipe {
                 }
             }
             moved |= self.write()?;
-            // Each of the three reads packets for the others, about which the socket stays silent.
-            if !moved && self.channel.read_window().available == 0 {
+            // Each of the three reads packets for the others, about which the socket stays silent. What
+            // is queued and comes in no second round either is nothing that this thread could take.
+            if !moved && (was_still || self.channel.read_window().available == 0) {
                 return Ok(if self.channel.eof() {
                     Turn::Ended
                 } else {
                     Turn::Idle
                 });
             }
+            was_still = !moved;
         }
     }
 

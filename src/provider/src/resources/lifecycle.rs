@@ -3,19 +3,21 @@
 use std::collections::BTreeMap;
 
 use protocol::{
-    FailureKind,
     desired::{ContainerSecrets, ObjectKey},
     message::Intent,
-    name::OwnerToken,
     observed::{Object, Owner, Snapshot},
 };
 use tfplugin::{
     Context, Create, Diagnostics, Failed, Path, Plan, State, Update, Value, schema::AttributeType,
 };
 
-use super::{Managed, Private, Standing, import::with_import};
+use super::{
+    Managed, Private, Standing,
+    import::with_import,
+    ownership::{find_lost, finish_import, may_have_been_made, owner, take_over},
+};
 use crate::{
-    connection::{CallError, ConnectionErrorKind, Target},
+    connection::Target,
     failure::{Place, diagnostics, failure_diagnostic},
     hosts::{Change, Changed, Fate, same_machine},
     random,
@@ -44,12 +46,13 @@ pub async fn create<R: Managed>(
         target: target.clone(),
         machine_id: None,
         desired: R::desired(&planned, &config)?,
-        token,
+        token: token.clone(),
         intent: Intent::Create,
         limit: R::LIMITS.with(R::timeouts(&planned)).create,
         wait: R::PLACE == Place::Own,
         secrets: ContainerSecrets::default(),
         upload: None,
+        rolled_back_at: None,
     };
     R::accompany(&mut change, None, &planned, &config);
     let changed = match Box::pin(resource.hosts().put(change, context)).await {
@@ -57,7 +60,11 @@ pub async fn create<R: Managed>(
         Err(error) => {
             let error = with_import(resource, error, &target, &key).await;
             let diagnostics = diagnostics(&doing, &error, R::PLACE);
-            return Err(if may_have_been_made(&error) {
+            let made = match may_have_been_made(&error) {
+                Some(made) => made,
+                None => resource.hosts().was_made(&target, &key, &token).await,
+            };
+            return Err(if made {
                 Failed::with_partial(State::new(planned, private), diagnostics)
             } else {
                 diagnostics.into()
@@ -112,6 +119,7 @@ pub async fn update<R: Managed>(
         wait: false,
         secrets: ContainerSecrets::default(),
         upload: None,
+        rolled_back_at: private.rolled_back_at,
     };
     R::accompany(&mut change, Some(&prior), &planned, &config);
     let changed = Box::pin(resource.hosts().put(change, context))
@@ -144,21 +152,20 @@ pub fn register<R: Managed>(
     let (Some(target), Some(key)) = (R::target(&plan.planned), R::key(&plan.planned)) else {
         return Ok(None);
     };
-    let host = target.to_string();
     let free = match &plan.prior {
-        Some(prior) if R::key(prior).as_ref() == Some(&key) => planned.keep(&host, key.clone()),
+        Some(prior) if R::key(prior).as_ref() == Some(&key) => planned.keep(&target, key.clone()),
         Some(_) => {
-            planned.rename(&host, key.clone());
+            planned.rename(&target, key.clone());
             true
         }
         // Only the second half of a replacement has a token.
-        None => planned.create(&host, key.clone(), plan.private.token.is_some()),
+        None => planned.create(&target, key.clone(), plan.private.token.is_some()),
     };
     if !free {
         let label = R::label(&plan.planned);
         return Err(Diagnostics::error_at(
             Path::root().then(R::IDENTITY),
-            format!("The {label} twice on {host}"),
+            format!("The {label} twice on {target}"),
             format!(
                 "Another {} of this configuration has the same {} on the same host. Keep one of them, or change it.",
                 R::NAME,
@@ -167,7 +174,7 @@ pub fn register<R: Managed>(
         ));
     }
     if plan.is_create() {
-        plan.private = planned.replaced(&host, &key);
+        plan.private = planned.replaced(&target, &key, std::mem::take(&mut plan.private));
     }
     Ok(Some((target, key)))
 }
@@ -236,7 +243,7 @@ pub async fn read<R: Managed>(
     R::remember(&mut private, &object);
     R::warn(&label, &object, context);
     let planned = &resource.hosts().planned;
-    planned.read(&target.to_string(), key, private.clone());
+    planned.read(&target, key, private.clone());
     Ok(Some(State::new(model, private)))
 }
 
@@ -250,6 +257,13 @@ pub async fn delete<R: Managed>(
     R::destroyable(&model)?;
     let (target, key) = (required_target::<R>(&model)?, required_key::<R>(&model)?);
     let doing = format!("Destroying {}", R::label(&model));
+    if private.token.is_none() {
+        let lost = find_lost(resource, &target, &key).await;
+        match lost.map_err(|error| diagnostics(&doing, &error, R::PLACE))? {
+            Some(found) => private = found,
+            None => return Ok(()),
+        }
+    }
     finish_import(resource, &target, &key, &mut private)
         .await
         .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
@@ -267,41 +281,6 @@ pub async fn delete<R: Managed>(
         )
         .await;
     removed.map_err(|error| diagnostics(&doing, &error, R::PLACE).into())
-}
-
-/// Makes an object that the plan has imported this state's, before it is changed.
-async fn finish_import<R: Managed>(
-    resource: &R,
-    target: &Target,
-    key: &ObjectKey,
-    private: &mut Private,
-) -> Result<(), CallError> {
-    if private.taken_from.is_none() {
-        return Ok(());
-    }
-    let snapshot = resource.hosts().snapshot(target, R::LIMITS.read).await?;
-    let Some(object) = find(&snapshot, key) else {
-        return Ok(());
-    };
-    if private.standing(&owner_of(&object).token, true) == Standing::Imported {
-        take_over(resource, target, key, private).await?;
-    }
-    Ok(())
-}
-
-/// Tells the host that an imported object is this state's from now on.
-async fn take_over<R: Managed>(
-    resource: &R,
-    target: &Target,
-    key: &ObjectKey,
-    private: &mut Private,
-) -> Result<(), CallError> {
-    if let Some(token) = private.token.clone() {
-        let hosts = resource.hosts();
-        hosts.take_over(target, key.clone(), token).await?;
-        private.taken_from = None;
-    }
-    Ok(())
 }
 
 /// What was planned, with all that was unknown filled in from what is there.
@@ -348,23 +327,6 @@ fn filled(value: Value, from: &Value) -> Value {
     }
 }
 
-/// Whether a part of the object may be there although the agent didn't say so: then the state keeps
-/// its token, and the next refresh finds out.
-fn may_have_been_made(error: &CallError) -> bool {
-    use ConnectionErrorKind as Kind;
-    match error {
-        CallError::Failure(failure) => {
-            matches!(failure.kind, FailureKind::Timeout | FailureKind::Cancelled)
-        }
-        CallError::Connection(error) => {
-            matches!(
-                error.kind,
-                Kind::Lost | Kind::OutcomeUnknown | Kind::Timeout | Kind::Cancelled
-            )
-        }
-    }
-}
-
 /// One object of a snapshot, as a change would have answered it.
 pub fn find(snapshot: &Snapshot, key: &ObjectKey) -> Option<Object> {
     match key {
@@ -403,15 +365,6 @@ fn drift_of(object: &Object) -> &[String] {
         Object::Container(container) => &container.drift,
         Object::Address(address) => &address.drift,
     }
-}
-
-fn owner<R: Managed>(model: &R::Model, private: &Private) -> Result<OwnerToken, Diagnostics> {
-    private.token.clone().ok_or_else(|| {
-        Diagnostics::error(
-            format!("The state of {} has no owner token", R::label(model)),
-            "Without it, its host can't know whose it is. Apply without -refresh=false, which takes the object over anew.",
-        )
-    })
 }
 
 fn required_target<R: Managed>(model: &R::Model) -> Result<Target, Diagnostics> {

@@ -51,6 +51,7 @@ pub mod host;
 pub mod image;
 pub mod import;
 pub mod lifecycle;
+mod ownership;
 pub mod public_address;
 
 use std::sync::Arc;
@@ -83,6 +84,8 @@ pub struct Private {
     pub machine_id: Option<String>,
     /// Whether nspawn_host's `uplink` was written by the user; otherwise the host chose it.
     pub uplink_configured: bool,
+    /// When nspawn_host undid its last change, by which a later one is told from it. Seconds since 1970.
+    pub rolled_back_at: Option<u64>,
     /// Whose an imported object was, until this state's saved token is the host's as well.
     pub taken_from: Option<OwnerToken>,
 }

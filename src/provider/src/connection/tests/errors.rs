@@ -1,6 +1,6 @@
 //! Hosts that don't let the agent start, and what is said about each.
 
-use std::{fs, os::unix::fs::symlink, sync::atomic::Ordering, time::Duration};
+use std::{env::consts::ARCH, fs, os::unix::fs::symlink, sync::atomic::Ordering, time::Duration};
 
 use protocol::message::Answer;
 
@@ -48,6 +48,15 @@ async fn a_shell_that_prints_without_end_is_left() {
     assert_eq!(error.kind, ConnectionErrorKind::Shell);
     assert!(error.reason.contains("prints without end"), "{error}");
     assert!(error.reason.len() < 4096);
+}
+
+#[tokio::test]
+async fn a_host_that_asks_for_the_agent_again_and_again_gets_it_once() {
+    let ask = format!("printf '\\000nspawn-agent install need {ARCH}\\n'");
+    let server = Server::with(&format!("ForceCommand {ask}; {ask}; exec cat >&2"));
+    let error = connect(&server).await.unwrap_err();
+    assert_eq!(error.kind, ConnectionErrorKind::Shell);
+    assert!(error.reason.contains("asks for it again"), "{error}");
 }
 
 #[tokio::test]

@@ -179,7 +179,9 @@ async fn a_connection_cut_between_requests_is_made_again() {
         wire.cut();
     }
     assert_eq!(
-        host.call(Call::new(Request::Snapshot)).await.unwrap(),
+        host.call(Call::new(Request::Snapshot { deadline: 60 }))
+            .await
+            .unwrap(),
         Answer::Noted
     );
     assert_eq!(wire.connections.load(Ordering::SeqCst), 4);

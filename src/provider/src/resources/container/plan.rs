@@ -71,7 +71,7 @@ impl ContainerResource {
         };
         if plan.is_create() {
             let host = target.to_string();
-            let expected = |image: &ObjectKey| self.hosts.planned.expects(&host, image);
+            let expected = |image: &ObjectKey| self.hosts.planned.expects(&target, image);
             check_host(&host, &plan.planned, &snapshot, expected)?;
         } else if let Some(prior) = plan.prior.as_ref().filter(|_| !plan.is_replace()) {
             warn_of_newer_image(&label, prior, &snapshot, context);

@@ -94,6 +94,7 @@ impl Managed for HostResource {
     fn remember(private: &mut Private, object: &Object) {
         if let Object::Host(_, host) = object {
             private.uplink_configured = host.desired.uplink.is_some();
+            private.rolled_back_at = host.state.rolled_back.as_ref().map(|record| record.at);
         }
     }
 
@@ -102,19 +103,30 @@ impl Managed for HostResource {
             return;
         };
         if let Some(record) = &host.state.rolled_back {
-            let at = SystemTime::UNIX_EPOCH + Duration::from_secs(record.at);
             context.warn(
                 format!("The last change of the {label} was rolled back"),
                 format!(
-                    "The server undid it at {}, because {}.\n{}\n\nApply again to make the change once more, or take it out of the \
+                    "The server undid it{}, because {}.\n{}\n\nApply again to make the change once more, or take it out of the \
                      configuration. This is told until the next change of nspawn_host, for a week at most.",
-                    humantime::format_rfc3339_seconds(at),
+                    when(record.at),
                     record.reason,
                     told(record),
                 ),
             );
         }
     }
+}
+
+/// When something was, as a host says, which may say anything. humantime shows the years up to 9999.
+fn when(seconds: u64) -> String {
+    let year_10000 = 253_402_300_800;
+    if seconds >= year_10000 {
+        return String::new();
+    }
+    let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+    at.map_or_else(String::new, |at| {
+        format!(" at {}", humantime::format_rfc3339_seconds(at))
+    })
 }
 
 impl Resource for HostResource {
@@ -127,4 +139,18 @@ impl Resource for HostResource {
     }
 
     same_for_every_object!();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_may_say_any_time() {
+        assert_eq!(when(0), " at 1970-01-01T00:00:00Z");
+        assert_eq!(
+            (when(u64::MAX), when(1 << 40)),
+            (String::new(), String::new())
+        );
+    }
 }

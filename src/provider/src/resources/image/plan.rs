@@ -42,7 +42,7 @@ impl ImageResource {
         let fresh = plan
             .prior
             .as_ref()
-            .is_none_or(|prior| !same_tree(prior, &plan.planned));
+            .is_none_or(|prior| is_remade(prior, &plan.planned));
         settle(&mut plan.planned, &plan.config, fresh);
         let moved = plan
             .prior
@@ -68,6 +68,12 @@ fn settle(planned: &mut Image, config: &Image, fresh: bool) {
         planned.os = Attr::Unknown;
         planned.size_bytes = Attr::Unknown;
     }
+}
+
+/// Whether the apply makes a tree. debootstrap, for one that went missing, makes another one than before.
+fn is_remade(prior: &Image, planned: &Image) -> bool {
+    let drifted = prior.drift.known().is_some_and(|drift| !drift.is_empty());
+    drifted || !same_tree(prior, planned)
 }
 
 /// Whether the tree stays what it is: where a tarball comes from makes no difference.
@@ -195,6 +201,20 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("tarball.path"));
+    }
+
+    #[test]
+    fn a_tree_that_went_missing_is_made_anew() {
+        let whole = Image {
+            debootstrap: Attr::Known(Debootstrap::default()),
+            drift: vec![].into(),
+            ..Image::default()
+        };
+        let missing = Image {
+            drift: vec!["its tree is missing".to_owned()].into(),
+            ..whole.clone()
+        };
+        assert!(!is_remade(&whole, &whole) && is_remade(&missing, &whole));
     }
 
     #[test]

@@ -1,0 +1,127 @@
+//! By what an object is a state's: its token, how it changes hands, and what to do when it is lost.
+
+use protocol::{Failure, FailureKind, desired::ObjectKey, name::OwnerToken};
+use tfplugin::Diagnostics;
+
+use super::{
+    Managed, Private, Standing,
+    lifecycle::{find, owner_of},
+};
+use crate::connection::{CallError, ConnectionErrorKind, Target};
+
+/// The token by which the host knows the object as this state's.
+pub(super) fn owner<R: Managed>(
+    model: &R::Model,
+    private: &Private,
+) -> Result<OwnerToken, Diagnostics> {
+    private.token.clone().ok_or_else(|| {
+        Diagnostics::error(
+            format!("The state of {} has no owner token", R::label(model)),
+            "Without it, its host can't know whose it is. Apply without -refresh=false, which takes the object over anew.",
+        )
+    })
+}
+
+/// What takes over an object of which the state has lost the token: Terraform plans the replacement of a
+/// tainted one, and hands nothing of its prior state to the destroy when the new one has another name.
+/// None when there is nothing left to destroy, or only what this very run has made under that name.
+pub(super) async fn find_lost<R: Managed>(
+    resource: &R,
+    target: &Target,
+    key: &ObjectKey,
+) -> Result<Option<Private>, CallError> {
+    let hosts = resource.hosts();
+    let snapshot = hosts.snapshot(target, R::LIMITS.read).await?;
+    let Some(object) = find(&snapshot, key) else {
+        return Ok(None);
+    };
+    let found = owner_of(&object);
+    if hosts.has_made(target, key, &found.token) {
+        return Ok(None);
+    }
+    let private = Private::taking_over(found, hosts.session());
+    private
+        .map(Some)
+        .map_err(|error| Failure::new(FailureKind::System, error.to_string()).into())
+}
+
+/// Makes an object that the plan has imported this state's, before it is changed.
+pub(super) async fn finish_import<R: Managed>(
+    resource: &R,
+    target: &Target,
+    key: &ObjectKey,
+    private: &mut Private,
+) -> Result<(), CallError> {
+    if private.taken_from.is_none() {
+        return Ok(());
+    }
+    let snapshot = resource.hosts().snapshot(target, R::LIMITS.read).await?;
+    let Some(object) = find(&snapshot, key) else {
+        return Ok(());
+    };
+    if private.standing(&owner_of(&object).token, true) == Standing::Imported {
+        take_over(resource, target, key, private).await?;
+    }
+    Ok(())
+}
+
+/// Tells the host that an imported object is this state's from now on.
+pub(super) async fn take_over<R: Managed>(
+    resource: &R,
+    target: &Target,
+    key: &ObjectKey,
+    private: &mut Private,
+) -> Result<(), CallError> {
+    if let Some(token) = private.token.clone() {
+        let hosts = resource.hosts();
+        hosts.take_over(target, key.clone(), token).await?;
+        private.taken_from = None;
+    }
+    Ok(())
+}
+
+/// Whether a part of the object may be there although the agent didn't say so: then the state keeps
+/// its token, and the next refresh finds out. None when the host has to be asked: the agent has answered,
+/// but what it did may have been all but the look for its answer.
+pub(super) fn may_have_been_made(error: &CallError) -> Option<bool> {
+    use ConnectionErrorKind as Kind;
+    match error {
+        // An earlier attempt over a connection that dropped may be at work still.
+        CallError::Failure(failure) => {
+            matches!(failure.kind, FailureKind::Timeout | FailureKind::Cancelled).then_some(true)
+        }
+        CallError::Connection(error) => Some(matches!(
+            error.kind,
+            Kind::Lost | Kind::OutcomeUnknown | Kind::Timeout | Kind::Cancelled
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::ConnectionError;
+
+    #[test]
+    fn a_create_that_failed_may_have_been_made_all_the_same() {
+        let failure = |kind| CallError::from(Failure::new(kind, "no"));
+        let connection = |kind| {
+            let target = Target::new("a");
+            CallError::from(ConnectionError::new(
+                kind,
+                &target,
+                "asking",
+                "no".to_owned(),
+            ))
+        };
+        for (error, expected) in [
+            (failure(FailureKind::System), None),
+            (failure(FailureKind::Command), None),
+            (failure(FailureKind::Timeout), Some(true)),
+            (connection(ConnectionErrorKind::OutcomeUnknown), Some(true)),
+            (connection(ConnectionErrorKind::Unreachable), Some(false)),
+        ] {
+            assert_eq!(may_have_been_made(&error), expected, "{error:?}");
+        }
+    }
+}
