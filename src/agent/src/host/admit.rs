@@ -179,10 +179,7 @@ fn check_files(host: &Host) -> Result<(), Failure> {
 
 /// A policy of DROP in a forward chain kills every packet to a guest, whatever our own table says.
 async fn check_forwarding(context: &Context, host: &Host) -> Result<(), Failure> {
-    let Some(ruleset) = nft::list_rules(context).await? else {
-        return Ok(());
-    };
-    match blocked_by(&ruleset, host.bridge.as_str()) {
+    match blocked_by(&nft::list_rules(context).await?, host.bridge.as_str()) {
         None => Ok(()),
         Some(blocker) => Err(Failure::new(
             FailureKind::Unsupported,

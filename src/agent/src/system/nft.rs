@@ -58,30 +58,31 @@ pub async fn apply_json(context: &Context, commands: &[Value]) -> Result<(), Fai
 
 /// Lists something as JSON: `table bridge nspawn_agent`; none when it isn't there, or nft isn't.
 pub async fn list(context: &Context, what: &[&str]) -> Result<Option<Value>, Failure> {
-    listed(context, &[&["-j", "list"], what].concat()).await
+    match listed(context, &[&["-j", "list"], what].concat()).await {
+        Err(failure) if is_missing(&failure) => Ok(None),
+        listed => listed.map(Some),
+    }
 }
 
 /// Lists all rules, and no elements of sets that have a name: there may be hundreds of thousands. nft(8), --terse
-pub async fn list_rules(context: &Context) -> Result<Option<Value>, Failure> {
+///
+/// A host of ours has nft: without it nobody knows what the rules are, which is not the same as none.
+pub async fn list_rules(context: &Context) -> Result<Value, Failure> {
     listed(context, &["-j", "-t", "list", "ruleset"]).await
 }
 
-async fn listed(context: &Context, arguments: &[&str]) -> Result<Option<Value>, Failure> {
-    let listed = Program::new("nft")
+async fn listed(context: &Context, arguments: &[&str]) -> Result<Value, Failure> {
+    let output = Program::new("nft")
         .args(arguments)
         .only_looking()
         .run(context)
-        .await;
-    match listed {
-        Ok(output) => serde_json::from_slice(&output).map(Some).map_err(|error| {
-            Failure::new(
-                FailureKind::Command,
-                format!("nft {} gave no JSON: {error}", arguments.join(" ")),
-            )
-        }),
-        Err(failure) if is_missing(&failure) => Ok(None),
-        Err(failure) => Err(failure),
-    }
+        .await?;
+    serde_json::from_slice(&output).map_err(|error| {
+        Failure::new(
+            FailureKind::Command,
+            format!("nft {} gave no JSON: {error}", arguments.join(" ")),
+        )
+    })
 }
 
 fn is_missing(failure: &Failure) -> bool {

@@ -162,10 +162,7 @@ impl WayIn {
 }
 
 async fn rules(context: &Context) -> Result<Rules, Failure> {
-    let ruleset = nft::list_rules(context).await?;
-    Ok(ruleset
-        .map(|ruleset| Rules::read(&ruleset))
-        .unwrap_or_default())
+    Ok(Rules::read(&nft::list_rules(context).await?))
 }
 
 impl Link {
@@ -244,7 +241,7 @@ mod tests {
             missing.starts_with("a rule that was gone from the chain in"),
             "{missing}"
         );
-        let listed = nft::list_rules(&context).await.unwrap().unwrap();
+        let listed = nft::list_rules(&context).await.unwrap();
         assert!(listed.to_string().contains("accept"), "{listed}");
     }
 
