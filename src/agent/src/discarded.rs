@@ -4,7 +4,7 @@
 //! is removed never has the name of the whole.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     path::{Path, PathBuf},
 };
@@ -94,20 +94,10 @@ fn everywhere() -> Result<Vec<(String, PathBuf)>, Failure> {
 
 /// What was set aside in a place, each with its name of before.
 fn all(place: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
-    let deed = || format!("list {}", place.display());
-    let entries = match fs::read_dir(place) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.doing(deed)?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry.doing(deed)?.file_name();
-        let entry = entry.to_string_lossy();
-        if let Some(name) = name_of(&entry) {
-            found.push((name.to_owned(), place.join(&*entry)));
-        }
-    }
-    Ok(found)
+    let entries = files::names(place)?.into_iter();
+    Ok(entries
+        .filter_map(|entry| Some((name_of(&entry)?.to_owned(), place.join(&entry))))
+        .collect())
 }
 
 fn name_of(entry: &str) -> Option<&str> {
@@ -117,6 +107,8 @@ fn name_of(entry: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -17,7 +16,7 @@ use protocol::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{failure::Context as _, system::files};
+use crate::system::files;
 
 /// Where the desired state lives.
 pub const FOLDER: &str = "/etc/nspawn-agent";
@@ -153,18 +152,10 @@ impl Store {
     /// All objects of a kind, by name.
     pub fn all<D: Kept>(&self) -> Result<BTreeMap<String, Stored<D>>, Failure> {
         let folder = self.folder.join(D::FOLDER);
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-            Err(error) => return Err(error).doing(|| format!("list {}", folder.display())),
-        };
         let mut all = BTreeMap::new();
-        for entry in entries {
-            let path = entry.doing(|| format!("list {}", folder.display()))?.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "json")
-                && let Some(stored) = read::<Stored<D>>(&path)?
+        for name in files::names(&folder)? {
+            if name.strip_suffix(".json").is_some()
+                && let Some(stored) = read::<Stored<D>>(&folder.join(&name))?
             {
                 all.insert(stored.desired.name(), stored);
             }

@@ -1,6 +1,6 @@
 //! What the host chooses for a new container, once it is sure that the name is free.
 
-use std::{fs, io, ops::Range, os::unix::fs::MetadataExt as _, path::Path};
+use std::{fs, ops::Range, os::unix::fs::MetadataExt as _, path::Path};
 
 use protocol::{
     Failure, FailureKind,
@@ -10,7 +10,6 @@ use protocol::{
 use super::{Assigned, observe, paths::Paths, user_ids};
 use crate::{
     context::Context,
-    failure::Context as _,
     host::facts::at_least,
     reconcile::Scope,
     store::Inventory,
@@ -113,20 +112,17 @@ fn uid_base(inventory: &Inventory) -> Result<u32, Failure> {
 fn ranges_of_others() -> Result<Vec<Range<u32>>, Failure> {
     let mut ranges = Vec::new();
     for folder in ["/etc/systemd/nspawn", "/var/lib/machines"] {
-        let deed = || format!("list {folder}");
-        let entries = match fs::read_dir(folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            other => other.doing(deed)?,
-        };
-        for entry in entries {
-            let entry = entry.doing(deed)?;
-            let found = entry.metadata().doing(deed)?;
+        for name in files::names(Path::new(folder))? {
+            let path = Path::new(folder).join(name);
+            // Somebody may have removed it since.
+            let Ok(found) = fs::symlink_metadata(&path) else {
+                continue;
+            };
             if found.is_dir() && found.uid() > 0 {
                 let base = found.uid() & !(user_ids::COUNT - 1);
                 ranges.push(base..base.saturating_add(user_ids::COUNT));
-            } else if found.is_file() && entry.path().extension().is_some_and(|end| end == "nspawn")
-            {
-                let text = files::read(&entry.path())?.unwrap_or_default();
+            } else if found.is_file() && path.extension().is_some_and(|end| end == "nspawn") {
+                let text = files::read(&path)?.unwrap_or_default();
                 ranges.extend(texts::nspawn::private_users(&String::from_utf8_lossy(
                     &text,
                 )));

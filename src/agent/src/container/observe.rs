@@ -209,24 +209,12 @@ async fn foreign_names(systemd: &Systemd, inventory: &Inventory) -> Result<Vec<S
 }
 
 fn entries(folder: &str, suffix: &str) -> Result<Vec<String>, Failure> {
-    let deed = || format!("list {folder}");
-    let entries = match fs::read_dir(Path::new(folder)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.doing(deed)?,
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = entry
-            .doing(deed)?
-            .file_name()
-            .to_string_lossy()
-            .into_owned();
-        // Hidden ones are systemd's own lock files and downloads.
-        if !name.starts_with('.') {
-            names.push(name.strip_suffix(suffix).unwrap_or(&name).to_owned());
-        }
-    }
-    Ok(names)
+    let names = files::names(Path::new(folder))?.into_iter();
+    // Hidden ones are systemd's own lock files and downloads.
+    let shown = names.filter(|name| !name.starts_with('.'));
+    Ok(shown
+        .map(|name| name.strip_suffix(suffix).unwrap_or(&name).to_owned())
+        .collect())
 }
 
 /// How a container is, and what deviates: a sentence each.

@@ -1,14 +1,13 @@
 //! The hash of a container's root password: the one secret that is kept, because an ephemeral
 //! root needs it at every start.
 
-use std::{fs, io, path::Path};
+use std::path::Path;
 
 use protocol::{Failure, FailureKind, desired::Container, name::MachineName, secret::Secret};
 use sha_crypt::{PasswordHasher as _, ShaCrypt};
 
 use super::paths::Paths;
 use crate::{
-    failure::Context as _,
     store::{self, Inventory},
     system::files,
 };
@@ -55,18 +54,9 @@ pub fn sweep(inventory: &Inventory) -> Result<(), Failure> {
 }
 
 fn sweep_in(folder: &Path, inventory: &Inventory) -> Result<(), Failure> {
-    let deed = || format!("list {}", folder.display());
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.doing(deed)?,
-    };
-    for entry in entries {
-        let name = entry.doing(deed)?.file_name();
-        let is_recorded = |name: &str| {
-            let containers = inventory.containers.keys();
-            containers.into_iter().any(|known| known.as_str() == name)
-        };
-        if !name.to_str().is_some_and(is_recorded) {
+    for name in files::names(folder)? {
+        let is_recorded = |known: &MachineName| known.as_str() == name;
+        if !inventory.containers.keys().any(is_recorded) {
             files::remove_file(&folder.join(name))?;
         }
     }
@@ -75,6 +65,8 @@ fn sweep_in(folder: &Path, inventory: &Inventory) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::testing;
 

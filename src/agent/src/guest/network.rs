@@ -292,15 +292,9 @@ fn concerns(scope: &Scope, inventory: &Inventory, name: &MachineName, file: Opti
 
 /// Folders of containers that are gone.
 fn left_over(context: &Context, inventory: &Inventory) -> Result<Vec<MachineName>, Failure> {
-    let path = context.run_folder.join("network");
-    let entries = match std::fs::read_dir(&path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).doing(|| format!("list {}", path.display())),
-    };
-    Ok(entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+    let names = files::names(&context.run_folder.join("network"))?;
+    let containers = names.iter().filter_map(|name| name.parse().ok());
+    Ok(containers
         .filter(|name| !inventory.containers.contains_key(name))
         .collect())
 }

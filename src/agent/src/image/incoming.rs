@@ -107,7 +107,7 @@ fn is_contended(error: &io::Error) -> bool {
 
 /// Sets aside what a killed agent left half-made.
 pub fn sweep(trees: &Path) -> Result<(), Failure> {
-    for name in tree::names(trees)? {
+    for name in files::names(trees)? {
         if !name.starts_with(INCOMING) {
             continue;
         }
@@ -124,7 +124,7 @@ pub fn sweep(trees: &Path) -> Result<(), Failure> {
 
 /// Whether there is what [`sweep`] would set aside.
 pub fn has_abandoned(trees: &Path) -> Result<bool, Failure> {
-    let names = tree::names(trees)?;
+    let names = files::names(trees)?;
     let mut half_made = names.iter().filter(|name| name.starts_with(INCOMING));
     Ok(half_made.any(|name| is_abandoned(&trees.join(name))))
 }
@@ -152,9 +152,9 @@ mod tests {
         let second = Incoming::within(&trees).unwrap();
         assert!(first.root().join("file").exists());
         discarded::clear_abandoned_in(&trees).unwrap();
-        assert_eq!(tree::names(&trees).unwrap().len(), 2);
+        assert_eq!(files::names(&trees).unwrap().len(), 2);
         drop((first, second));
-        assert_eq!(tree::names(&trees).unwrap().len(), 0);
+        assert_eq!(files::names(&trees).unwrap().len(), 0);
     }
 
     #[test]
@@ -190,7 +190,7 @@ mod tests {
         assert!(swept.is_empty() && begun.is_empty(), "{swept:?} {begun:?}");
         sweep(&trees).unwrap();
         discarded::clear_abandoned_in(&trees).unwrap();
-        assert_eq!(tree::names(&trees).unwrap(), [""; 0]);
+        assert_eq!(files::names(&trees).unwrap(), [""; 0]);
     }
 
     #[test]
@@ -212,7 +212,7 @@ mod tests {
         put("surplus", &inventory);
         assert_eq!(fs::read_to_string(place.join("file")).unwrap(), "whole");
         discarded::clear_abandoned_in(top.path()).unwrap();
-        assert_eq!(tree::names(top.path()).unwrap(), ["7".repeat(64)]);
+        assert_eq!(files::names(top.path()).unwrap(), ["7".repeat(64)]);
     }
 
     #[test]
@@ -224,6 +224,6 @@ mod tests {
         let error = tree::clean_and_measure(&incoming.root()).unwrap_err();
         assert!(error.to_string().contains("nested"), "{error}");
         drop(incoming);
-        assert_eq!(tree::names(top.path()).unwrap(), [""; 0]);
+        assert_eq!(files::names(top.path()).unwrap(), [""; 0]);
     }
 }

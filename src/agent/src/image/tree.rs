@@ -12,8 +12,8 @@ use protocol::Failure;
 
 use super::incoming;
 use crate::{
-    command::off_thread, container::STATE_FOLDER, context::Context, discarded,
-    failure::Context as _, store::Inventory, system::files,
+    command::off_thread, container::STATE_FOLDER, context::Context, discarded, store::Inventory,
+    system::files,
 };
 
 /// Where the trees lie.
@@ -34,7 +34,7 @@ pub fn name_of(digest: &str) -> &str {
 /// Whether there is what [`collect`] would remove.
 pub fn has_leftovers(inventory: &Inventory) -> Result<bool, Failure> {
     let (trees, state) = (trees(), Path::new(STATE_FOLDER));
-    let names = names(&trees)?;
+    let names = files::names(&trees)?;
     let is_empty = |folder: &str| is_removable(&state.join(folder));
     Ok(incoming::has_abandoned(&trees)?
         || !unneeded(inventory, &names).is_empty()
@@ -62,7 +62,7 @@ const FOLDERS: [&str; 4] = ["images/trees", "images", "containers", ""];
 /// Sets trees aside that no image and no container needs. The host's lock is held by the caller.
 pub fn collect(inventory: &Inventory) -> Result<(), Failure> {
     let trees = trees();
-    for digest in unneeded(inventory, &names(&trees)?) {
+    for digest in unneeded(inventory, &files::names(&trees)?) {
         discarded::set_aside(&trees, &digest, &trees.join(&digest))?;
     }
     incoming::sweep(&trees)?;
@@ -113,24 +113,6 @@ pub fn needed(inventory: &Inventory) -> BTreeSet<&str> {
     images
         .chain(containers)
         .map(|digest| name_of(digest))
-        .collect()
-}
-
-/// What is in a folder; nothing when it isn't there.
-pub fn names(folder: &Path) -> Result<Vec<String>, Failure> {
-    let deed = || format!("list {}", folder.display());
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.doing(deed)?,
-    };
-    entries
-        .map(|entry| {
-            Ok(entry
-                .doing(deed)?
-                .file_name()
-                .to_string_lossy()
-                .into_owned())
-        })
         .collect()
 }
 

@@ -141,6 +141,21 @@ pub fn create_folder(path: &Path, mode: u32) -> Result<(), Failure> {
     result.doing(|| format!("make the folder {}", path.display()))
 }
 
+/// What is in a folder; nothing when it isn't there.
+pub fn names(folder: &Path) -> Result<Vec<String>, Failure> {
+    let deed = || format!("list {}", folder.display());
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.doing(deed)?,
+    };
+    entries
+        .map(|entry| {
+            let name = entry.doing(deed)?.file_name();
+            Ok(name.to_string_lossy().into_owned())
+        })
+        .collect()
+}
+
 /// Removes a folder that is empty; any other is left, and so is one that is a file system of its own.
 pub fn remove_empty_folder(path: &Path) -> Result<(), Failure> {
     match fs::remove_dir(path) {

@@ -7,6 +7,7 @@ use std::{
 
 use protocol::Failure;
 
+use super::files;
 use crate::failure::Context as _;
 
 /// Where the kernel's settings are.
@@ -26,20 +27,7 @@ pub fn read(key: &str) -> Result<Option<String>, Failure> {
 
 /// What has settings of its own below this, such as each interface.
 pub fn names(folder: &str) -> Result<Vec<String>, Failure> {
-    let deed = || format!("list the sysctls of {folder}");
-    let entries = match fs::read_dir(path(folder)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.doing(deed)?,
-    };
-    entries
-        .map(|entry| {
-            Ok(entry
-                .doing(deed)?
-                .file_name()
-                .to_string_lossy()
-                .into_owned())
-        })
-        .collect()
+    files::names(&path(folder))
 }
 
 /// Sets a value; nothing happens where the kernel doesn't have the setting any more.
