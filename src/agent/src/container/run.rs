@@ -25,8 +25,12 @@ use crate::{
 /// How long a guest may take to shut down before it is ended. systemd's own default is 90 s.
 const SHUTDOWN: Duration = Duration::from_secs(45);
 
-/// How long systemd may take to clear up after a guest that was ended.
-const CLEAR_UP: Duration = Duration::from_secs(20);
+/// How long systemd may take to tell why a guest was ended.
+const REASON: Duration = Duration::from_secs(20);
+
+/// How long a unit may take to end once it is killed: nothing ends a process that brings a copied root to a busy disk
+/// before that is done. syncfs(2)
+const CLEAR_UP: Duration = Duration::from_mins(2);
 
 /// How often the guest's listening sockets are looked at; the kernel tells of none.
 const PORT_INTERVAL: Duration = Duration::from_millis(50);
@@ -215,13 +219,13 @@ async fn too_slow(
         ))
         .at(limit);
     // The time for the change may be up; the reason is worth a moment more.
-    let lines = journal::last_lines(systemd, &unit, Instant::now() + CLEAR_UP).await;
+    let lines = journal::last_lines(systemd, &unit, Instant::now() + REASON).await;
     with_lines(failure, &unit, &lines)
 }
 
 async fn ended(systemd: &Systemd, container: &Container, message: String) -> Failure {
     let unit = Paths::of(&container.name).unit();
-    let lines = journal::last_lines_of_failed(systemd, &unit, Instant::now() + CLEAR_UP).await;
+    let lines = journal::last_lines_of_failed(systemd, &unit, Instant::now() + REASON).await;
     with_lines(Failure::new(FailureKind::Command, message), &unit, &lines)
 }
 
