@@ -38,7 +38,7 @@ tfplugin::model! {
         bastion: Attr<BastionReference> => optional(),
         /// Name of the bridge that the guests stand on; it is made, and has no port to the outside.
         bridge: Attr<Parsed<InterfaceName>> => optional().default("br0").replace(),
-        /// Interface to the world. Without it, the one of the default route.
+        /// Interface to the world. Without it, the one of the default route when the host is made; that stays, as long as the interface is there.
         uplink: Attr<Parsed<InterfaceName>> => optional().computed(),
         /// Whether missing Debian packages (systemd-container, nftables; debootstrap when an image needs it) are installed. If not, an error names them.
         install_packages: Attr<bool> => optional().default(true),
