@@ -11,7 +11,7 @@ use std::{
 
 use protocol::{Failure, name::MachineName};
 use rustix::{
-    fs::{CWD, RenameFlags, renameat_with},
+    fs::{CWD, RenameFlags, rename, renameat_with},
     io::Errno,
 };
 
@@ -31,8 +31,7 @@ pub fn set_aside(place: &Path, name: &str, folder: &Path) -> Result<(), Failure>
     let deed = || format!("move {} aside", folder.display());
     for number in 0_u32.. {
         let aside = place.join(format!("{PREFIX}{name}.{number}"));
-        // An empty folder would be replaced otherwise, and whoever is just removing that one removes this.
-        match renameat_with(CWD, folder, CWD, &aside, RenameFlags::NOREPLACE) {
+        match rename_to_new(folder, &aside) {
             // Somebody is removing one.
             Err(Errno::EXIST) => {}
             Err(Errno::NOENT) => break,
@@ -40,6 +39,16 @@ pub fn set_aside(place: &Path, name: &str, folder: &Path) -> Result<(), Failure>
         }
     }
     Ok(())
+}
+
+/// An empty folder would be replaced by a plain rename, and whoever is just removing that one removes this.
+fn rename_to_new(from: &Path, to: &Path) -> Result<(), Errno> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Older ZFS, and NFS. rename(2)
+        Err(Errno::INVAL) if !to.exists() => rename(from, to),
+        Err(Errno::INVAL) => Err(Errno::EXIST),
+        renamed => renamed,
+    }
 }
 
 /// Removes what was set aside of a container, or waits for whoever does already.

@@ -62,6 +62,11 @@ pub trait Object: Kept {
         Ok(())
     }
 
+    /// Before a removal that was asked for, without the lock: ends what may take its time to end.
+    async fn end(_context: &Context, _stored: &Stored<Self>) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Under the lock: refuses, or undoes all that was made. The record is removed afterwards.
     async fn remove(
         context: &Context,

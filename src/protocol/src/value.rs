@@ -79,8 +79,13 @@ pub fn url(text: &str) -> Checked {
 
 /// A url, or what was meant to be one, without what may be a password or a signature in it.
 fn without_secrets(text: &str) -> &str {
-    let place = text.split(['?', '#']).next().unwrap_or_default();
-    place.rsplit_once('@').map_or(place, |(_, place)| place)
+    // Whatever stands before an @ may be a password, with any letter in it.
+    let end: &[char] = if text.contains('@') {
+        &[':']
+    } else {
+        &['?', '#']
+    };
+    text.split(end).next().unwrap_or_default()
 }
 
 /// A SHA-256 sum, which names a folder on the host.

@@ -74,8 +74,14 @@ impl Planned {
             return handed;
         }
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = objects.read.get(&(target.identity(), key.clone()));
-        read.cloned().unwrap_or_default()
+        let host = target.identity();
+        let refreshed = objects.read.keys().any(|(read, _)| *read == host);
+        let read = objects.read.get(&(host, key.clone())).cloned();
+        Private {
+            refreshed,
+            read_of: read.is_some().then(|| key.clone()),
+            ..read.unwrap_or_default()
+        }
     }
 
     /// Whether the object will be there after this run.
@@ -101,9 +107,26 @@ mod tests {
             ..Private::default()
         };
         planned.read(&host("a"), key.clone(), private.clone());
-        let replaced = |address| planned.replaced(&host(address), &key, Private::default());
-        assert_eq!(replaced("a"), private);
-        assert_eq!(replaced("b"), Private::default());
+        let replaced = |address, key| planned.replaced(&host(address), key, Private::default());
+        let known = Private {
+            refreshed: true,
+            read_of: Some(key.clone()),
+            ..private
+        };
+        assert_eq!(replaced("a", &key), known);
+        let other = Private {
+            refreshed: true,
+            ..Private::default()
+        };
+        assert_eq!(
+            replaced("a", &ObjectKey::Address("203.0.113.3".into())),
+            other
+        );
+        assert_eq!(
+            replaced("b", &key),
+            Private::default(),
+            "nobody has looked there"
+        );
     }
 
     #[test]

@@ -281,6 +281,11 @@ impl Object for Container {
         .at("delete_protection"))
     }
 
+    async fn end(context: &Context, stored: &Stored<Self>) -> Result<(), Failure> {
+        let systemd = Systemd::of_host(context).await?;
+        context.within(run::end(&systemd, &stored.desired)).await
+    }
+
     async fn remove(
         context: &Context,
         inventory: &Inventory,

@@ -157,7 +157,7 @@ pub async fn observe(
             .filter_map(|address| Some(address.desired.uplink.as_ref()?.as_str()))
             .collect(),
         nesting: stored.desired.nesting,
-        advertised: sysctls::advertised(&context.store, network, stored.desired.bridge.as_str())?,
+        advertised: sysctls::advertised(&context.store, network, uplink(stored))?,
     });
     let mut compared = Vec::new();
     for file in plan::files(&stored.desired, &wishes) {

@@ -173,7 +173,7 @@ fn accept_ra(name: &str) -> String {
 pub fn advertised(
     store: &Store,
     network: &Network,
-    bridge: &str,
+    uplink: &str,
 ) -> Result<BTreeSet<String>, Failure> {
     let mut names: BTreeSet<String> = former::keys(store)?
         .iter()
@@ -183,7 +183,7 @@ pub fn advertised(
                 .map(str::to_owned)
         })
         .collect();
-    for name in learned(network, bridge) {
+    for name in learned(network, uplink) {
         // 0: a network manager listens to advertisements itself, and the kernel must not.
         if sysctl::read(&accept_ra(name))?.is_some_and(|value| value != "0") {
             names.insert(name.to_owned());
@@ -192,8 +192,10 @@ pub fn advertised(
     Ok(names)
 }
 
-/// Interfaces with routes or addresses that were learned; none where a guest could be the teacher.
-fn learned<'a>(network: &'a Network, bridge: &str) -> BTreeSet<&'a str> {
+/// Interfaces with routes or addresses that were learned; but for the uplink, which may be of any kind, none where a
+/// guest, ours or somebody else's, could be the teacher.
+fn learned<'a>(network: &'a Network, uplink: &str) -> BTreeSet<&'a str> {
+    const OF_GUESTS: [&str; 3] = ["bridge", "tun", "veth"];
     const RTPROT_RA: u8 = 9;
     let routes = network.routes.iter();
     let routes = routes.filter(|route| route.protocol == RTPROT_RA);
@@ -209,7 +211,10 @@ fn learned<'a>(network: &'a Network, bridge: &str) -> BTreeSet<&'a str> {
         .links
         .iter()
         .filter(|link| learned.contains(&link.index))
-        .filter(|link| link.name != bridge && link.kind.as_deref() != Some("veth"))
+        .filter(|link| {
+            let kind = link.kind.as_deref();
+            link.name == uplink || kind.is_none_or(|kind| !OF_GUESTS.contains(&kind))
+        })
         .map(|link| link.name.as_str())
         .collect()
 }
@@ -266,7 +271,7 @@ mod tests {
         };
         network.links.push(link(4, "eth1", None));
         network.links.push(link(5, "ve-guest", Some("veth")));
-        assert!(learned(&network, "br0").is_empty());
+        assert!(learned(&network, "eth0").is_empty());
         for index in [3, 5] {
             network.addresses.push(crate::system::netlink::Address {
                 index,
@@ -275,7 +280,10 @@ mod tests {
                 expires: true,
             });
         }
-        assert!(learned(&network, "br0").is_empty(), "a guest may tell them");
+        assert!(
+            learned(&network, "eth0").is_empty(),
+            "a guest may tell them"
+        );
         network.addresses[1].expires = true;
         network.routes.push(crate::system::netlink::Route {
             destination: "2001:db8:7::/48".parse().unwrap(),
@@ -284,7 +292,9 @@ mod tests {
             protocol: 9,
             metric: 1024,
         });
-        assert_eq!(learned(&network, "br0"), ["eth0", "eth1"].into());
+        assert_eq!(learned(&network, "eth0"), ["eth0", "eth1"].into());
+        let in_a_container = learned(&network, "ve-guest");
+        assert!(in_a_container.contains("ve-guest"), "{in_a_container:?}");
     }
 
     #[test]

@@ -177,6 +177,8 @@ async fn customize(context: &Context, image: &Image, incoming: &Incoming) -> Res
         // Killed alone, systemd-nspawn leaves what runs within. A scope would be asked for by the number that a
         // process has in the namespace.
         let run = Program::contained("systemd-nspawn")
+            // As process 1 it would tell the kernel's log what is wrong, and nobody here.
+            .env("SYSTEMD_LOG_TARGET", "console")
             .args([
                 "--quiet",
                 "--settings=no",

@@ -96,7 +96,10 @@ pub async fn put<O: Object>(
     let made = match made {
         Ok(()) => settle(context, &stored).await,
         // Whether it can be looked at doesn't matter: the first failure is the answer.
-        Err(failure) if O::settles_anyway(context, &stored).await.unwrap_or(false) => {
+        Err(failure)
+            if context.check().is_ok()
+                && O::settles_anyway(context, &stored).await.unwrap_or(false) =>
+        {
             settle(context, &stored).await.map_err(|_| failure)
         }
         Err(failure) => Err(failure),
@@ -270,12 +273,22 @@ async fn remove_one<O: Object>(
     name: &str,
     token: &OwnerToken,
 ) -> Result<Answer, Failure> {
-    let removed = {
-        let _lock = take_turn(context).await?;
+    let removable = || {
         let stored = context.store.get::<O>(name)?;
         if let Some(stored) = &stored {
             ownership::remove(&stored.desired.what(), &stored.owner, token)?;
             stored.desired.admit_removal()?;
+        }
+        Ok::<_, Failure>(stored)
+    };
+    in_force::refuse_newer(context)?;
+    if let Some(stored) = removable()? {
+        O::end(context, &stored).await?;
+    }
+    let removed = {
+        let _lock = take_turn(context).await?;
+        let stored = removable()?;
+        if let Some(stored) = &stored {
             remove_locked(context, stored).await?;
         }
         stored

@@ -55,7 +55,8 @@ pub fn replace(path: &Path, contents: &[u8], mode: u32) -> Result<(), Failure> {
         fault::point(|| format!("rename {}", temporary.display()));
         File::open(folder)?.sync_all()
     })();
-    if written.is_err() {
+    // Once it is renamed, another process may have one of that name.
+    if written.is_err() && lock::is_at(&temporary, &file).doing(deed)? {
         remove_file(&temporary)?;
     }
     written.doing(deed)

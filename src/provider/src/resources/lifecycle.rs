@@ -192,6 +192,12 @@ pub async fn read<R: Managed>(
     let label = R::label(&model);
     let doing = format!("Reading {label}");
     let (target, key) = (required_target::<R>(&model)?, required_key::<R>(&model)?);
+    // What was left of a destroy that failed.
+    private = Private {
+        refreshed: false,
+        read_of: None,
+        ..private.about(&key)
+    };
     let limit = R::LIMITS.with(R::timeouts(&model)).read;
     let snapshot = resource
         .hosts()
@@ -257,7 +263,9 @@ pub async fn delete<R: Managed>(
     R::destroyable(&model)?;
     let (target, key) = (required_target::<R>(&model)?, required_key::<R>(&model)?);
     let doing = format!("Destroying {}", R::label(&model));
-    if private.token.is_none() {
+    private = private.about(&key);
+    // Without a look before the plan, what has this name now may be anybody's.
+    if private.token.is_none() && private.refreshed {
         let lost = find_lost(resource, &target, &key).await;
         match lost.map_err(|error| diagnostics(&doing, &error, R::PLACE))? {
             Some(found) => private = found,

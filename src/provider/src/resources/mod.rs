@@ -88,6 +88,10 @@ pub struct Private {
     pub rolled_back_at: Option<u64>,
     /// Whose an imported object was, until this state's saved token is the host's as well.
     pub taken_from: Option<OwnerToken>,
+    /// Of a plan alone: whether it looked at the host first, so that what is in the state was there and its own.
+    pub refreshed: bool,
+    /// Of a plan alone: the object that this was read of, when Terraform has not said which one is replaced.
+    pub read_of: Option<ObjectKey>,
 }
 
 /// How a state stands to an object on a host.
@@ -112,6 +116,19 @@ impl Private {
             session: Some(session.clone()),
             ..Self::default()
         })
+    }
+
+    /// The same for this object: a tainted one that gets the name of another is planned with what was read of that,
+    /// whose token doesn't open this.
+    #[must_use]
+    pub fn about(self, key: &ObjectKey) -> Self {
+        match &self.read_of {
+            Some(read) if read != key => Self {
+                refreshed: self.refreshed,
+                ..Self::default()
+            },
+            _ => self,
+        }
     }
 
     /// How this state stands to the object with that token. `saved`: whether what this holds comes
@@ -192,6 +209,20 @@ pub trait Managed: Resource<Private = Private> {
 mod tests {
     use super::*;
     use crate::fixture::token;
+
+    #[test]
+    fn what_was_read_of_another_object_opens_none() {
+        let read = Private {
+            token: Some(token('a')),
+            refreshed: true,
+            read_of: Some(ObjectKey::Address("203.0.113.3".into())),
+            ..Private::default()
+        };
+        let other = read.clone().about(&ObjectKey::Host);
+        assert!(other.token.is_none() && other.refreshed);
+        let same = ObjectKey::Address("203.0.113.3".into());
+        assert_eq!(read.clone().about(&same), read);
+    }
 
     #[test]
     fn an_import_waits_until_it_is_saved() {

@@ -87,9 +87,16 @@ pub(super) fn may_have_been_made(error: &CallError) -> Option<bool> {
     use ConnectionErrorKind as Kind;
     match error {
         // An earlier attempt over a connection that dropped may be at work still.
-        CallError::Failure(failure) => {
-            matches!(failure.kind, FailureKind::Timeout | FailureKind::Cancelled).then_some(true)
-        }
+        CallError::Failure(failure) => match failure.kind {
+            FailureKind::Timeout | FailureKind::Cancelled => Some(true),
+            // It was refused before anything was done.
+            FailureKind::Conflict
+            | FailureKind::NotOwner
+            | FailureKind::Busy
+            | FailureKind::Invalid
+            | FailureKind::Unsupported => Some(false),
+            _ => None,
+        },
         CallError::Connection(error) => Some(matches!(
             error.kind,
             Kind::Lost | Kind::OutcomeUnknown | Kind::Timeout | Kind::Cancelled
@@ -118,6 +125,7 @@ mod tests {
             (failure(FailureKind::System), None),
             (failure(FailureKind::Command), None),
             (failure(FailureKind::Timeout), Some(true)),
+            (failure(FailureKind::Conflict), Some(false)),
             (connection(ConnectionErrorKind::OutcomeUnknown), Some(true)),
             (connection(ConnectionErrorKind::Unreachable), Some(false)),
         ] {

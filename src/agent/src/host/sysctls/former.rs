@@ -74,9 +74,13 @@ fn along(switch: &str) -> Result<BTreeMap<String, String>, Failure> {
     Ok(values)
 }
 
-/// What the kernel has made of it with the switch on; another value is somebody's who set it since.
-fn with_switch_on(key: &str) -> &'static str {
-    if key == REDIRECTS { "0" } else { "1" }
+/// What the kernel has made of it when it was switched; another value is somebody's who set it since.
+fn with_switch(key: &str, is_on: bool) -> &'static str {
+    if (key == REDIRECTS) == is_on {
+        "0"
+    } else {
+        "1"
+    }
 }
 
 /// Puts back what is wished for no more.
@@ -108,11 +112,13 @@ fn put_back(
     if sysctl::read(key)?.is_some_and(|now| is_raised_further(key, &now)) {
         return Ok(());
     }
+    // Off already when an earlier try was killed.
+    let is_on = sysctl::read(key)?.as_deref() != Some("0");
     let mut wanted = Vec::new();
     for (other, before) in along.into_iter().flatten() {
         // None of an interface that is gone.
         if let Some(now) = sysctl::read(other)? {
-            let is_the_kernels = now == with_switch_on(other);
+            let is_the_kernels = now == with_switch(other, is_on);
             wanted.push((other, if is_the_kernels { before.clone() } else { now }));
         }
     }
@@ -184,6 +190,9 @@ mod tests {
                 set(&store, switch, 1).unwrap();
             }
             assert_eq!(value("net/ipv4/conf/default/forwarding"), "1");
+            // What is left of a try that was killed half-way.
+            sysctl::write("net/ipv4/ip_forward", "0").unwrap();
+            assert_eq!(value(REDIRECTS), "1");
             restore(&store, &Vec::new()).unwrap();
             let off = [
                 "net/ipv4/ip_forward",
