@@ -107,7 +107,8 @@ mod tests {
             ..Private::default()
         };
         planned.read(&host("a"), key.clone(), private.clone());
-        let replaced = |address, key| planned.replaced(&host(address), key, Private::default());
+        let replaced =
+            |address, key: &ObjectKey| planned.replaced(&host(address), key, Private::default());
         let known = Private {
             refreshed: true,
             read_of: Some(key.clone()),

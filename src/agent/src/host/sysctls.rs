@@ -269,6 +269,7 @@ mod tests {
             kind: kind.map(str::to_owned),
             ..crate::system::netlink::Link::default()
         };
+        network.links[1].kind = Some("bridge".to_owned());
         network.links.push(link(4, "eth1", None));
         network.links.push(link(5, "ve-guest", Some("veth")));
         assert!(learned(&network, "eth0").is_empty());
