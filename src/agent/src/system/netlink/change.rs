@@ -15,7 +15,7 @@ use netlink_packet_route::{
 use protocol::Failure;
 use rtnetlink::{
     AddressMessageBuilder, Error, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec,
-    RouteMessageBuilder,
+    NeighbourAddRequest, RouteMessageBuilder,
 };
 
 use super::{Netlink, model::PROTOCOL};
@@ -274,17 +274,8 @@ impl Netlink {
 
     /// Lets the host answer for an address on an interface.
     pub async fn add_proxy(&self, index: u32, address: IpAddr) -> Result<(), Failure> {
-        let mut request = self
-            .handle
-            .neighbours()
-            .add(index, address)
-            .flags(NeighbourFlags::Proxy)
-            .replace();
-        request
-            .message_mut()
-            .attributes
-            .push(NeighbourAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
-        let result = request.execute().await;
+        let request = self.handle.neighbours().add(index, address);
+        let result = put_own(request.flags(NeighbourFlags::Proxy)).await;
         result.doing(|| format!("add the neighbour proxy for {address}"))
     }
 
@@ -302,18 +293,11 @@ impl Netlink {
         address: IpAddr,
         mac: &[u8],
     ) -> Result<(), Failure> {
-        let mut request = self
-            .handle
-            .neighbours()
-            .add(index, address)
+        let request = self.handle.neighbours().add(index, address);
+        let request = request
             .state(NeighbourState::Permanent)
-            .link_layer_address(mac)
-            .replace();
-        request
-            .message_mut()
-            .attributes
-            .push(NeighbourAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
-        let result = request.execute().await;
+            .link_layer_address(mac);
+        let result = put_own(request).await;
         result.doing(|| format!("fix the neighbour entry of {address}"))
     }
 
@@ -348,6 +332,16 @@ fn link_route(destination: IpNet, index: u32, v4_scope: RouteScope) -> RouteMess
             .protocol(RouteProtocol::Other(PROTOCOL))
             .build(),
     }
+}
+
+/// Puts an entry in the place of any other, marked as ours.
+async fn put_own(request: NeighbourAddRequest) -> Result<(), Error> {
+    let mut request = request.replace();
+    request
+        .message_mut()
+        .attributes
+        .push(NeighbourAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
+    request.execute().await
 }
 
 fn neighbour(index: u32, address: IpAddr, flags: NeighbourFlags) -> NeighbourMessage {
