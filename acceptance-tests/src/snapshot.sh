@@ -3,10 +3,14 @@ section() { printf '@@ %s\n' "$1"; }
 tree() { # path [more words for find]
     path=$1; shift
     [ -e "$path" ] || return 0
-    find "$path" -xdev "$@" -type f -exec sh -c '
-        for file; do
-            printf "%s %s %s\n" "$file" "$(stat -c "%A %u:%g" "$file")" "$(sha256sum < "$file" | cut -c-16)"
-        done' sh {} +
+    # One sha256sum for all: three programs for each file of /etc took longer than all the rest.
+    {
+        find "$path" -xdev "$@" -type f -printf '@ %p %M %U:%G\n'
+        find "$path" -xdev "$@" -type f -exec sha256sum {} +
+    } | awk '
+        $1 == "@" { sub(/^@ /, ""); file = $0; sub(/ [^ ]+ [^ ]+$/, "", file); about[file] = $0; next }
+        { file = substr($0, 67); if (file in about) { print about[file], substr($0, 1, 16); delete about[file] } }
+        END { for (file in about) print about[file] }'
     find "$path" -xdev "$@" ! -type f -printf '%p %M %U:%G %l\n'
 }
 
@@ -30,9 +34,10 @@ section nftables
 command -v nft >/dev/null && nft list ruleset
 command -v iptables-save >/dev/null && iptables-save | grep -v '^#'
 section sysctl-network
-sysctl -a 2>/dev/null | grep -E '^net\.' | grep -vE 'nf_conntrack_count|stable_secret|\.tcp_fastopen_key|ipfrag_|ip6frag_'
+sysctls=$(sysctl -a 2>/dev/null)
+printf '%s\n' "$sysctls" | grep -E '^net\.' | grep -vE 'nf_conntrack_count|stable_secret|\.tcp_fastopen_key|ipfrag_|ip6frag_'
 section sysctl-machine
-sysctl -a 2>/dev/null | grep -E '^(fs\.inotify|fs\.aio-max|fs\.file-max|kernel\.keys|kernel\.panic|kernel\.dmesg|kernel\.pid_max|user\.|vm\.overcommit|vm\.panic|vm\.max_map)'
+printf '%s\n' "$sysctls" | grep -E '^(fs\.inotify|fs\.aio-max|fs\.file-max|kernel\.keys|kernel\.panic|kernel\.dmesg|kernel\.pid_max|user\.|vm\.overcommit|vm\.panic|vm\.max_map)'
 section mounts
 findmnt -rn -o TARGET,FSTYPE,OPTIONS | grep -vE '^/run/(user|credentials)/' | sed -E 's/size=[0-9]+k|nr_inodes=[0-9]+//g'
 section unit-files

@@ -100,11 +100,7 @@ fn build(out: &Path) -> Result<(&'static str, PathBuf)> {
         println!("cargo::rerun-if-changed={}", workspace.join(path).display());
     }
     let triple = format!("{architecture}-unknown-linux-gnu");
-    let (profile, folder) = if is_release()? {
-        ("agent", "agent")
-    } else {
-        ("dev", "debug")
-    };
+    let profile = if is_release()? { "agent" } else { "agent-test" };
     let target_folder = target_folder(out)?;
     let mut cargo = Command::new(env::var("CARGO")?);
     clean(&mut cargo);
@@ -133,7 +129,10 @@ fn build(out: &Path) -> Result<(&'static str, PathBuf)> {
     }
     Ok((
         architecture,
-        target_folder.join(triple).join(folder).join("nspawn-agent"),
+        target_folder
+            .join(triple)
+            .join(profile)
+            .join("nspawn-agent"),
     ))
 }
 
