@@ -77,11 +77,11 @@ pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec
     steps
 }
 
-/// A prefix is routed to its guest, because every address of it that the host has to ask for is a place
-/// in the table of neighbours, which others need. Without isolation a guest may have another MAC address.
+/// A prefix of either family is routed to its guest, because every address of it that the host has to ask for is a
+/// place in the table of neighbours, which others need. Without isolation a guest may have another MAC address.
 fn via(inventory: &Inventory, observed: &Observation, address: &Address) -> Option<Ipv6Addr> {
     let isolation = inventory.host.as_ref()?.desired.isolation;
-    let prefix = matches!(address.address.network(), IpNet::V6(_)) && !address.address.is_single();
+    let prefix = !address.address.is_single();
     let id = parse_machine_id(&observed.facts.machine_id)?;
     let mac = mac_address(id, address.container.as_str());
     (isolation && prefix).then(|| link_local(mac))

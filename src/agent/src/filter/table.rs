@@ -6,8 +6,8 @@ use super::TABLE;
 /// knows is dropped: a forged frame in prerouting can't even teach the bridge.
 ///
 /// Neighbour discovery carries one MAC address at most, and that is the sender's own: else a guest has
-/// the host send to others what is for it. It has a limit for each port, because every address of a
-/// prefix that asks becomes a neighbour of the host's.
+/// the host send to others what is for it. It has a limit for each port, and so has ARP, because every address of
+/// a prefix that asks becomes a neighbour of the host's.
 ///
 /// Frames to the bridge's own groups (01:80:c2:00:00:0X) pass all hooks of the bridge by, and the host takes
 /// what is in them as if the port were an interface of its own: br_handle_frame() of the kernel. There is
@@ -25,6 +25,7 @@ pub fn text() -> String {
 	set discovery {{ type ifname; limit rate over 20/second burst 100 packets; }}
 
 	chain arp_in {{
+		iifname @discovery drop
 		iifname . arp saddr ether != @macs drop
 		arp saddr ip 0.0.0.0 iifname . arp daddr ip @v4 accept
 		iifname . arp saddr ip @v4 accept

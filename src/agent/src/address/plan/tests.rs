@@ -90,28 +90,29 @@ fn the_scope_of_one_address_leaves_the_others() {
 
 #[test]
 fn a_prefix_is_routed_to_its_guest() {
-    let prefix = "2001:db8:1:5::/80";
-    let mut network = network();
-    network.routes.push(route(prefix, 3, PROTOCOL));
-    let add = |network: &Network| {
-        let mut found = steps(network.clone(), &[(prefix, "web")], &Scope::All);
-        found.retain(|step| matches!(step, Step::AddRoute { .. }));
-        found
-    };
-    let found = add(&network);
-    let [
-        Step::AddRoute {
-            gateway: Some(gateway),
-            ..
-        },
-    ] = found[..]
-    else {
-        panic!("{found:?}");
-    };
     let mac = mac_address(parse_machine_id(MACHINE_ID).unwrap(), "web");
-    assert_eq!(gateway, link_local(mac));
-    network.routes.last_mut().unwrap().gateway = Some(gateway.into());
-    assert_eq!(add(&network), []);
+    for prefix in ["2001:db8:1:5::/80", "192.0.2.0/24"] {
+        let mut network = network();
+        network.routes.push(route(prefix, 3, PROTOCOL));
+        let add = |network: &Network| {
+            let mut found = steps(network.clone(), &[(prefix, "web")], &Scope::All);
+            found.retain(|step| matches!(step, Step::AddRoute { .. }));
+            found
+        };
+        let found = add(&network);
+        let [
+            Step::AddRoute {
+                gateway: Some(gateway),
+                ..
+            },
+        ] = found[..]
+        else {
+            panic!("{found:?}");
+        };
+        assert_eq!(gateway, link_local(mac));
+        network.routes.last_mut().unwrap().gateway = Some(gateway.into());
+        assert_eq!(add(&network), []);
+    }
 }
 
 #[test]

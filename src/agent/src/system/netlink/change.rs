@@ -10,7 +10,7 @@ use netlink_packet_route::{
     neighbour::{
         NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
     },
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteVia},
 };
 use protocol::Failure;
 use rtnetlink::{
@@ -238,8 +238,11 @@ impl Netlink {
     ) -> Result<(), Failure> {
         let mut message = link_route(destination, index, RouteScope::Link);
         if let Some(gateway) = gateway {
-            let gateway = RouteAttribute::Gateway(RouteAddress::Inet6(gateway));
-            message.attributes.push(gateway);
+            // An IPv4 route over an IPv6 router. RTA_VIA, rtnetlink(7)
+            message.attributes.push(match destination {
+                IpNet::V4(_) => RouteAttribute::Via(RouteVia::Inet6(gateway)),
+                IpNet::V6(_) => RouteAttribute::Gateway(RouteAddress::Inet6(gateway)),
+            });
         }
         let result = self.handle.route().add(message).replace().execute().await;
         result.doing(|| format!("add the route to {destination}"))

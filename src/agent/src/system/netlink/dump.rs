@@ -14,7 +14,7 @@ use netlink_packet_route::{
     neighbour::{
         NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
     },
-    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType, RouteVia},
 };
 use protocol::{Failure, FailureKind};
 use rtnetlink::RouteMessageBuilder;
@@ -245,6 +245,7 @@ pub(super) fn parts(message: &RouteMessage) -> Option<RouteParts> {
             RouteAttribute::Table(number) => table = *number,
             RouteAttribute::Destination(address) => destination = ip(address)?,
             RouteAttribute::Gateway(address) => gateway = ip(address),
+            RouteAttribute::Via(RouteVia::Inet6(router)) => gateway = Some((*router).into()),
             RouteAttribute::Oif(number) => index = Some(*number),
             RouteAttribute::Priority(number) => metric = *number,
             RouteAttribute::MultiPath(hops) => {

@@ -109,22 +109,24 @@ fn addresses_routes_and_proxies_come_and_go_and_twice_is_well() {
                 netlink.add_proxy(index, net.addr()).await.unwrap();
             }
         }
-        let prefix: IpNet = "2001:db8:1:5::/80".parse().unwrap();
         let gateway = "fe80::2".parse().unwrap();
-        netlink.add_route(prefix, index, None).await.unwrap();
-        netlink
-            .add_route(prefix, index, Some(gateway))
-            .await
-            .unwrap();
+        let prefixes: [IpNet; 2] =
+            ["2001:db8:1:5::/80", "192.0.2.0/24"].map(|net| net.parse().unwrap());
+        for prefix in prefixes {
+            netlink.add_route(prefix, index, None).await.unwrap();
+            netlink
+                .add_route(prefix, index, Some(gateway))
+                .await
+                .unwrap();
+        }
         let network = dump(&netlink).await;
-        let gateways: Vec<_> = network
-            .routes
-            .iter()
-            .filter(|route| route.destination == prefix)
-            .map(|route| route.gateway)
-            .collect();
-        assert_eq!(gateways, [Some(gateway.into())]);
-        netlink.delete_route(prefix, index).await.unwrap();
+        for prefix in prefixes {
+            let routes = network.routes.iter();
+            let to_it = routes.filter(|route| route.destination == prefix);
+            let gateways: Vec<_> = to_it.map(|route| route.gateway).collect();
+            assert_eq!(gateways, [Some(gateway.into())]);
+            netlink.delete_route(prefix, index).await.unwrap();
+        }
         for net in own {
             assert!(
                 network.addresses.iter().any(|found| found.net == net),
