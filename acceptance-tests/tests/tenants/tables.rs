@@ -8,7 +8,7 @@ use acceptance_tests::{
 };
 use anyhow::{Result, ensure};
 
-use super::world::{self, PREFIX_START, World};
+use super::world::{self, Prefix, World};
 
 /// One line of a table of neighbours.
 pub struct Neighbour {
@@ -47,12 +47,12 @@ pub fn of_host(world: &World) -> Result<Vec<Neighbour>> {
     Ok(neighbours(&world.lab.vps1().root("ip -o neigh show")?))
 }
 
-/// How many addresses of the attacker's prefix the host has in its table.
-pub fn in_prefix(world: &World) -> Result<usize> {
+/// How many addresses of a prefix the host has in its table.
+pub fn in_prefix(world: &World, prefix: &Prefix) -> Result<usize> {
     let of_host = of_host(world)?;
     let in_prefix = of_host
         .iter()
-        .filter(|entry| entry.address.to_string().starts_with(PREFIX_START));
+        .filter(|entry| entry.address.to_string().starts_with(prefix.start));
     Ok(in_prefix.count())
 }
 

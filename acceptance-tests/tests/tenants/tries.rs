@@ -1,6 +1,7 @@
 //! What is tried on the guests, and how it is judged.
 
 use std::{
+    net::IpAddr,
     sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
@@ -8,7 +9,8 @@ use std::{
 use acceptance_tests::{
     command::{check, command, wait_until},
     frames::{
-        BROADCAST, ICMPV6, IPV6, ethernet, icmpv6, kind_of, packet, ping, solicitation, source,
+        ARP, BROADCAST, ICMPV6, IPV6, arp, ethernet, icmpv6, kind_of, packet, ping, solicitation,
+        source,
     },
 };
 use anyhow::{Result, ensure};
@@ -17,7 +19,7 @@ use super::{
     attacks::{Attack, Shows},
     tables,
     watch::{Listener, Watch, mark},
-    world::{PREFIX_START, World},
+    world::{Prefix, World},
 };
 
 /// How often each forged frame is sent.
@@ -170,42 +172,65 @@ pub fn claim_addresses(world: &World, watch: &Watch) -> Result<bool> {
     Ok(left)
 }
 
-/// Asks from many addresses of the attacker's own prefix; gives how many places of the host's table that takes.
-pub fn ask_from_everywhere(world: &World, watch: &Watch) -> Result<usize> {
-    let frames = (1..=400).map(|number: u16| -> Result<Vec<u8>> {
-        let (from, to) = (
-            format!("{PREFIX_START}:{number:x}").parse()?,
-            world.gateway_v6.into(),
-        );
-        let asks = icmpv6(from, to, solicitation(world.gateway_v6, world.attacker.mac));
-        Ok(ethernet(
-            world.bridge,
-            world.attacker.mac,
-            IPV6,
-            &packet(from, to, ICMPV6, &asks),
-        ))
-    });
+/// Asks from many addresses of a prefix of the attacker's own; gives how many places of the host's table that takes.
+pub fn ask_from_everywhere(world: &World, watch: &Watch, prefix: &Prefix) -> Result<usize> {
+    let frames = (1..=MANY).map(|number| question(world, &place(prefix, number)));
     let frames = frames.collect::<Result<Vec<_>>>()?;
     send_and_wait(world, &frames, 1, &watch.others())?;
-    tables::in_prefix(world)
+    tables::in_prefix(world, prefix)
+}
+
+/// How many addresses of a prefix are tried: a /24 has no more.
+const MANY: u16 = 250;
+
+fn place(prefix: &Prefix, number: u16) -> String {
+    let start = prefix.start;
+    if start.contains(':') {
+        format!("{start}:{number:x}")
+    } else {
+        format!("{start}{number}")
+    }
+}
+
+/// Who has the gateway's address?
+fn question(world: &World, from: &str) -> Result<Vec<u8>> {
+    let mac = world.attacker.mac;
+    let (kind, message) = match from.parse()? {
+        IpAddr::V4(from) => {
+            let asks = arp(1, (mac, from), ([0; 6], world.gateway_v4));
+            (ARP, asks)
+        }
+        from @ IpAddr::V6(_) => {
+            let to = world.gateway_v6.into();
+            let asks = icmpv6(from, to, solicitation(world.gateway_v6, mac));
+            (IPV6, packet(from, to, ICMPV6, &asks))
+        }
+    };
+    Ok(ethernet(world.bridge, mac, kind, &message))
 }
 
 /// Sends something to many addresses of the attacker's prefix; gives how many places of the host's table that takes.
-pub fn scan_the_prefix(world: &World) -> Result<usize> {
+pub fn scan_the_prefix(world: &World, prefix: &Prefix) -> Result<usize> {
+    let (host, last) = if prefix.start.contains(':') {
+        (world.host_v6, world.victim.v6.to_string())
+    } else {
+        (world.host_v4, world.victim.v4.to_string())
+    };
+    let places: Vec<String> = (1..=MANY).map(|number| place(prefix, number)).collect();
     let script = format!(
-        "for number in $(seq 1 200); do echo > /dev/udp/{PREFIX_START}:1:$number/9; done 2>/dev/null || true"
+        "for place in {}; do echo > /dev/udp/$place/9; done 2>/dev/null || true",
+        places.join(" ")
     );
     world.lab.router().ip(&format!(
-        "route replace {} via {} dev {}",
-        super::world::PREFIX,
-        world.host_v6,
+        "route replace {} via {host} dev {}",
+        prefix.net,
         world.lab.vps1().name()
     ))?;
     let mut scan = world.lab.client().command("bash");
     check(scan.args(["-c", &script]))?;
     // After the last of them.
-    world.lab.ping(&world.victim.v6.to_string())?;
-    tables::in_prefix(world)
+    world.lab.ping(&last)?;
+    tables::in_prefix(world, prefix)
 }
 
 /// With the bridge's entry of the victim gone and nobody there to put it back, its packets are nobody's.

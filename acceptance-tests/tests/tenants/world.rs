@@ -85,11 +85,25 @@ pub struct World<'a> {
     pub unattached_v4: Ipv4Addr,
 }
 
-/// The prefix that is routed to the attacker.
-pub const PREFIX: &str = "2001:db8:1:0:5::/80";
+/// A prefix that is routed to the attacker.
+pub struct Prefix {
+    /// The prefix.
+    pub net: &'static str,
+    /// What its addresses begin with.
+    pub start: &'static str,
+}
 
-/// What its addresses begin with.
-pub const PREFIX_START: &str = "2001:db8:1:0:5:";
+/// Of IPv4.
+pub const PREFIX_V4: Prefix = Prefix {
+    net: "192.0.2.0/24",
+    start: "192.0.2.",
+};
+
+/// Of IPv6.
+pub const PREFIX_V6: Prefix = Prefix {
+    net: "2001:db8:1:0:5::/80",
+    start: "2001:db8:1:0:5:",
+};
 
 /// Three guests with addresses of both families.
 pub fn configuration(vps: &Vps, more: &str) -> Result<String> {
@@ -100,7 +114,10 @@ pub fn configuration(vps: &Vps, more: &str) -> Result<String> {
         text +=
             &configuration::address(&format!("{name}6"), &format!("2001:db8:1::{number}"), name);
     }
-    text += &configuration::address_with("block", PREFIX, "attacker", "  proxy = false");
+    for (label, prefix) in [("block4", PREFIX_V4), ("block6", PREFIX_V6)] {
+        let routed = "  proxy = false";
+        text += &configuration::address_with(label, prefix.net, "attacker", routed);
+    }
     Ok(text)
 }
 
