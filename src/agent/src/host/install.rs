@@ -122,12 +122,13 @@ pub fn switch(context: &Context) -> Result<(), Failure> {
     let Some(this) = uploaded() else {
         return Ok(());
     };
-    if in_force::of_host(context)? == Some(InForce::This) {
+    if in_force::of_host(context)? == Some(InForce::This) && this.is_file() {
         return Ok(());
     }
     in_force::record(context)?;
-    if !is_target(&this) {
-        link(&this)?;
+    // Another build that took over while this one is connected has removed its file.
+    if !is_target(&this) || !this.is_file() {
+        put_back_program()?;
     }
     // Also of a switch that was killed.
     remove_others(&this)

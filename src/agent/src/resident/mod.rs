@@ -5,23 +5,21 @@ mod glance;
 mod notify;
 mod pace;
 mod patience;
+mod signals;
 mod watch;
 
-use std::{future::Future, os::unix::process::CommandExt as _, process::Command, time::Duration};
+use std::time::Duration;
 
 use protocol::{Failure, FailureKind, desired::Host};
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     task::{JoinHandle, spawn_blocking},
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use self::{pace::Pace, patience::Patience, watch::Watch};
+use self::{pace::Pace, patience::Patience, signals::Signals, watch::Watch};
 use crate::{
     context::Context,
-    discarded,
-    failure::Context as _,
-    given_up, host,
+    discarded, given_up, host,
     host::{pending, rollback},
     lock::{self, HostLock, Presence},
     reconcile::{ROUNDS, Scope, Step, Tried, look},
@@ -46,7 +44,7 @@ pub async fn run(netlink: Netlink) -> Result<(), Failure> {
     let mut healer = Healer::start(context.clone())?;
     // From here on a change can count on being undone.
     let _presence = Presence::show(&host::install::presence(&context))?;
-    let lock = signals.unless(take_lock(&context)).await??;
+    let lock = signals.unless(take_lock(&context)).await?;
     healer.go_back_if_due().await;
     healer.heal().await;
     healer.clear_away();
@@ -55,7 +53,7 @@ pub async fn run(netlink: Netlink) -> Result<(), Failure> {
     loop {
         // What can't be read is told by the look below; ending would be a loop.
         if is_left(&context).unwrap_or_default() {
-            match signals.unless(take_lock(&context)).await? {
+            match signals.unless(take_lock(&context)).await {
                 Ok(_lock) if is_left(&context)? => return leave(&context).await,
                 // Somebody has just begun to make it a host again.
                 Ok(_) => {}
@@ -71,40 +69,13 @@ pub async fn run(netlink: Netlink) -> Result<(), Failure> {
             take_lock(&context).await
         };
         // Whoever stops the service may hold the lock: that wait must not outlast the stop.
-        match signals.unless(next).await? {
+        match signals.unless(next).await {
             Ok(_lock) => {
                 healer.go_back_if_due().await;
                 healer.heal().await;
                 healer.clear_away();
             }
             Err(failure) => healer.could_not(failure),
-        }
-    }
-}
-
-/// The signals that it acts upon.
-struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, Failure> {
-        let deed = || "listen for signals";
-        Ok(Self {
-            hangup: signal(SignalKind::hangup()).doing(deed)?,
-            terminate: signal(SignalKind::terminate()).doing(deed)?,
-        })
-    }
-
-    /// Does something that may be dropped at any moment, unless the service is told to end or to
-    /// take up a new binary.
-    async fn unless<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Failure> {
-        tokio::select! {
-            biased;
-            _ = self.terminate.recv() => std::process::exit(host::install::STOPPED),
-            _ = self.hangup.recv() => Err(take_up_new_binary()),
-            done = work => Ok(done),
         }
     }
 }
@@ -334,13 +305,4 @@ fn rollback_at(context: &Context) -> Result<Instant, Failure> {
         Some(pending) => pending.left()?.unwrap_or(Duration::ZERO),
     };
     Ok(Instant::now() + left)
-}
-
-/// Becomes the binary in force, as the same process: a restart would reach the guests' units.
-fn take_up_new_binary() -> Failure {
-    let error = Command::new(host::install::BINARY).arg("resident").exec();
-    let failed: Result<(), Failure> = Err(error).doing(|| "take up the new agent");
-    failed
-        .err()
-        .unwrap_or_else(|| Failure::new(FailureKind::System, "the new agent did not start"))
 }
