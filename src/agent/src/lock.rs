@@ -25,20 +25,24 @@ pub struct HostLock {
 }
 
 /// How often a held lock is tried again: flock(2) can't wait with a time limit.
-const RETRY: Duration = Duration::from_millis(20);
+pub const INTERVAL: Duration = Duration::from_millis(20);
+/// The same of whoever is not to wait for its turn among many: it looks first when the lock is let go.
+pub const HASTY_INTERVAL: Duration = Duration::from_millis(1);
 
 impl HostLock {
     /// Waits for the lock until the context's deadline.
     pub async fn take(context: &Context) -> Result<Self, Failure> {
-        let path = path(context);
+        let (path, interval) = (path(context), context.lock_interval);
+        let check = || context.check();
         files::create_folder(&context.run_folder, 0o755)?;
-        Self::take_at(&path, &context.holder, context.deadline, || context.check()).await
+        Self::take_at(&path, &context.holder, context.deadline, interval, check).await
     }
 
     async fn take_at(
-        path: &PathBuf,
+        path: &Path,
         holder: &str,
         deadline: Instant,
+        interval: Duration,
         check: impl Fn() -> Result<(), Failure>,
     ) -> Result<Self, Failure> {
         let deed = || format!("open the host's lock {}", path.display());
@@ -61,7 +65,7 @@ impl HostLock {
                 return Err(busy(path));
             }
             check()?;
-            sleep(RETRY).await;
+            sleep(interval).await;
         }
         let written = (|| {
             file.set_len(0)?;
@@ -248,6 +252,13 @@ fn busy(path: &Path) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    use tokio::task::JoinSet;
+
     use super::*;
 
     #[tokio::test(flavor = "current_thread")]
@@ -255,18 +266,43 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
         let soon = || Instant::now() + Duration::from_millis(60);
-        let first = HostLock::take_at(&path, "alice@laptop", soon(), || Ok(()))
-            .await
-            .unwrap();
-        let failure = HostLock::take_at(&path, "bob@ci", soon(), || Ok(()))
-            .await
-            .unwrap_err();
+        let take = |holder| HostLock::take_at(&path, holder, soon(), INTERVAL, || Ok(()));
+        let first = take("alice@laptop").await.unwrap();
+        let failure = take("bob@ci").await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::Busy);
         assert!(failure.message.contains("alice@laptop"), "{failure}");
         drop(first);
-        HostLock::take_at(&path, "bob@ci", soon(), || Ok(()))
-            .await
-            .unwrap();
+        take("bob@ci").await.unwrap();
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn whoever_is_in_haste_does_not_wait_for_all_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let end = Instant::now() + Duration::from_mins(1);
+        let turns = Arc::new(AtomicU32::new(0));
+        // Another run's changes, one after the other on each of its ten ways.
+        let mut others = JoinSet::new();
+        for number in 0..10 {
+            let (path, turns) = (path.clone(), Arc::clone(&turns));
+            others.spawn(async move {
+                sleep(Duration::from_millis(2 * number)).await;
+                loop {
+                    let lock = HostLock::take_at(&path, "other", end, INTERVAL, || Ok(()));
+                    let lock = lock.await.unwrap();
+                    turns.fetch_add(1, Ordering::Relaxed);
+                    sleep(Duration::from_millis(31)).await;
+                    drop(lock);
+                    sleep(Duration::from_millis(5)).await;
+                }
+            });
+        }
+        sleep(Duration::from_millis(200)).await;
+        let before = turns.load(Ordering::Relaxed);
+        let lock = HostLock::take_at(&path, "hasty", end, HASTY_INTERVAL, || Ok(()));
+        lock.await.unwrap();
+        let waited = turns.load(Ordering::Relaxed) - before;
+        assert!(waited <= 1, "{waited} others had their turn first");
     }
 
     #[test]

@@ -84,7 +84,11 @@ pub async fn run(netlink: Netlink) -> Result<(), Failure> {
 async fn take_lock(context: &Context) -> Result<HostLock, Failure> {
     let until = Instant::now() + TIME;
     loop {
-        match HostLock::take(&context.within_time(LOCK_SLICE)).await {
+        let mut slice = context.within_time(LOCK_SLICE);
+        if is_due(context) {
+            slice = slice.in_haste();
+        }
+        match HostLock::take(&slice).await {
             Err(failure) if failure.kind == FailureKind::Busy => {
                 let overdue = match pending::read(context)? {
                     Some(pending) => pending.overdue()?,
@@ -102,6 +106,12 @@ async fn take_lock(context: &Context) -> Result<HostLock, Failure> {
             result => return result,
         }
     }
+}
+
+/// Whether a change is to be undone now. What can't be read is told by whoever goes back.
+fn is_due(context: &Context) -> bool {
+    let pending = pending::read(context).ok().flatten();
+    pending.is_some_and(|pending| matches!(pending.left(), Ok(None)))
 }
 
 /// Whether nothing of this host is ours, nor about to be.

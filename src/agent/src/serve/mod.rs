@@ -274,7 +274,8 @@ async fn answer(context: Context, request: Request, began: Duration) -> Result<A
         Request::Claim { objects } => change::claim(&context, &objects).await,
         Request::TakeOver { key, token } => change::take_over(&context, &key, token).await,
         Request::Confirm { token } => {
-            let _lock = HostLock::take(&context).await?;
+            // The change is undone when this comes too late.
+            let _lock = HostLock::take(&context.in_haste()).await?;
             host::pending::confirm(&context, &token, began)?;
             Ok(Answer::Noted)
         }
