@@ -3,6 +3,7 @@
 //! Each request is a task of its own; many are under way at once over the one channel.
 
 mod change;
+mod claim;
 mod frames;
 pub mod session;
 mod snapshot;
@@ -271,8 +272,8 @@ async fn answer(context: Context, request: Request, began: Duration) -> Result<A
             }
         }
         Request::Remove { key, token, .. } => change::remove(&context, key, &token).await,
-        Request::Claim { objects } => change::claim(&context, &objects).await,
-        Request::TakeOver { key, token } => change::take_over(&context, &key, token).await,
+        Request::Claim { objects } => claim::claim(&context, &objects).await,
+        Request::TakeOver { key, token } => claim::take_over(&context, &key, token).await,
         Request::Confirm { token } => {
             // The change is undone when this comes too late.
             let _lock = HostLock::take(&context.in_haste()).await?;
