@@ -1,5 +1,7 @@
 //! A state that holds an object: it says so once it is saved, or takes the object over.
 
+use std::time::Duration;
+
 use protocol::{
     Failure, FailureKind,
     desired::{Address, Container, Host, Image, ObjectKey},
@@ -11,11 +13,16 @@ use protocol::{
 use super::change::{holder, take_turn};
 use crate::{context::Context, object::Object};
 
+/// How long a claim may wait for the host's lock.
+const CLAIM_TIME: Duration = Duration::from_mins(1);
+
 /// Notes that a state holds these tokens.
 pub async fn claim(
     context: &Context,
     objects: &[(ObjectKey, OwnerToken)],
 ) -> Result<Answer, Failure> {
+    // A provider that ends says so with its last words, and the end of those cancels all that is under way.
+    let context = &context.undisturbed(CLAIM_TIME);
     let _lock = take_turn(context).await?;
     for (key, token) in objects {
         set_owner(context, key, |owner| {
@@ -80,4 +87,37 @@ fn set_owner_of<O: Object>(
         context.store.put(&stored)?;
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{lock::HostLock, testing};
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_claim_outlasts_the_provider_that_ends_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        testing::within(Duration::from_secs(20), async |context| {
+            let context = testing::in_folder(context, folder.path());
+            let mut made = testing::stored(
+                testing::address("203.0.113.2", "web"),
+                crate::address::Assigned::default(),
+            );
+            made.owner.claimed = false;
+            context.store.put(&made).unwrap();
+            let objects = [(made.desired.key(), made.owner.token.clone())];
+            let another = HostLock::take(&context).await.unwrap();
+            // As at the end of the provider's stream, while another change is under way.
+            context.cancel.cancel();
+            let let_go = async {
+                tokio::task::yield_now().await;
+                drop(another);
+            };
+            let (claimed, ()) = tokio::join!(claim(&context, &objects), let_go);
+            claimed.unwrap();
+            let now = context.store.get::<Address>("203.0.113.2").unwrap();
+            assert!(now.unwrap().owner.claimed);
+        })
+        .await;
+    }
 }
