@@ -34,7 +34,6 @@ impl HostLock {
     pub async fn take(context: &Context) -> Result<Self, Failure> {
         let (path, interval) = (path(context), context.lock_interval);
         let check = || context.check();
-        files::create_folder(&context.run_folder, 0o755)?;
         Self::take_at(&path, &context.holder, context.deadline, interval, check).await
     }
 
@@ -45,28 +44,16 @@ impl HostLock {
         interval: Duration,
         check: impl Fn() -> Result<(), Failure>,
     ) -> Result<Self, Failure> {
-        let deed = || format!("open the host's lock {}", path.display());
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-            .open(path)
-            .doing(deed)?;
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error).doing(deed),
+        let mut file = loop {
+            if let Some(file) = try_file(path)? {
+                break file;
             }
             if Instant::now() >= deadline {
                 return Err(busy(path));
             }
             check()?;
             sleep(interval).await;
-        }
+        };
         let written = (|| {
             file.set_len(0)?;
             file.rewind()?;
@@ -74,6 +61,32 @@ impl HostLock {
         })();
         written.doing(|| "take the host's lock")?;
         Ok(Self { _file: file })
+    }
+}
+
+/// Tries the lock. Opened anew each time, because whoever leaves a host removes the file with the lock held.
+fn try_file(path: &Path) -> Result<Option<File>, Failure> {
+    let deed = || format!("take the host's lock {}", path.display());
+    if let Some(folder) = path.parent() {
+        files::create_folder(folder, 0o755)?;
+    }
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(path);
+    let file = match opened {
+        // Its folder went at this very moment.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.doing(deed)?,
+    };
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(is_at(path, &file).doing(deed)?.then_some(file)),
+        Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(None),
+        Err(error) => Err(error).doing(deed),
     }
 }
 
@@ -273,6 +286,22 @@ mod tests {
         assert!(failure.message.contains("alice@laptop"), "{failure}");
         drop(first);
         take("bob@ci").await.unwrap();
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_lock_that_went_with_its_host_is_not_taken_for_the_new_one() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("run/lock");
+        let end = Instant::now() + Duration::from_secs(20);
+        let take = |holder| HostLock::take_at(&path, holder, end, INTERVAL, || Ok(()));
+        let leaving = take("leaving").await.unwrap();
+        let leave = async {
+            tokio::task::yield_now().await;
+            fs::remove_dir_all(top.path().join("run")).unwrap();
+            drop(leaving);
+        };
+        let (_next, ()) = tokio::join!(async { take("next").await.unwrap() }, leave);
+        assert!(Presence::is_shown(&path), "a third one would get in, too");
     }
 
     #[tokio::test(flavor = "current_thread", start_paused = true)]

@@ -124,7 +124,7 @@ fn is_left(context: &Context) -> Result<bool, Failure> {
 async fn leave(context: &Context) -> Result<(), Failure> {
     host::install::remove_service(context).await?;
     context.store.remove_if_empty()?;
-    host::install::leave_if_unused(context)
+    host::leave::if_unused(context)
 }
 
 /// What keeps the host as it should be.

@@ -237,10 +237,11 @@ impl Connection {
         let Some(session) = self.session.take() else {
             return;
         };
-        let result = session
-            .close()
-            .and_then(|()| host::install::leave_if_unused(&self.context));
-        if let Err(failure) = result {
+        let leave = async {
+            session.close()?;
+            host::leave::if_nobody_uses_it(&self.context).await
+        };
+        if let Err(failure) = leave.await {
             eprintln!("nspawn-agent: {failure}");
         }
     }
