@@ -263,23 +263,8 @@ impl Healer {
             let may = |step: &Step| self.patience.allows(step, now);
             let tried = look.act(&context, may).await?;
             let is_done = tried.is_empty();
-            for Tried {
-                step,
-                sentence,
-                result,
-            } in tried
-            {
-                let now = Instant::now();
-                tell(match result {
-                    Ok(()) => {
-                        eprintln!("mended: {sentence}");
-                        self.patience.mended(step, &sentence, now)
-                    }
-                    Err(failure) => {
-                        let failure = failure.to_string();
-                        self.patience.failed(step, &sentence, &failure, now)
-                    }
-                });
+            for tried in tried {
+                tell(note(&mut self.patience, tried, Instant::now()));
             }
             if is_done {
                 break;
@@ -291,6 +276,25 @@ impl Healer {
             self.noted = given_up;
         }
         Ok(())
+    }
+}
+
+/// Takes in how a step ended; gives what is to be told of it.
+fn note(patience: &mut Patience<Step>, tried: Tried, now: Instant) -> Option<String> {
+    let Tried {
+        step,
+        sentence,
+        result,
+    } = tried;
+    match result {
+        Ok(()) => {
+            eprintln!("mended: {sentence}");
+            if step.follows_a_stop() {
+                return None;
+            }
+            patience.mended(step, &sentence, now)
+        }
+        Err(failure) => patience.failed(step, &sentence, &failure.to_string(), now),
     }
 }
 
@@ -315,4 +319,40 @@ fn rollback_at(context: &Context) -> Result<Instant, Failure> {
         Some(pending) => pending.left()?.unwrap_or(Duration::ZERO),
     };
     Ok(Instant::now() + left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filter::Step::{DeleteNeighbour, FixNeighbour};
+
+    #[test]
+    fn a_guest_that_restarts_often_is_nobody_who_undoes_what_was_mended() {
+        let address = "203.0.113.2".parse().unwrap();
+        let mut patience = Patience::new();
+        let mut now = Instant::now();
+        let mut tell = |port, also_stops| {
+            now += Duration::from_secs(1);
+            let fixed = Step::Filter(FixNeighbour {
+                address,
+                index: 3,
+                mac: [2; 6],
+                port,
+            });
+            let deleted = Step::Filter(DeleteNeighbour { address, index: 3 });
+            let steps = [Some(fixed), Some(deleted).filter(|_| also_stops)];
+            let tried = steps.into_iter().flatten().map(|step| Tried {
+                step,
+                sentence: "the entry is missing".to_owned(),
+                result: Ok(()),
+            });
+            let told = tried.filter_map(|tried| note(&mut patience, tried, now));
+            told.collect::<Vec<_>>()
+        };
+        for port in 10..50 {
+            assert_eq!(tell(port, true), [""; 0]);
+        }
+        let told: Vec<String> = (0..40).flat_map(|_| tell(99, false)).collect();
+        assert_eq!(told.len(), 1, "somebody removes the entry of one port");
+    }
 }
