@@ -258,7 +258,11 @@ impl Object for Container {
         let assigned = match previous {
             // A container pins its digest; image, storage and users can't change under it.
             Some(previous) => previous.assigned.clone(),
-            None => assign::assign(context, inventory, self).await?,
+            None => {
+                let assigned = assign::assign(context, inventory, self).await?;
+                storage::set_left_aside(&paths::storages(), &self.name)?;
+                assigned
+            }
         };
         // A killed create may have kept one of a container that never was.
         secret::sweep(inventory)?;
