@@ -131,6 +131,17 @@ fn a_guest_stops_and_starts_by_running_and_by_the_hosts_own_commands() -> Result
     lab.answers_as("203.0.113.2", "web")?;
     terraform.assert_plan_is_empty()?;
 
+    // As in the middle of an update: the record is new already, and nobody else has written the file yet.
+    let settings = lab.vps1().root(
+        "agent=$(systemctl show --value -p MainPID nspawn-agent); kill -STOP $agent
+         sed -i 's/\"hostname\": \"web\"/\"hostname\": \"www\"/' /etc/nspawn-agent/containers/web.json
+         systemctl restart systemd-nspawn@web; cat /etc/systemd/nspawn/web.nspawn; kill -CONT $agent",
+    )?;
+    ensure!(settings.contains("Hostname=www"), "{settings}");
+    lab.answers_as("203.0.113.2", "www")?;
+    terraform.apply()?;
+    lab.answers_as("203.0.113.2", "web")?;
+
     terraform.configure(&text.replace("name  = \"web\"", "name  = \"web\"\n  running = false"))?;
     terraform.apply()?;
     let state = terraform.resource("nspawn_container.web")?;

@@ -43,6 +43,10 @@ fn an_upgrade_disturbs_nobody_and_an_older_provider_is_refused() -> Result<()> {
         || other_build(&site, &terraform),
     );
     cases.case(
+        "upgrade: another build takes over while a change waits",
+        || two_builds(&site, &terraform),
+    );
+    cases.case(
         "upgrade: a later provider changes nothing before the host is upgraded",
         || not_before_the_host(&site, &later, release),
     );
@@ -94,10 +98,8 @@ fn resident_is_in_force(site: &Site) -> Result<()> {
     Ok(())
 }
 
-/// As after a developer's build: a file with other contents, and the same release.
-fn other_build(site: &Site, terraform: &Terraform) -> Result<()> {
-    let before = runs(site)?;
-    let ours = in_force(site)?;
+/// As a developer's build puts itself in force: a file with other contents, and the same release.
+fn puts_another_build_in_force(site: &Site) -> Result<()> {
     site.root(&format!(
         "cd {FOLDER}
         cp nspawn-agent-* .other && echo >> .other
@@ -108,7 +110,13 @@ fn other_build(site: &Site, terraform: &Terraform) -> Result<()> {
     ))?;
     site.wait_for(&format!(
         "[ $(readlink /proc/$(systemctl show -P MainPID nspawn-agent)/exe) = $(readlink -f {FOLDER}/nspawn-agent) ]"
-    ))?;
+    ))
+}
+
+fn other_build(site: &Site, terraform: &Terraform) -> Result<()> {
+    let before = runs(site)?;
+    let ours = in_force(site)?;
+    puts_another_build_in_force(site)?;
     let plan = terraform.plan()?;
     says(
         &plan,
@@ -124,6 +132,34 @@ fn other_build(site: &Site, terraform: &Terraform) -> Result<()> {
     terraform.assert_plan_is_empty()?;
     ensure!(runs(site)? == before, "something was restarted");
     Ok(())
+}
+
+/// Both are connected, and each puts itself in force: the one that comes last has lost its file by then.
+fn two_builds(site: &Site, terraform: &Terraform) -> Result<()> {
+    let (before, ours) = (runs(site)?, in_force(site)?);
+    terraform.configure(&everything(site, "  cpus = 2")?)?;
+    ensure!(
+        terraform.run(&["plan", "-out=planned"])?.success(),
+        "no plan"
+    );
+    site.root(
+        "systemd-run -q --collect --unit=holds-the-lock flock /run/nspawn-agent/lock sleep infinity",
+    )?;
+    site.wait_for("! flock -n /run/nspawn-agent/lock true")?;
+    let apply = terraform.start(&["apply", "planned"])?;
+    let swapped = site
+        .wait_for("[ -n \"$(ls /run/nspawn-agent/sessions)\" ]")
+        .and_then(|()| puts_another_build_in_force(site));
+    site.root("systemctl stop holds-the-lock")?;
+    let output = apply.wait(Duration::from_mins(2))?;
+    swapped?;
+    ensure!(output.success(), "{}", output.stderr);
+    ensure!(in_force(site)? == ours, "the other build is still in force");
+    resident_is_in_force(site)?;
+    ensure!(runs(site)? == before, "something was restarted");
+    terraform.configure(&everything(site, "")?)?;
+    terraform.apply()?;
+    terraform.assert_plan_is_empty()
 }
 
 /// Another state on the same host, which has no nspawn_host of its own.

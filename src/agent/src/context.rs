@@ -10,7 +10,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    failure::Context as _, filter, serve::upload::Upload, store::Store, system::netlink::Netlink,
+    failure::Context as _, filter, lock, serve::upload::Upload, store::Store,
+    system::netlink::Netlink,
 };
 
 /// Where the agent keeps what a reboot may forget.
@@ -35,6 +36,8 @@ pub struct Context {
     pub session: Option<SessionId>,
     /// When the change has to be done.
     pub deadline: Instant,
+    /// How often the host's lock is tried again while another holds it.
+    pub lock_interval: Duration,
     /// Set when the caller asks to stop.
     pub cancel: CancellationToken,
     /// The file that the provider streams up with this request.
@@ -55,6 +58,7 @@ impl Context {
             holder: holder.into(),
             session: None,
             deadline: Instant::now() + time,
+            lock_interval: lock::INTERVAL,
             cancel: CancellationToken::new(),
             upload: None,
             filter_listed: Rc::default(),
@@ -104,6 +108,15 @@ impl Context {
         Self {
             cancel: CancellationToken::new(),
             ..self.within_time(time)
+        }
+    }
+
+    /// The same before others that wait for the host's lock: for what has to be done in time, and takes but a moment.
+    #[must_use]
+    pub fn in_haste(&self) -> Self {
+        Self {
+            lock_interval: lock::HASTY_INTERVAL,
+            ..self.clone()
         }
     }
 

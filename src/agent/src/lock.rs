@@ -25,44 +25,35 @@ pub struct HostLock {
 }
 
 /// How often a held lock is tried again: flock(2) can't wait with a time limit.
-const RETRY: Duration = Duration::from_millis(20);
+pub const INTERVAL: Duration = Duration::from_millis(20);
+/// The same of whoever is not to wait for its turn among many: it looks first when the lock is let go.
+pub const HASTY_INTERVAL: Duration = Duration::from_millis(1);
 
 impl HostLock {
     /// Waits for the lock until the context's deadline.
     pub async fn take(context: &Context) -> Result<Self, Failure> {
-        let path = path(context);
-        files::create_folder(&context.run_folder, 0o755)?;
-        Self::take_at(&path, &context.holder, context.deadline, || context.check()).await
+        let (path, interval) = (path(context), context.lock_interval);
+        let check = || context.check();
+        Self::take_at(&path, &context.holder, context.deadline, interval, check).await
     }
 
     async fn take_at(
-        path: &PathBuf,
+        path: &Path,
         holder: &str,
         deadline: Instant,
+        interval: Duration,
         check: impl Fn() -> Result<(), Failure>,
     ) -> Result<Self, Failure> {
-        let deed = || format!("open the host's lock {}", path.display());
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-            .open(path)
-            .doing(deed)?;
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error).doing(deed),
+        let mut file = loop {
+            if let Some(file) = try_file(path)? {
+                break file;
             }
             if Instant::now() >= deadline {
                 return Err(busy(path));
             }
             check()?;
-            sleep(RETRY).await;
-        }
+            sleep(interval).await;
+        };
         let written = (|| {
             file.set_len(0)?;
             file.rewind()?;
@@ -70,6 +61,32 @@ impl HostLock {
         })();
         written.doing(|| "take the host's lock")?;
         Ok(Self { _file: file })
+    }
+}
+
+/// Tries the lock. Opened anew each time, because whoever leaves a host removes the file with the lock held.
+fn try_file(path: &Path) -> Result<Option<File>, Failure> {
+    let deed = || format!("take the host's lock {}", path.display());
+    if let Some(folder) = path.parent() {
+        files::create_folder(folder, 0o755)?;
+    }
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(path);
+    let file = match opened {
+        // Its folder went at this very moment.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.doing(deed)?,
+    };
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(is_at(path, &file).doing(deed)?.then_some(file)),
+        Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(None),
+        Err(error) => Err(error).doing(deed),
     }
 }
 
@@ -248,6 +265,13 @@ fn busy(path: &Path) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    use tokio::task::JoinSet;
+
     use super::*;
 
     #[tokio::test(flavor = "current_thread")]
@@ -255,18 +279,59 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
         let soon = || Instant::now() + Duration::from_millis(60);
-        let first = HostLock::take_at(&path, "alice@laptop", soon(), || Ok(()))
-            .await
-            .unwrap();
-        let failure = HostLock::take_at(&path, "bob@ci", soon(), || Ok(()))
-            .await
-            .unwrap_err();
+        let take = |holder| HostLock::take_at(&path, holder, soon(), INTERVAL, || Ok(()));
+        let first = take("alice@laptop").await.unwrap();
+        let failure = take("bob@ci").await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::Busy);
         assert!(failure.message.contains("alice@laptop"), "{failure}");
         drop(first);
-        HostLock::take_at(&path, "bob@ci", soon(), || Ok(()))
-            .await
-            .unwrap();
+        take("bob@ci").await.unwrap();
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_lock_that_went_with_its_host_is_not_taken_for_the_new_one() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("run/lock");
+        let end = Instant::now() + Duration::from_secs(20);
+        let take = |holder| HostLock::take_at(&path, holder, end, INTERVAL, || Ok(()));
+        let leaving = take("leaving").await.unwrap();
+        let leave = async {
+            tokio::task::yield_now().await;
+            fs::remove_dir_all(top.path().join("run")).unwrap();
+            drop(leaving);
+        };
+        let (_next, ()) = tokio::join!(async { take("next").await.unwrap() }, leave);
+        assert!(Presence::is_shown(&path), "a third one would get in, too");
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn whoever_is_in_haste_does_not_wait_for_all_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let end = Instant::now() + Duration::from_mins(1);
+        let turns = Arc::new(AtomicU32::new(0));
+        // Another run's changes, one after the other on each of its ten ways.
+        let mut others = JoinSet::new();
+        for number in 0..10 {
+            let (path, turns) = (path.clone(), Arc::clone(&turns));
+            others.spawn(async move {
+                sleep(Duration::from_millis(2 * number)).await;
+                loop {
+                    let lock = HostLock::take_at(&path, "other", end, INTERVAL, || Ok(()));
+                    let lock = lock.await.unwrap();
+                    turns.fetch_add(1, Ordering::Relaxed);
+                    sleep(Duration::from_millis(31)).await;
+                    drop(lock);
+                    sleep(Duration::from_millis(5)).await;
+                }
+            });
+        }
+        sleep(Duration::from_millis(200)).await;
+        let before = turns.load(Ordering::Relaxed);
+        let lock = HostLock::take_at(&path, "hasty", end, HASTY_INTERVAL, || Ok(()));
+        lock.await.unwrap();
+        let waited = turns.load(Ordering::Relaxed) - before;
+        assert!(waited <= 1, "{waited} others had their turn first");
     }
 
     #[test]

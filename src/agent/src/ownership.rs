@@ -50,6 +50,9 @@ pub fn put(
     match (intent, existing) {
         (Intent::Create, None) => Ok(Permit::Create),
         (Intent::Create, Some(existing)) if may_adopt(existing, asking) => Ok(Permit::Adopt),
+        (Intent::Create, Some(existing)) if is_twice_in_one_run(existing, asking) => {
+            Err(named_twice(what))
+        }
         (Intent::Create, Some(existing)) => Err(already_there(what, existing)),
         (Intent::Update, None) => Err(Failure::new(
             FailureKind::NotFound,
@@ -76,7 +79,23 @@ fn may_adopt(existing: Existing<'_>, asking: Asking<'_>) -> bool {
     if existing.owner.token == *asking.token {
         return true;
     }
-    !existing.owner.claimed && (existing.session == asking.session || !existing.session_alive)
+    !existing.owner.claimed && !existing.session_alive
+}
+
+/// A request that is sent again has the same token; another one of the same run is another resource's.
+fn is_twice_in_one_run(existing: Existing<'_>, asking: Asking<'_>) -> bool {
+    !existing.owner.claimed && existing.session == asking.session
+}
+
+fn named_twice(what: &str) -> Failure {
+    Failure::new(
+        FailureKind::Conflict,
+        format!("{what} was made by another resource in this very run of Terraform"),
+    )
+    .help(
+        "Two resources of this configuration have the same name on the same host, which may be spelled in two ways: \
+         give one of them another name, or remove it.",
+    )
 }
 
 fn already_there(what: &str, existing: Existing<'_>) -> Failure {
@@ -168,9 +187,10 @@ mod tests {
                 Some(('b', false, '2', false)),
                 Ok(Permit::Adopt),
             ),
+            (Intent::Create, Some(('b', false, '1', true)), Err(Conflict)),
             (
                 Intent::Create,
-                Some(('b', false, '1', true)),
+                Some(('a', false, '1', true)),
                 Ok(Permit::Adopt),
             ),
             (

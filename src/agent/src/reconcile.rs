@@ -106,6 +106,11 @@ pub enum Step {
 }
 
 impl Step {
+    /// Whether it only follows from a guest that has stopped: what it removes bears our mark, and nobody puts it back.
+    pub fn follows_a_stop(&self) -> bool {
+        matches!(self, Self::Filter(filter::Step::DeleteNeighbour { .. }))
+    }
+
     /// Whether it is done inside a guest, whose root can keep it from succeeding.
     pub fn is_within_guest(&self) -> bool {
         matches!(

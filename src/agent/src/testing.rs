@@ -1,6 +1,6 @@
 //! Made-up hosts for the tests of planning.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use protocol::{
     desired::{
@@ -15,7 +15,7 @@ use crate::{
     context::Context,
     filter, guest, host, image,
     reconcile::Observation,
-    store::{Inventory, Kept, Stored},
+    store::{Inventory, Kept, Store, Stored},
     system::netlink::{Link, Netlink, Network},
 };
 
@@ -25,6 +25,14 @@ pub const MACHINE_ID: &str = "0123456789abcdef0123456789abcdef";
 pub async fn within<T>(time: Duration, work: impl AsyncFnOnce(Context) -> T) -> T {
     let work = async { work(Context::new(Netlink::open().unwrap(), "test", time)).await };
     LocalSet::new().run_until(work).await
+}
+
+/// The same for a provider's request, with a store and a lock of its own in this folder.
+pub fn in_folder(mut context: Context, folder: &Path) -> Context {
+    context.store = Store::new(folder.join("etc"));
+    context.run_folder = folder.join("run");
+    context.session = "b".repeat(32).parse().ok();
+    context
 }
 
 /// An object that belongs to somebody.

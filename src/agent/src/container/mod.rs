@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use protocol::{
     Failure, FailureKind,
-    desired::{Container, ContainerSecrets, ObjectKey},
+    desired::{Container, ContainerSecrets, Host, ObjectKey},
     name::MachineName,
 };
 use serde::{Deserialize, Serialize};
@@ -62,12 +62,7 @@ pub fn plan(inventory: &Inventory, observation: &Observation, scope: &Scope) -> 
 pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
     match step {
         Step::MakeFolder(name) => Paths::of(name).make_machine(),
-        Step::WriteSettings(name, text) => {
-            let path = Paths::of(name).settings();
-            files::create_folder(Path::new("/etc/systemd/nspawn"), 0o755)?;
-            // A user's Environment= may hold what isn't every user's business.
-            files::write_own(&path, text, 0o600)
-        }
+        Step::WriteSettings(name, text) => settings::write(&Paths::of(name).settings(), text),
         Step::WriteDropIn(name, text) => {
             let paths = Paths::of(name);
             files::create_folder(&paths.drop_ins(), 0o755)?;
@@ -159,10 +154,25 @@ pub async fn prepare_start(context: &Context, name: &MachineName) -> Result<(), 
     storage::bring_up(&stored)?;
     write_guest_files(&stored)?;
     let paths = Paths::of(name);
-    Started::note(&paths, &stored.desired)?;
+    Started::note(&paths, &stored.desired, has_settings(context, &stored)?)?;
     // No container's name begins with a dot.
     let scratch = paths.started().with_file_name(format!(".{name}"));
     give_host_keys(&stored, &scratch)
+}
+
+/// Brings the settings file up to date: a guest that reboots by itself may come between an update's record and that
+/// file. On a disk that takes nothing the guest starts all the same, with settings of before.
+fn has_settings(context: &Context, stored: &Stored<Container>) -> Result<bool, Failure> {
+    let Some(host) = context.store.get::<Host>("host")? else {
+        return Ok(true);
+    };
+    let text = settings::render(&stored.desired, &stored.assigned, &host.desired.bridge);
+    let path = Paths::of(&stored.desired.name).settings();
+    let written = settings::bring_up_to_date(&path, &text);
+    if let Err(failure) = &written {
+        eprintln!("the guest starts with settings of before: {failure}");
+    }
+    Ok(written.is_ok())
 }
 
 /// systemd-machined misses the end of a guest when the bus was restarted, or itself, at the wrong moment. It then
@@ -248,7 +258,11 @@ impl Object for Container {
         let assigned = match previous {
             // A container pins its digest; image, storage and users can't change under it.
             Some(previous) => previous.assigned.clone(),
-            None => assign::assign(context, inventory, self).await?,
+            None => {
+                let assigned = assign::assign(context, inventory, self).await?;
+                storage::set_left_aside(&paths::storages(), &self.name)?;
+                assigned
+            }
         };
         // A killed create may have kept one of a container that never was.
         secret::sweep(inventory)?;

@@ -41,6 +41,11 @@ impl Paths {
         PathBuf::from(MACHINES).join(&self.name)
     }
 
+    /// The folder of all roots.
+    pub fn machines() -> PathBuf {
+        PathBuf::from(MACHINES)
+    }
+
     /// Makes the folder of its root. Nobody but root gets into the folder above, as systemd makes it,
     /// too: guests' programs with set-user-id bits are none of the host's users'.
     pub fn make_machine(&self) -> Result<(), Failure> {

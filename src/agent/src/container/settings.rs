@@ -1,5 +1,7 @@
 //! The container's systemd.nspawn(5) file.
 
+use std::path::Path;
+
 use protocol::{
     Failure, FailureKind,
     desired::Container,
@@ -8,7 +10,7 @@ use protocol::{
 use texts::nspawn::{self, File};
 
 use super::{Assigned, user_ids::COUNT};
-use crate::system::files::HEADER;
+use crate::system::files::{self, HEADER, OwnFile};
 
 /// Refuses raw settings that are none, or that the agent writes itself.
 pub fn check(container: &Container) -> Result<(), Failure> {
@@ -55,6 +57,19 @@ pub fn render(container: &Container, assigned: &Assigned, bridge: &InterfaceName
         file.add_settings(settings);
     }
     file.text(HEADER)
+}
+
+/// Writes the file. A user's Environment= may hold what isn't every user's business.
+pub fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    files::write_own(path, text, 0o600)
+}
+
+/// The same at a start, which is none of somebody else's file's business.
+pub fn bring_up_to_date(path: &Path, text: &str) -> Result<(), Failure> {
+    match files::compare(path, text)? {
+        OwnFile::Same | OwnFile::Foreign => Ok(()),
+        OwnFile::Differs | OwnFile::Missing => write(path, text),
+    }
 }
 
 fn has(container: &Container, section: &str, key: &str) -> bool {
@@ -138,6 +153,23 @@ Bridge=br0
         }
         assert!(!text.contains("LinkJournal=no"), "{text}");
         assert!(!text.contains("ResolvConf"), "{text}");
+    }
+
+    #[test]
+    fn a_start_brings_our_file_up_to_date_and_leaves_anothers() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("nspawn/web.nspawn");
+        let text = |body: &str| format!("{HEADER}{body}");
+        let read = || std::fs::read_to_string(&path).unwrap();
+        // Missing, of before an update, and as it should be.
+        for body in ["[Exec]\n", "[Exec]\nHostname=new\n"].repeat(2) {
+            bring_up_to_date(&path, &text(body)).unwrap();
+            bring_up_to_date(&path, &text(body)).unwrap();
+            assert_eq!(read(), text(body));
+        }
+        std::fs::write(&path, "[Exec]\nBoot=no\n").unwrap();
+        bring_up_to_date(&path, &text("[Exec]\n")).unwrap();
+        assert_eq!(read(), "[Exec]\nBoot=no\n");
     }
 
     #[test]

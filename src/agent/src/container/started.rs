@@ -26,14 +26,14 @@ impl Started {
         Self(serde_json::from_str(text).ok())
     }
 
-    /// Notes that a guest is being started now.
-    pub fn note(paths: &Paths, container: &Container) -> Result<(), Failure> {
+    /// Notes that a guest is being started now; with nothing that it is started with, where that isn't what it should be.
+    pub fn note(paths: &Paths, container: &Container, is_current: bool) -> Result<(), Failure> {
         if let Some(folder) = paths.started().parent() {
             files::create_folder(folder, 0o700)?;
         }
         // What is there was left by a start that failed.
         let is_after_failure = Self::read(paths)?.0.is_some();
-        let mut note = settings(container);
+        let mut note = noted(container, is_current);
         note.insert(AFTER_FAILURE.to_owned(), is_after_failure.into());
         files::replace(
             &paths.started(),
@@ -66,6 +66,14 @@ impl Started {
         settings(container)
             .iter()
             .all(|(key, value)| started.get(key).unwrap_or(&null) == value)
+    }
+}
+
+fn noted(container: &Container, is_current: bool) -> Map<String, Value> {
+    if is_current {
+        settings(container)
+    } else {
+        Map::new()
     }
 }
 
@@ -111,6 +119,15 @@ mod tests {
         assert!(Started::parse("[\"of another form\"]").is_as_it_should(&desired));
         note.insert("hostname".to_owned(), "other".into());
         assert!(!runs(&note));
+    }
+
+    #[test]
+    fn a_guest_that_was_started_with_settings_of_before_is_not_as_it_should_be() {
+        let desired = container("web");
+        for is_current in [true, false] {
+            let started = Started(Some(noted(&desired, is_current)));
+            assert_eq!(started.is_as_it_should(&desired), is_current);
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::{
 use protocol::{
     Failure, FailureKind,
     desired::{Container, Storage},
+    name::MachineName,
 };
 
 use super::{Assigned, copy, mount, paths, paths::Paths};
@@ -145,10 +146,35 @@ pub fn remove(container: &Container) -> Result<(), Failure> {
     take_down(container)?;
     let paths = Paths::of(&container.name);
     clear_stale_export(container.name.as_str())?;
-    discarded::set_aside(
-        &paths::storages(),
-        container.name.as_str(),
-        &paths.storage(),
-    )?;
-    files::remove_empty_folder(&paths.machine())
+    set_left_aside(&paths::storages(), &container.name)?;
+    files::remove_empty_folder(&paths.machine())?;
+    // Its record goes next, and may be on another disk: a power cut must not bring back any of this without it.
+    for folder in [paths::storages(), Paths::machines()] {
+        files::sync_folder(&folder)?;
+    }
+    Ok(())
+}
+
+/// Sets a container's storage aside to be removed, if any is there. A new container has none: what a removed one of
+/// its name has left, as on a disk that has lost a rename, is not the new one's.
+pub fn set_left_aside(storages: &Path, name: &MachineName) -> Result<(), Failure> {
+    discarded::set_aside(storages, name.as_str(), &storages.join(name.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_container_does_not_begin_with_what_one_of_its_name_has_left() {
+        let top = tempfile::tempdir().unwrap();
+        let name: MachineName = "web".parse().unwrap();
+        set_left_aside(top.path(), &name).unwrap();
+        fs::create_dir_all(top.path().join("web/upper/etc")).unwrap();
+        fs::create_dir_all(top.path().join("web2/upper")).unwrap();
+        set_left_aside(top.path(), &name).unwrap();
+        assert!(!top.path().join("web").exists());
+        discarded::clear_abandoned_in(top.path()).unwrap();
+        assert_eq!(files::names(top.path()).unwrap(), ["web2"]);
+    }
 }

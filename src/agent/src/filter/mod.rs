@@ -116,6 +116,9 @@ pub enum Step {
         index: u32,
         /// The guest.
         mac: [u8; 6],
+        /// Its port's number, another one each time that it starts: a guest that restarts often is not taken for
+        /// somebody who removes the entry again and again.
+        port: u32,
     },
     /// Take that back.
     DeleteNeighbour {
@@ -247,6 +250,7 @@ pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
             address,
             index,
             mac,
+            ..
         } => context.netlink.fix_neighbour(*index, *address, mac).await,
         Step::DeleteNeighbour { address, index } => {
             context.netlink.delete_neighbour(*index, *address).await

@@ -14,13 +14,20 @@ use crate::{
     system::netlink::Network,
 };
 
+/// A guest that has a port.
+#[derive(Clone, Copy, PartialEq)]
+struct Guest {
+    mac: [u8; 6],
+    port: u32,
+}
+
 /// Single addresses of guests that have a port, and the guests' own ones of the link.
 fn wanted(
     inventory: &Inventory,
     network: &Network,
     bridge: u32,
     id: [u8; 16],
-) -> BTreeMap<IpAddr, [u8; 6]> {
+) -> BTreeMap<IpAddr, Guest> {
     let mut wanted = BTreeMap::new();
     if inventory
         .host
@@ -30,16 +37,19 @@ fn wanted(
         return wanted;
     }
     for name in inventory.containers.keys() {
-        if port::find(network, bridge, name).is_none() {
+        let Some(port) = port::find(network, bridge, name) else {
             continue;
-        }
-        let mac = mac_address(id, name.as_str());
-        wanted.insert(link_local(mac).into(), mac);
+        };
+        let guest = Guest {
+            mac: mac_address(id, name.as_str()),
+            port: port.index,
+        };
+        wanted.insert(link_local(guest.mac).into(), guest);
         let single = inventory
             .addresses_of(name)
             .map(|stored| &stored.desired.address)
             .filter(|address| address.is_single());
-        wanted.extend(single.map(|address| (address.ip(), mac)));
+        wanted.extend(single.map(|address| (address.ip(), guest)));
     }
     wanted
 }
@@ -88,12 +98,13 @@ pub fn plan(
             index: bridge.index,
         })
         .collect();
-    for (address, mac) in wanted {
+    for (address, Guest { mac, port }) in wanted {
         if fixed.get(&address) != Some(&&mac[..]) && concerns(scope, inventory, address, mac, id) {
             steps.push(Step::FixNeighbour {
                 address,
                 index: bridge.index,
                 mac,
+                port,
             });
         }
     }
@@ -132,6 +143,7 @@ mod tests {
             address,
             index: 3,
             mac,
+            port: 9,
         };
         let web: IpAddr = "203.0.113.2".parse().unwrap();
         let all = [fix(web), fix(link_local(mac).into())];

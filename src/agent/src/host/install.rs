@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use protocol::{Failure, FailureKind, desired::Host};
+use protocol::{Failure, FailureKind};
 
 use super::in_force::{self, InForce};
 use crate::{
@@ -76,7 +76,7 @@ pub fn is_disabled() -> bool {
 }
 
 /// The running program, where it was uploaded to; none elsewhere, as in tests.
-fn uploaded() -> Option<PathBuf> {
+pub(super) fn uploaded() -> Option<PathBuf> {
     let this = env::current_exe().ok()?.to_string_lossy().into_owned();
     // As the kernel names a file that was removed since. proc_pid_exe(5)
     let this = PathBuf::from(this.strip_suffix(" (deleted)").unwrap_or(&this));
@@ -122,12 +122,13 @@ pub fn switch(context: &Context) -> Result<(), Failure> {
     let Some(this) = uploaded() else {
         return Ok(());
     };
-    if in_force::of_host(context)? == Some(InForce::This) {
+    if in_force::of_host(context)? == Some(InForce::This) && this.is_file() {
         return Ok(());
     }
     in_force::record(context)?;
-    if !is_target(&this) {
-        link(&this)?;
+    // Another build that took over while this one is connected has removed its file.
+    if !is_target(&this) || !this.is_file() {
+        put_back_program()?;
     }
     // Also of a switch that was killed.
     remove_others(&this)
@@ -180,23 +181,6 @@ fn is_of_an_earlier_boot(file: &fs::Metadata) -> bool {
     changed
         .zip(boot)
         .is_some_and(|(changed, boot)| changed < boot)
-}
-
-/// Leaves nothing on a machine that is no host of ours: a refresh or a create that failed.
-pub fn leave_if_unused(context: &Context) -> Result<(), Failure> {
-    if context.store.get::<Host>("host")?.is_some()
-        || super::pending::read(context)?.is_some()
-        || crate::serve::session::any_alive(&context.run_folder)?
-    {
-        return Ok(());
-    }
-    files::remove_tree(&context.run_folder)?;
-    in_force::forget(context)?;
-    context.store.remove_if_empty()?;
-    if uploaded().is_some() {
-        files::remove_tree(Path::new(FOLDER))?;
-    }
-    Ok(())
 }
 
 /// How the service is, in systemd's words; empty when systemd can't be asked.

@@ -5,6 +5,7 @@ pub mod bridge;
 pub mod facts;
 pub mod in_force;
 pub mod install;
+pub mod leave;
 pub mod packages;
 pub mod pending;
 pub mod plan;

@@ -46,9 +46,15 @@ impl Pending {
         self.tries > 0
     }
 
-    /// Whether its way in is worth another try.
-    pub fn may_try_again(&self) -> bool {
-        self.tries + 1 < TRIES
+    /// Whether its way in is worth another try. Only the resident service makes those; it isn't there any more once
+    /// somebody else has removed a host that was never confirmed.
+    pub fn may_try_again(&self, is_resident: bool) -> bool {
+        self.tries + 1 < TRIES && (is_resident || self.former.is_some())
+    }
+
+    /// Whether only the resident service goes on with it: other requests would use up its tries.
+    pub fn is_left_to_resident(&self) -> bool {
+        self.is_undone() && self.former.is_some()
     }
 
     /// Whether it was made before the last boot.
@@ -216,18 +222,69 @@ mod tests {
         assert!(matters(host, "eth1", Some(&stored)));
     }
 
-    #[test]
-    fn the_time_is_up_at_the_deadline_and_with_the_next_boot() {
-        let mut pending = Pending {
-            former: None,
+    fn pending(former: Option<Stored<Host>>, boot_id: &str) -> Pending {
+        Pending {
+            former,
             armed: Duration::from_secs(10),
             deadline: Duration::from_secs(40),
-            boot_id: "one".to_owned(),
+            boot_id: boot_id.to_owned(),
             asked: None,
             session: None,
             way_in: WayIn::default(),
             tries: 0,
+        }
+    }
+
+    #[test]
+    fn only_the_resident_makes_another_try() {
+        let mut pending = pending(crate::testing::inventory(&[], &[]).host, "one");
+        // Whoever serves a provider may be the first to go back; the resident goes on from there.
+        assert!(pending.may_try_again(false) && !pending.is_left_to_resident());
+        pending.tries = 1;
+        assert!(pending.is_left_to_resident());
+        // A host that was never confirmed is removed with its service.
+        pending.former = None;
+        assert!(!pending.may_try_again(false) && pending.may_try_again(true));
+        assert!(!pending.is_left_to_resident());
+    }
+
+    async fn asked_meanwhile() {
+        let netlink = crate::system::netlink::Netlink::open().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let context = Context::new(netlink, "test", Duration::from_mins(1));
+        let context = crate::testing::in_folder(context, folder.path());
+        let former = crate::testing::inventory(&[], &[]).host;
+        let undone = Pending {
+            tries: 1,
+            ..pending(former, "an earlier one")
         };
+        context.store.put_beside(FILE, &undone).unwrap();
+        // Going back would fail here, before it touches the machine of this test.
+        fs::create_dir(context.store.folder().join("host.json")).unwrap();
+        assert_eq!(rollback::if_due(&context).await.unwrap(), [""; 0]);
+        assert_eq!(read(&context).unwrap(), Some(undone));
+    }
+
+    /// In a network namespace of its own, in which nothing can be put back by mistake.
+    #[test]
+    #[allow(unsafe_code, reason = "rustix calls every unshare(2) unsafe")]
+    fn a_providers_request_uses_up_no_try() {
+        use rustix::thread::{UnshareFlags, unshare_unsafe};
+        let thread = std::thread::spawn(|| {
+            // SAFETY: CLONE_NEWNET leaves memory and descriptors as they are.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            tokio::task::LocalSet::new().block_on(&runtime, asked_meanwhile());
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn the_time_is_up_at_the_deadline_and_with_the_next_boot() {
+        let mut pending = pending(None, "one");
         for (now, boot, expected) in [
             (10, "one", Some(30)),
             (39, "one", Some(1)),
@@ -242,7 +299,7 @@ mod tests {
             [(0, false, true), (1, true, true), (9, true, false)]
         {
             pending.tries = tries;
-            let found = (pending.is_undone(), pending.may_try_again());
+            let found = (pending.is_undone(), pending.may_try_again(true));
             assert_eq!(found, (is_undone, may_try_again), "{tries}");
         }
     }

@@ -67,7 +67,8 @@ pub async fn if_due(context: &Context) -> Result<Vec<String>, Failure> {
     let Some(pending) = pending::read(context)? else {
         return Ok(Vec::new());
     };
-    if pending.left()?.is_some() {
+    let is_resident = context.session.is_none();
+    if pending.left()?.is_some() || (!is_resident && pending.is_left_to_resident()) {
         return Ok(Vec::new());
     }
     // Whoever finds it due may have been told to stop.
@@ -85,9 +86,7 @@ pub async fn if_due(context: &Context) -> Result<Vec<String>, Failure> {
         // First of all, for this is what the operator waits for.
         pending.way_in.restore(context).await
     };
-    // Whoever serves a provider was reached by it.
-    let is_resident = context.session.is_none();
-    let again = !missing.is_empty() && is_resident && pending.may_try_again();
+    let again = !missing.is_empty() && pending.may_try_again(is_resident);
     match &pending.former {
         Some(former) => go_back(context, former, &pending, put_back, again).await?,
         None => remove_unconfirmed(context, &pending, again).await?,

@@ -82,7 +82,9 @@ impl Incoming {
             return discarded::set_aside(trees, name, &self.root());
         }
         discarded::set_aside(trees, name, &to)?;
-        fs::rename(self.root(), &to).doing(|| format!("put {} in place", to.display()))
+        fs::rename(self.root(), &to).doing(|| format!("put {} in place", to.display()))?;
+        // Its record comes next, and may be on another disk.
+        files::sync_folder(trees)
     }
 }
 

@@ -5,23 +5,21 @@ mod glance;
 mod notify;
 mod pace;
 mod patience;
+mod signals;
 mod watch;
 
-use std::{future::Future, os::unix::process::CommandExt as _, process::Command, time::Duration};
+use std::time::Duration;
 
 use protocol::{Failure, FailureKind, desired::Host};
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     task::{JoinHandle, spawn_blocking},
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use self::{pace::Pace, patience::Patience, watch::Watch};
+use self::{pace::Pace, patience::Patience, signals::Signals, watch::Watch};
 use crate::{
     context::Context,
-    discarded,
-    failure::Context as _,
-    given_up, host,
+    discarded, given_up, host,
     host::{pending, rollback},
     lock::{self, HostLock, Presence},
     reconcile::{ROUNDS, Scope, Step, Tried, look},
@@ -46,7 +44,7 @@ pub async fn run(netlink: Netlink) -> Result<(), Failure> {
     let mut healer = Healer::start(context.clone())?;
     // From here on a change can count on being undone.
     let _presence = Presence::show(&host::install::presence(&context))?;
-    let lock = signals.unless(take_lock(&context)).await??;
+    let lock = signals.unless(take_lock(&context)).await?;
     healer.go_back_if_due().await;
     healer.heal().await;
     healer.clear_away();
@@ -55,7 +53,7 @@ pub async fn run(netlink: Netlink) -> Result<(), Failure> {
     loop {
         // What can't be read is told by the look below; ending would be a loop.
         if is_left(&context).unwrap_or_default() {
-            match signals.unless(take_lock(&context)).await? {
+            match signals.unless(take_lock(&context)).await {
                 Ok(_lock) if is_left(&context)? => return leave(&context).await,
                 // Somebody has just begun to make it a host again.
                 Ok(_) => {}
@@ -71,7 +69,7 @@ pub async fn run(netlink: Netlink) -> Result<(), Failure> {
             take_lock(&context).await
         };
         // Whoever stops the service may hold the lock: that wait must not outlast the stop.
-        match signals.unless(next).await? {
+        match signals.unless(next).await {
             Ok(_lock) => {
                 healer.go_back_if_due().await;
                 healer.heal().await;
@@ -82,38 +80,15 @@ pub async fn run(netlink: Netlink) -> Result<(), Failure> {
     }
 }
 
-/// The signals that it acts upon.
-struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, Failure> {
-        let deed = || "listen for signals";
-        Ok(Self {
-            hangup: signal(SignalKind::hangup()).doing(deed)?,
-            terminate: signal(SignalKind::terminate()).doing(deed)?,
-        })
-    }
-
-    /// Does something that may be dropped at any moment, unless the service is told to end or to
-    /// take up a new binary.
-    async fn unless<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Failure> {
-        tokio::select! {
-            biased;
-            _ = self.terminate.recv() => std::process::exit(host::install::STOPPED),
-            _ = self.hangup.recv() => Err(take_up_new_binary()),
-            done = work => Ok(done),
-        }
-    }
-}
-
 /// Takes the lock. When a change should have been undone, whoever still holds it is ended.
 async fn take_lock(context: &Context) -> Result<HostLock, Failure> {
     let until = Instant::now() + TIME;
     loop {
-        match HostLock::take(&context.within_time(LOCK_SLICE)).await {
+        let mut slice = context.within_time(LOCK_SLICE);
+        if is_due(context) {
+            slice = slice.in_haste();
+        }
+        match HostLock::take(&slice).await {
             Err(failure) if failure.kind == FailureKind::Busy => {
                 let overdue = match pending::read(context)? {
                     Some(pending) => pending.overdue()?,
@@ -133,6 +108,12 @@ async fn take_lock(context: &Context) -> Result<HostLock, Failure> {
     }
 }
 
+/// Whether a change is to be undone now. What can't be read is told by whoever goes back.
+fn is_due(context: &Context) -> bool {
+    let pending = pending::read(context).ok().flatten();
+    pending.is_some_and(|pending| matches!(pending.left(), Ok(None)))
+}
+
 /// Whether nothing of this host is ours, nor about to be.
 fn is_left(context: &Context) -> Result<bool, Failure> {
     Ok(context.store.get::<Host>("host")?.is_none() && pending::read(context)?.is_none())
@@ -143,7 +124,7 @@ fn is_left(context: &Context) -> Result<bool, Failure> {
 async fn leave(context: &Context) -> Result<(), Failure> {
     host::install::remove_service(context).await?;
     context.store.remove_if_empty()?;
-    host::install::leave_if_unused(context)
+    host::leave::if_unused(context)
 }
 
 /// What keeps the host as it should be.
@@ -282,23 +263,8 @@ impl Healer {
             let may = |step: &Step| self.patience.allows(step, now);
             let tried = look.act(&context, may).await?;
             let is_done = tried.is_empty();
-            for Tried {
-                step,
-                sentence,
-                result,
-            } in tried
-            {
-                let now = Instant::now();
-                tell(match result {
-                    Ok(()) => {
-                        eprintln!("mended: {sentence}");
-                        self.patience.mended(step, &sentence, now)
-                    }
-                    Err(failure) => {
-                        let failure = failure.to_string();
-                        self.patience.failed(step, &sentence, &failure, now)
-                    }
-                });
+            for tried in tried {
+                tell(note(&mut self.patience, tried, Instant::now()));
             }
             if is_done {
                 break;
@@ -310,6 +276,25 @@ impl Healer {
             self.noted = given_up;
         }
         Ok(())
+    }
+}
+
+/// Takes in how a step ended; gives what is to be told of it.
+fn note(patience: &mut Patience<Step>, tried: Tried, now: Instant) -> Option<String> {
+    let Tried {
+        step,
+        sentence,
+        result,
+    } = tried;
+    match result {
+        Ok(()) => {
+            eprintln!("mended: {sentence}");
+            if step.follows_a_stop() {
+                return None;
+            }
+            patience.mended(step, &sentence, now)
+        }
+        Err(failure) => patience.failed(step, &sentence, &failure.to_string(), now),
     }
 }
 
@@ -336,11 +321,38 @@ fn rollback_at(context: &Context) -> Result<Instant, Failure> {
     Ok(Instant::now() + left)
 }
 
-/// Becomes the binary in force, as the same process: a restart would reach the guests' units.
-fn take_up_new_binary() -> Failure {
-    let error = Command::new(host::install::BINARY).arg("resident").exec();
-    let failed: Result<(), Failure> = Err(error).doing(|| "take up the new agent");
-    failed
-        .err()
-        .unwrap_or_else(|| Failure::new(FailureKind::System, "the new agent did not start"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filter::Step::{DeleteNeighbour, FixNeighbour};
+
+    #[test]
+    fn a_guest_that_restarts_often_is_nobody_who_undoes_what_was_mended() {
+        let address = "203.0.113.2".parse().unwrap();
+        let mut patience = Patience::new();
+        let mut now = Instant::now();
+        let mut tell = |port, also_stops| {
+            now += Duration::from_secs(1);
+            let fixed = Step::Filter(FixNeighbour {
+                address,
+                index: 3,
+                mac: [2; 6],
+                port,
+            });
+            let deleted = Step::Filter(DeleteNeighbour { address, index: 3 });
+            let steps = [Some(fixed), Some(deleted).filter(|_| also_stops)];
+            let tried = steps.into_iter().flatten().map(|step| Tried {
+                step,
+                sentence: "the entry is missing".to_owned(),
+                result: Ok(()),
+            });
+            let told = tried.filter_map(|tried| note(&mut patience, tried, now));
+            told.collect::<Vec<_>>()
+        };
+        for port in 10..50 {
+            assert_eq!(tell(port, true), [""; 0]);
+        }
+        let told: Vec<String> = (0..40).flat_map(|_| tell(99, false)).collect();
+        assert_eq!(told.len(), 1, "somebody removes the entry of one port");
+    }
 }

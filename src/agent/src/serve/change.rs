@@ -42,57 +42,35 @@ pub struct Asked {
     pub secrets: ContainerSecrets,
 }
 
+/// A change as it is once the lock is let go.
+struct Begun<O: Object> {
+    stored: Stored<O>,
+    is_new: bool,
+    /// Whether this agent was put in force with it.
+    takes_over: bool,
+    made: Result<(), Failure>,
+}
+
 /// Makes or changes one object.
 pub async fn put<O: Object>(
     context: &Context,
     desired: O,
     asked: Asked,
 ) -> Result<Answer, Failure> {
-    let name = desired.name();
     let previous = permitted(context, &desired, &asked).await?;
     require_host(context, &desired)?;
     in_force::admit(context, &desired.key())?;
     let prepared = desired
         .prepare(context, previous.as_ref(), &asked.secrets)
         .await?;
-    let (stored, is_new, takes_over, made) = {
-        let _lock = take_turn(context).await?;
-        // It may have changed hands while this waited, and the host may be gone or another agent's.
-        let takes_over = in_force::admit(context, &desired.key())?;
-        let previous = context.store.get::<O>(&name)?;
-        require_host(context, &desired)?;
-        let permit = permit(context, &desired, previous.as_ref(), &asked)?;
-        let previous = match previous {
-            Some(left)
-                if permit == Permit::Adopt
-                    && desired.must_be_made_anew(&left, &context.store.inventory()?) =>
-            {
-                context.progress(format!(
-                    "{} was left by a run that was killed and is made anew",
-                    desired.what()
-                ));
-                remove_locked(context, &left).await?;
-                None
-            }
-            previous => previous,
-        };
-        let inventory = context.store.inventory()?;
-        let assigned = desired
-            .admit(context, &inventory, previous.as_ref(), prepared)
-            .await?;
-        install::switch(context)?;
-        let stored = Stored {
-            owner: owner(context, previous.as_ref(), &asked),
-            session: session_of(context)?,
-            desired,
-            assigned,
-        };
-        context.store.put(&stored)?;
-        given_up::forget(context)?;
-        let scope = Scope::from(stored.desired.key());
-        let made = reconcile(context, &scope).await;
-        (stored, previous.is_none(), takes_over, made)
-    };
+    let Begun {
+        stored,
+        is_new,
+        takes_over,
+        made,
+    } = begin(context, desired, &asked, prepared).await?;
+    let may_go = is_new && !O::KEPT_WHEN_CREATE_FAILS;
+    let is_to_go = may_go && made.is_ok();
     let made = match made {
         Ok(()) => settle(context, &stored).await,
         // Whether it can be looked at doesn't matter: the first failure is the answer.
@@ -104,7 +82,8 @@ pub async fn put<O: Object>(
         }
         Err(failure) => Err(failure),
     };
-    let made = if takes_over {
+    // A host that was taken back has no service any more.
+    let made = if takes_over && matches!(in_force::of_host(context), Ok(Some(_))) {
         // A change of the host that went well has told the service already.
         let told = stored.desired.key() == ObjectKey::Host && made.is_ok();
         let context = context.within_time(TAKE_OVER_TIME);
@@ -115,24 +94,89 @@ pub async fn put<O: Object>(
     // Also of a change that was stopped: what it made is taken back, or told.
     let context = context.undisturbed(ANSWER_TIME);
     let failure = match made {
-        Err(failure) if is_new && !O::KEPT_WHEN_CREATE_FAILS => {
-            match take_back(&context, &stored).await {
-                Ok(()) => return Err(failure),
-                // What stays has to be known to the state.
-                Err(left) => Some(left_behind(failure, &left)),
-            }
-        }
+        Err(failure) if is_to_go => Some(take_back(&context, &stored, failure).await),
         made => made.err(),
     };
-    Ok(Answer::Changed {
-        object: Box::new(snapshot::object(&context, &stored.desired.key()).await?),
-        failure,
+    match failure {
+        Some(failure) if may_go && !is_still_there(&context, &stored).unwrap_or(true) => {
+            Err(failure)
+        }
+        // What stays has to be known to the state.
+        failure => Ok(Answer::Changed {
+            object: Box::new(snapshot::object(&context, &stored.desired.key()).await?),
+            failure,
+        }),
+    }
+}
+
+/// All of a change that needs the lock. A create that fails here is taken back before anybody else can build on it.
+async fn begin<O: Object>(
+    context: &Context,
+    desired: O,
+    asked: &Asked,
+    prepared: O::Prepared,
+) -> Result<Begun<O>, Failure> {
+    let _lock = take_turn(context).await?;
+    // It may have changed hands while this waited, and the host may be gone or another agent's.
+    let takes_over = in_force::admit(context, &desired.key())?;
+    require_host(context, &desired)?;
+    let previous = what_stays(context, &desired, asked).await?;
+    let inventory = context.store.inventory()?;
+    let assigned = desired
+        .admit(context, &inventory, previous.as_ref(), prepared)
+        .await?;
+    install::switch(context)?;
+    let stored = Stored {
+        owner: owner(context, previous.as_ref(), asked),
+        session: session_of(context)?,
+        desired,
+        assigned,
+    };
+    given_up::forget(context)?;
+    context.store.put(&stored)?;
+    let is_new = previous.is_none();
+    let made = match reconcile(context, &Scope::from(stored.desired.key())).await {
+        Err(failure) if is_new && !O::KEPT_WHEN_CREATE_FAILS => {
+            let context = context.undisturbed(ANSWER_TIME);
+            Err(take_back_locked(&context, &stored, failure).await)
+        }
+        made => made,
+    };
+    Ok(Begun {
+        stored,
+        is_new,
+        takes_over,
+        made,
     })
+}
+
+/// What is there and becomes what is asked for; what can't is removed.
+async fn what_stays<O: Object>(
+    context: &Context,
+    desired: &O,
+    asked: &Asked,
+) -> Result<Option<Stored<O>>, Failure> {
+    let previous = context.store.get::<O>(&desired.name())?;
+    let permit = permit(context, desired, previous.as_ref(), asked)?;
+    match previous {
+        Some(left)
+            if permit == Permit::Adopt
+                && desired.must_be_made_anew(&left, &context.store.inventory()?) =>
+        {
+            context.progress(format!(
+                "{} was left by a run that was killed and is made anew",
+                desired.what()
+            ));
+            remove_locked(context, &left).await?;
+            Ok(None)
+        }
+        previous => Ok(previous),
+    }
 }
 
 /// Takes the host's lock, unless an agent of a later release has taken over by then; what should have been
 /// undone is undone first.
-async fn take_turn(context: &Context) -> Result<HostLock, Failure> {
+pub(super) async fn take_turn(context: &Context) -> Result<HostLock, Failure> {
     let lock = HostLock::take(context).await?;
     in_force::refuse_newer(context)?;
     rollback::if_due(context).await?;
@@ -211,7 +255,7 @@ fn owner<O: Object>(context: &Context, previous: Option<&Stored<O>>, asked: &Ask
 }
 
 /// Who asks, as of now.
-fn holder(context: &Context) -> Holder {
+pub(super) fn holder(context: &Context) -> Holder {
     Holder {
         name: context.holder.clone(),
         since: ownership::now(),
@@ -233,10 +277,36 @@ fn require_host<O: Object>(context: &Context, desired: &O) -> Result<(), Failure
     .at("host"))
 }
 
-/// Undoes a create that failed, for kinds of which nothing half-made may remain.
-async fn take_back<O: Object>(context: &Context, stored: &Stored<O>) -> Result<(), Failure> {
-    let _lock = take_turn(context).await?;
-    remove_locked(context, stored).await
+/// Undoes a create that failed, for kinds of which nothing half-made may remain; gives the failure to tell. The lock
+/// was let go since: who adopted it meanwhile, or made it anew, keeps it.
+async fn take_back<O: Object>(context: &Context, stored: &Stored<O>, failure: Failure) -> Failure {
+    let turn = async {
+        let lock = take_turn(context).await?;
+        Ok::<_, Failure>(is_still_there(context, stored)?.then_some(lock))
+    };
+    match turn.await {
+        Ok(Some(_lock)) => take_back_locked(context, stored, failure).await,
+        Ok(None) => failure,
+        Err(left) => left_behind(failure, &left),
+    }
+}
+
+async fn take_back_locked<O: Object>(
+    context: &Context,
+    stored: &Stored<O>,
+    failure: Failure,
+) -> Failure {
+    match remove_locked(context, stored).await {
+        Ok(()) => failure,
+        Err(left) => left_behind(failure, &left),
+    }
+}
+
+/// Whether what was made is there, and still its maker's.
+fn is_still_there<O: Object>(context: &Context, stored: &Stored<O>) -> Result<bool, Failure> {
+    let now = context.store.get::<O>(&stored.desired.name())?;
+    Ok(now
+        .is_some_and(|now| now.owner.token == stored.owner.token && now.session == stored.session))
 }
 
 fn left_behind(mut failure: Failure, left: &Failure) -> Failure {
@@ -299,73 +369,5 @@ async fn remove_one<O: Object>(
     Ok(Answer::Removed)
 }
 
-/// Notes that a state holds these tokens.
-pub async fn claim(
-    context: &Context,
-    objects: &[(ObjectKey, OwnerToken)],
-) -> Result<Answer, Failure> {
-    let _lock = take_turn(context).await?;
-    for (key, token) in objects {
-        set_owner(context, key, |owner| {
-            (owner.token == *token).then(|| Owner {
-                claimed: true,
-                ..owner.clone()
-            })
-        })?;
-    }
-    Ok(Answer::Noted)
-}
-
-/// Gives an object a new owner, who holds it in a state from now on.
-pub async fn take_over(
-    context: &Context,
-    key: &ObjectKey,
-    token: OwnerToken,
-) -> Result<Answer, Failure> {
-    let _lock = take_turn(context).await?;
-    let owner = Owner {
-        token,
-        claimed: true,
-        holder: Some(holder(context)),
-    };
-    if set_owner(context, key, |_| Some(owner.clone()))? {
-        Ok(Answer::TakenOver { owner })
-    } else {
-        Err(Failure::new(
-            FailureKind::NotFound,
-            "nothing of that name is on this host, or nspawn-agent didn't make it",
-        ))
-    }
-}
-
-/// Gives an object the owner that is made of its present one, if any is; whether it has.
-fn set_owner(
-    context: &Context,
-    key: &ObjectKey,
-    new: impl Fn(&Owner) -> Option<Owner>,
-) -> Result<bool, Failure> {
-    match key {
-        ObjectKey::Host => set_owner_of::<Host>(context, "host", new),
-        ObjectKey::Image(name) => set_owner_of::<Image>(context, name.as_str(), new),
-        ObjectKey::Container(name) => set_owner_of::<Container>(context, name.as_str(), new),
-        ObjectKey::Address(name) => set_owner_of::<Address>(context, name, new),
-    }
-}
-
-fn set_owner_of<O: Object>(
-    context: &Context,
-    name: &str,
-    new: impl Fn(&Owner) -> Option<Owner>,
-) -> Result<bool, Failure> {
-    let Some(mut stored) = context.store.get::<O>(name)? else {
-        return Ok(false);
-    };
-    let Some(owner) = new(&stored.owner) else {
-        return Ok(false);
-    };
-    if stored.owner != owner {
-        stored.owner = owner;
-        context.store.put(&stored)?;
-    }
-    Ok(true)
-}
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 //! Each request is a task of its own; many are under way at once over the one channel.
 
 mod change;
+mod claim;
 mod frames;
 pub mod session;
 mod snapshot;
@@ -236,10 +237,11 @@ impl Connection {
         let Some(session) = self.session.take() else {
             return;
         };
-        let result = session
-            .close()
-            .and_then(|()| host::install::leave_if_unused(&self.context));
-        if let Err(failure) = result {
+        let leave = async {
+            session.close()?;
+            host::leave::if_nobody_uses_it(&self.context).await
+        };
+        if let Err(failure) = leave.await {
             eprintln!("nspawn-agent: {failure}");
         }
     }
@@ -271,10 +273,11 @@ async fn answer(context: Context, request: Request, began: Duration) -> Result<A
             }
         }
         Request::Remove { key, token, .. } => change::remove(&context, key, &token).await,
-        Request::Claim { objects } => change::claim(&context, &objects).await,
-        Request::TakeOver { key, token } => change::take_over(&context, &key, token).await,
+        Request::Claim { objects } => claim::claim(&context, &objects).await,
+        Request::TakeOver { key, token } => claim::take_over(&context, &key, token).await,
         Request::Confirm { token } => {
-            let _lock = HostLock::take(&context).await?;
+            // The change is undone when this comes too late.
+            let _lock = HostLock::take(&context.in_haste()).await?;
             host::pending::confirm(&context, &token, began)?;
             Ok(Answer::Noted)
         }

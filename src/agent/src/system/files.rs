@@ -113,12 +113,15 @@ pub fn remove_file(path: &Path) -> Result<(), Failure> {
 /// Removes a file, which a power cut must not bring back.
 pub fn remove_for_good(path: &Path) -> Result<(), Failure> {
     remove_file(path)?;
-    match path.parent().map(File::open) {
-        Some(Ok(folder)) => folder
-            .sync_all()
-            .doing(|| format!("bring the removal of {} to the disk", path.display())),
-        // Without a folder there is no file.
-        _ => Ok(()),
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Brings to the disk what has come to a folder, and what has gone from it. Without the folder nothing can come back.
+pub fn sync_folder(folder: &Path) -> Result<(), Failure> {
+    let deed = || format!("bring the folder {} to the disk", folder.display());
+    match File::open(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        opened => opened.and_then(|folder| folder.sync_all()).doing(deed),
     }
 }
 

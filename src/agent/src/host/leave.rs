@@ -1,0 +1,65 @@
+//! Leaves nothing on a machine that is no host of ours.
+
+use std::{path::Path, time::Duration};
+
+use protocol::{Failure, FailureKind, desired::Host};
+
+use super::{
+    in_force,
+    install::{self, FOLDER},
+    pending,
+};
+use crate::{context::Context, lock::HostLock, serve::session, system::files};
+
+/// After a refresh or a create that failed. Whoever has the host's lock uses the machine, and leaves it itself.
+pub async fn if_nobody_uses_it(context: &Context) -> Result<(), Failure> {
+    if is_used(context)? {
+        return Ok(());
+    }
+    match HostLock::take(&context.undisturbed(Duration::ZERO)).await {
+        Ok(_lock) => if_unused(context),
+        Err(failure) if failure.kind == FailureKind::Busy => Ok(()),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The same with the host's lock, which is held by the caller, and goes with the rest.
+pub fn if_unused(context: &Context) -> Result<(), Failure> {
+    if is_used(context)? {
+        return Ok(());
+    }
+    files::remove_tree(&context.run_folder)?;
+    in_force::forget(context)?;
+    context.store.remove_if_empty()?;
+    if install::uploaded().is_some() {
+        files::remove_tree(Path::new(FOLDER))?;
+    }
+    Ok(())
+}
+
+fn is_used(context: &Context) -> Result<bool, Failure> {
+    Ok(context.store.get::<Host>("host")?.is_some()
+        || pending::read(context)?.is_some()
+        || session::any_alive(&context.run_folder)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_machine_is_not_left_while_somebody_makes_it_a_host() {
+        let top = tempfile::tempdir().unwrap();
+        testing::within(Duration::from_secs(20), async |context| {
+            let context = testing::in_folder(context, top.path());
+            let another = HostLock::take(&context).await.unwrap();
+            if_nobody_uses_it(&context).await.unwrap();
+            assert!(context.run_folder.join("lock").exists());
+            drop(another);
+            if_nobody_uses_it(&context).await.unwrap();
+            assert!(!context.run_folder.exists());
+        })
+        .await;
+    }
+}
