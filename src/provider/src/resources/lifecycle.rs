@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use protocol::{
     desired::{ContainerSecrets, ObjectKey},
     message::Intent,
+    name::OwnerToken,
     observed::{Object, Owner, Snapshot},
 };
 use tfplugin::{
@@ -29,19 +30,40 @@ pub async fn create<R: Managed>(
     request: Create<R>,
     context: &Context,
 ) -> Result<State<R>, Failed<R>> {
+    let planned = &request.planned;
+    let doing = format!("Creating {}", R::label(planned));
+    let (target, key) = (required_target::<R>(planned)?, required_key::<R>(planned)?);
+    let token = random::owner_token()
+        .map_err(|error| Diagnostics::error(doing.clone(), error.to_string()))?;
+    let made = make(resource, request, &doing, token.clone(), context).await;
+    let has_state = match &made {
+        Ok(_) => true,
+        Err(failed) => failed.partial.is_some(),
+    };
+    resource.hosts().end_create(&target, key, token, has_state);
+    made
+}
+
+/// Makes the object of this token.
+async fn make<R: Managed>(
+    resource: &R,
+    request: Create<R>,
+    doing: &str,
+    token: OwnerToken,
+    context: &Context,
+) -> Result<State<R>, Failed<R>> {
     let Create {
         planned, config, ..
     } = request;
-    let doing = format!("Creating {}", R::label(&planned));
-    let target = required_target::<R>(&planned)?;
-    let token = random::owner_token()
-        .map_err(|error| Diagnostics::error(doing.clone(), error.to_string()))?;
+    let (target, key) = (
+        required_target::<R>(&planned)?,
+        required_key::<R>(&planned)?,
+    );
     let mut private = Private {
         token: Some(token.clone()),
         session: Some(resource.hosts().session().clone()),
         ..Private::default()
     };
-    let key = required_key::<R>(&planned)?;
     let mut change = Change {
         target: target.clone(),
         machine_id: None,
@@ -59,7 +81,7 @@ pub async fn create<R: Managed>(
         Ok(changed) => changed,
         Err(error) => {
             let error = with_import(resource, error, &target, &key).await;
-            let diagnostics = diagnostics(&doing, &error, R::PLACE);
+            let diagnostics = diagnostics(doing, &error, R::PLACE);
             let made = match may_have_been_made(&error) {
                 Some(made) => made,
                 None => resource.hosts().was_made(&target, &key, &token).await,
@@ -72,7 +94,7 @@ pub async fn create<R: Managed>(
         }
     };
     private.machine_id = Some(changed.machine_id.clone());
-    let undone = |failure| failure_diagnostic(&doing, failure);
+    let undone = |failure| failure_diagnostic(doing, failure);
     match (changed.fate, &changed.failure) {
         (Fate::Undone, Some(failure)) => return Err(Diagnostics::from(undone(failure)).into()),
         (Fate::BeingUndone, Some(failure)) => {
@@ -85,7 +107,7 @@ pub async fn create<R: Managed>(
     match &changed.failure {
         Some(failure) => Err(Failed::with_partial(
             State::new(model, private),
-            failure_diagnostic(&doing, failure),
+            failure_diagnostic(doing, failure),
         )),
         None => Ok(State::new(model, private)),
     }

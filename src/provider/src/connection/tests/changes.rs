@@ -1,0 +1,171 @@
+//! What becomes of a change whose connection drops, of its time, and of the claim on what was made: the
+//! resources' operations, over a real sshd.
+
+use std::{fs, sync::Arc, time::Duration};
+
+use protocol::{
+    desired::{self, ContainerSecrets, Desired, ObjectKey, Timeouts},
+    message::{Intent, Put},
+};
+use tfplugin::{CancellationToken, Context, Create, Diagnostics, Failed, State};
+
+use super::{
+    super::{Credentials, Target},
+    fake_agent::made,
+    server::Server,
+};
+use crate::{
+    fixture,
+    hosts::Hosts,
+    resources::{
+        Managed, Private,
+        host::{Host, HostResource},
+        image::{Image, ImageResource},
+    },
+};
+
+/// A provider that is configured for this server, and what stops it.
+fn provider(server: &Server, credentials: Credentials) -> (Arc<Hosts>, Context) {
+    let hosts = Hosts::new("0123456789abcdef0123456789abcdef".parse().unwrap());
+    let context = Context::new(CancellationToken::new());
+    hosts.connect_with(server.pool(credentials), &context);
+    (Arc::new(hosts), context)
+}
+
+/// An image whose name tells the stand-in what to do.
+fn image(target: &Target, name: &str) -> Image {
+    let desired = Desired::Image(desired::Image {
+        name: name.parse().unwrap(),
+        source: desired::ImageSource::Tarball(desired::Tarball {
+            location: desired::TarballLocation::Path("a".into()),
+            sha256: "0".repeat(64),
+        }),
+        customize: None,
+        timeouts: None,
+    });
+    model::<ImageResource>(target, desired)
+}
+
+/// A host whose bridge tells the stand-in what to do.
+fn host(target: &Target, bridge: &str, rollback_after: &str) -> Host {
+    let desired = Desired::Host(desired::Host {
+        bridge: bridge.parse().unwrap(),
+        uplink: None,
+        install_packages: false,
+        nesting: false,
+        isolation: true,
+        rollback_after: rollback_after.parse().unwrap(),
+        timeouts: Some(Timeouts {
+            create: Some("30s".parse().unwrap()),
+            ..Timeouts::default()
+        }),
+    });
+    model::<HostResource>(target, desired)
+}
+
+fn model<R: Managed>(target: &Target, desired: Desired) -> R::Model {
+    let key = desired.key();
+    let (_, object) = made(Put {
+        desired,
+        token: fixture::token('0'),
+        intent: Intent::Create,
+        deadline: 1,
+        secrets: ContainerSecrets::default(),
+    });
+    let mut model = R::Model::default();
+    R::locate(&mut model, target, &key);
+    R::observe(&mut model, &object);
+    model
+}
+
+async fn create<R: Managed>(
+    resource: &R,
+    planned: R::Model,
+    context: &Context,
+) -> Result<State<R>, Failed<R>> {
+    let request = Create {
+        config: planned.clone(),
+        planned,
+        private: Private::default(),
+    };
+    resource.create(request, context).await
+}
+
+async fn create_image(
+    server: &Server,
+    hosts: &Arc<Hosts>,
+    context: &Context,
+    name: &str,
+) -> Result<State<ImageResource>, Failed<ImageResource>> {
+    let hosts = Arc::clone(hosts);
+    create(
+        &ImageResource { hosts },
+        image(&server.target(), name),
+        context,
+    )
+    .await
+}
+
+fn failed<R: Managed>(result: Result<State<R>, Failed<R>>) -> (Option<State<R>>, Diagnostics) {
+    match result {
+        Ok(_) => panic!("it was made"),
+        Err(failed) => (failed.partial, failed.diagnostics),
+    }
+}
+
+/// What the provider claimed as it ended.
+fn claimed(server: &Server) -> String {
+    fs::read_to_string(server.path("notes/claimed")).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn what_a_state_has_got_is_claimed_at_the_end() {
+    let server = Server::new();
+    let (hosts, context) = provider(&server, server.credentials());
+    let result = create_image(&server, &hosts, &context, "debian").await;
+    assert!(result.is_ok());
+    hosts.shut_down().await;
+    assert!(claimed(&server).contains("debian"), "{}", claimed(&server));
+}
+
+#[tokio::test]
+async fn what_was_made_when_terraform_was_asked_to_stop_is_not_claimed() {
+    let server = Server::new();
+    let (hosts, context) = provider(&server, server.credentials());
+    let result = create_image(&server, &hosts, &context, "debian").await;
+    assert!(result.is_ok());
+    context.cancellation().cancel();
+    hosts.shut_down().await;
+    assert_eq!(claimed(&server), "");
+}
+
+#[tokio::test]
+async fn what_is_being_made_is_not_claimed() {
+    let server = Server::new();
+    let (hosts, context) = provider(&server, server.credentials());
+    let under_way = create_image(&server, &hosts, &context, "waits");
+    let ended = async {
+        while !server.path("notes/waiting").exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        hosts.shut_down().await;
+    };
+    let _ = tokio::join!(under_way, ended);
+    assert_eq!(claimed(&server), "");
+}
+
+#[tokio::test]
+async fn what_was_rolled_back_is_not_claimed() {
+    let server = Server::new();
+    let (hosts, context) = provider(&server, server.credentials());
+    let resource = HostResource {
+        hosts: Arc::clone(&hosts),
+    };
+    let planned = host(&server.target(), "undone", "30s");
+    let (partial, diagnostics) = failed(create(&resource, planned, &context).await);
+    assert!(partial.is_none(), "{diagnostics}");
+    assert!(diagnostics.to_string().contains("rolled back"));
+    hosts.shut_down().await;
+    assert_eq!(claimed(&server), "");
+}
+
