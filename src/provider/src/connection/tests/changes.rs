@@ -12,7 +12,7 @@ use tfplugin::{CancellationToken, Context, Create, Diagnostics, Failed, State};
 use super::{
     super::{Credentials, Target},
     fake_agent::made,
-    server::Server,
+    server::{Server, read},
 };
 use crate::{
     fixture,
@@ -110,6 +110,21 @@ fn failed<R: Managed>(result: Result<State<R>, Failed<R>>) -> (Option<State<R>>,
     match result {
         Ok(_) => panic!("it was made"),
         Err(failed) => (failed.partial, failed.diagnostics),
+    }
+}
+
+#[tokio::test]
+async fn a_create_that_is_refused_when_it_is_sent_again_is_looked_for() {
+    for (name, stays) in [("busy-later", true), ("newer-later", true), ("busy", false)] {
+        let server = Server::new();
+        let (hosts, context) = provider(&server, server.credentials());
+        let result = create_image(&server, &hosts, &context, name).await;
+        let (partial, diagnostics) = failed(result);
+        let token = partial.and_then(|state| state.private.token);
+        assert_eq!(token.is_some(), stays, "{name}: {diagnostics}");
+        if let Some(token) = token {
+            assert!(read(&server.path("notes/object")).contains(token.as_str()));
+        }
     }
 }
 
