@@ -72,7 +72,12 @@ impl ContainerResource {
         if plan.is_create() {
             let host = target.to_string();
             let expected = |image: &ObjectKey| self.hosts.planned.expects(&target, image);
-            check_host(&host, &plan.planned, &snapshot, expected)?;
+            check_host(&host, &plan.planned, &snapshot)?;
+            if let Some((summary, detail)) =
+                unknown_image(&host, &plan.planned, &snapshot, expected)
+            {
+                context.warn_at(path!("image"), summary, detail);
+            }
         } else if let Some(prior) = plan.prior.as_ref().filter(|_| !plan.is_replace()) {
             warn_of_newer_image(&label, prior, &snapshot, context);
         }
@@ -151,13 +156,36 @@ fn warn_of_newer_image(label: &str, prior: &Container, snapshot: &Snapshot, cont
     }
 }
 
-/// What would fail on this host anyway.
-fn check_host(
+/// A warning of an image that is neither there nor `expected`. No error: another configuration of the
+/// provider (an alias) is a process of its own, and may plan it.
+fn unknown_image(
     host: &str,
     planned: &Container,
     snapshot: &Snapshot,
     expected: impl Fn(&ObjectKey) -> bool,
-) -> Result<(), Diagnostics> {
+) -> Option<(String, String)> {
+    let image = planned.image.known().map(Parsed::value)?;
+    if snapshot.images.contains_key(image) || expected(&ObjectKey::Image(image.clone())) {
+        return None;
+    }
+    let known: Vec<_> = snapshot.images.keys().map(ToString::to_string).collect();
+    let known = if known.is_empty() {
+        "none".to_owned()
+    } else {
+        known.join(", ")
+    };
+    let label = ContainerResource::label(planned);
+    Some((
+        format!("Unknown image {image} of {label}"),
+        format!(
+            "{host} has no image {image}, and this configuration of the provider plans none before {label}. Unless another one, \
+             or somebody else, makes it before, the apply will fail. Write image = nspawn_image.x.name. Images there: {known}."
+        ),
+    ))
+}
+
+/// What would fail on this host anyway.
+fn check_host(host: &str, planned: &Container, snapshot: &Snapshot) -> Result<(), Diagnostics> {
     let name = planned.name.known().map_or("", Parsed::text);
     if snapshot
         .foreign_machines
@@ -169,28 +197,6 @@ fn check_host(
             format!("Name {name} is taken on {host}"),
             format!(
                 "A machine {name} that this provider did not make is on {host} (see `machinectl list-images` and /etc/systemd/nspawn there). Choose another name, or remove that machine."
-            ),
-        ));
-    }
-    if let Some(image) = planned.image.known().map(Parsed::value)
-        && !snapshot.images.contains_key(image)
-        && !expected(&ObjectKey::Image(image.clone()))
-    {
-        let known = snapshot
-            .images
-            .keys()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>();
-        let known = if known.is_empty() {
-            "none".to_owned()
-        } else {
-            known.join(", ")
-        };
-        return Err(Diagnostics::error_at(
-            path!("image"),
-            format!("Unknown image {image}"),
-            format!(
-                "{host} has no image {image}, and none is planned before this container. Write image = nspawn_image.x.name. Images there: {known}."
             ),
         ));
     }
@@ -363,9 +369,8 @@ mod tests {
 
     #[test]
     fn what_would_fail_on_the_host_fails_in_the_plan() {
-        let nothing = |_: &ObjectKey| false;
         let check = |planned: &Container, snapshot: &Snapshot| {
-            check_host("root@a:22", planned, snapshot, nothing).map_err(|error| error.to_string())
+            check_host("root@a:22", planned, snapshot).map_err(|error| error.to_string())
         };
         let there = with_image("sha256:old");
         assert_eq!(check(&web(), &there), Ok(()));
@@ -374,12 +379,6 @@ mod tests {
             ..web()
         };
         assert!(check(&pet, &there).unwrap_err().contains("pet is taken"));
-        assert!(
-            check(&web(), &fixture::snapshot())
-                .unwrap_err()
-                .contains("Unknown image debian")
-        );
-        assert!(check_host("root@a:22", &web(), &fixture::snapshot(), |_| true).is_ok());
         let mut old = there;
         old.facts.idmapped_overlay = false;
         assert!(
@@ -397,6 +396,20 @@ mod tests {
             ),
             Ok(())
         );
+    }
+
+    #[test]
+    fn an_image_that_only_another_process_may_plan_is_warned_of() {
+        let warning = |snapshot: &Snapshot, expected: bool| {
+            unknown_image("root@a:22", &web(), snapshot, |_| expected)
+        };
+        let empty = fixture::snapshot();
+        assert_eq!(check_host("root@a:22", &web(), &empty), Ok(()));
+        let (summary, detail) = warning(&empty, false).unwrap();
+        assert_eq!(summary, "Unknown image debian of container web");
+        assert!(detail.contains("Images there: none"), "{detail}");
+        assert_eq!(warning(&empty, true), None);
+        assert_eq!(warning(&with_image("sha256:old"), false), None);
     }
 
     #[test]
