@@ -29,8 +29,8 @@ use crate::{
     snapshot::Snapshots,
 };
 
-/// How much longer than a change's limit connecting may take, so that its own, better error arrives.
-const HEADROOM: Duration = Duration::from_secs(15);
+/// How much of a change's limit is not waited for a host, so that its own, better error arrives.
+const HEADROOM: Duration = Duration::from_secs(1);
 
 /// What one run of Terraform knows and asks of its hosts.
 #[derive(Debug)]
@@ -166,9 +166,8 @@ impl Hosts {
             rolled_back_at,
         } = change;
         let (started, key) = (Instant::now(), desired.key());
-        let host = self
-            .host_within(&target, wait.then_some(limit), limit, context)
-            .await?;
+        let patience = wait.then(|| limit.saturating_sub(HEADROOM));
+        let host = self.host_within(&target, patience, limit, context).await?;
         let found = host.welcome().machine_id;
         same_machine(&target, machine_id.as_deref(), &found)?;
         let deadline = limit.saturating_sub(started.elapsed()).as_secs().max(1);
@@ -223,12 +222,13 @@ impl Hosts {
         limit: Duration,
         context: &Context,
     ) -> Result<(), CallError> {
+        let started = Instant::now();
         let host = self.host_within(target, None, limit, context).await?;
         same_machine(target, machine_id, &host.welcome().machine_id)?;
         let request = Request::Remove {
             key: key.clone(),
             token,
-            deadline: limit.as_secs().max(1),
+            deadline: limit.saturating_sub(started.elapsed()).as_secs().max(1),
         };
         self.snapshots.forget(target);
         let answer = host.call(call(request, target, context)).await;
@@ -266,7 +266,7 @@ impl Hosts {
         let failed = |kind, reason: String| {
             CallError::from(ConnectionError::new(kind, target, "connecting", reason))
         };
-        let reached = tokio::time::timeout(limit + HEADROOM, self.host(target, wait));
+        let reached = tokio::time::timeout(limit, self.host(target, wait));
         match context.cancellation().run_until_cancelled(reached).await {
             None => Err(failed(
                 ConnectionErrorKind::NotReady,
@@ -274,7 +274,7 @@ impl Hosts {
             )),
             Some(Err(_)) => Err(failed(
                 ConnectionErrorKind::NotReady,
-                format!("no connection within {}", seconds(limit + HEADROOM)),
+                format!("no connection within {}", seconds(limit)),
             )),
             Some(Ok(result)) => result,
         }

@@ -123,6 +123,7 @@ impl Slot {
     async fn try_until(&self, target: &Target, until: Instant) -> Result<Link, ConnectionError> {
         let mut pause = PAUSES.0;
         let mut again = true;
+        let mut last = None;
         let soon = until.max(Instant::now() + self.connector.credentials.connect_timeout);
         let begun = Instant::now();
         let patience = |kind: ConnectionErrorKind| match kind {
@@ -131,7 +132,15 @@ impl Slot {
             _ => until,
         };
         loop {
-            match Link::open(target, &self.connector).await {
+            let attempt = Link::open(target, &self.connector);
+            let result = match last.take() {
+                // What the host said before says more than that the time is up.
+                Some(error) if until > begun => {
+                    timeout_at(until, attempt).await.unwrap_or(Err(error))
+                }
+                _ => attempt.await,
+            };
+            match result {
                 Err(error)
                     if error.kind.may_be_booting()
                         && Instant::now() + pause < patience(error.kind) =>
@@ -139,6 +148,7 @@ impl Slot {
                     tracing::info!(%error, "waiting for the host");
                     sleep_until(Instant::now() + pause).await;
                     pause = (pause * 2).min(PAUSES.1);
+                    last = Some(error);
                 }
                 // Another session's end may have just removed the agent's folder.
                 Err(error) if error.kind == ConnectionErrorKind::Install && again => again = false,

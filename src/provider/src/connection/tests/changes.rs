@@ -1,7 +1,13 @@
 //! What becomes of a change whose connection drops, of its time, and of the claim on what was made: the
 //! resources' operations, over a real sshd.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use protocol::{
     desired::{self, ContainerSecrets, Desired, ObjectKey, Timeouts},
@@ -10,9 +16,9 @@ use protocol::{
 use tfplugin::{CancellationToken, Context, Create, Diagnostics, Failed, State};
 
 use super::{
-    super::{Credentials, Target},
-    fake_agent::made,
-    server::{Server, read},
+    super::{CallError, Credentials, Target},
+    fake_agent::{MACHINE, made},
+    server::{Server, join, read},
 };
 use crate::{
     fixture,
@@ -184,3 +190,91 @@ async fn what_was_rolled_back_is_not_claimed() {
     assert_eq!(claimed(&server), "");
 }
 
+/// Removes an image with a limit.
+async fn remove(
+    (hosts, context): &(Arc<Hosts>, Context),
+    target: &Target,
+    name: &str,
+    limit: Duration,
+) -> Result<(), CallError> {
+    let key = ObjectKey::Image(name.parse().unwrap());
+    let token = fixture::token('0');
+    hosts
+        .remove(target, Some(MACHINE), key, token, limit, context)
+        .await
+}
+
+/// A listener before the server, and how it is reached.
+fn gate(server: &Server) -> (TcpListener, Target) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = Target {
+        port: listener.local_addr().unwrap().port(),
+        ..server.target()
+    };
+    (listener, target)
+}
+
+#[tokio::test]
+async fn a_removal_takes_its_time_for_connecting_too() {
+    let server = Server::new();
+    let (listener, target) = gate(&server);
+    let port = server.port;
+    let slow = thread::spawn(move || {
+        let (near, _) = listener.accept().unwrap();
+        // The time that connecting takes is what is tried here.
+        thread::sleep(Duration::from_secs(3));
+        join(near, TcpStream::connect(("127.0.0.1", port)).unwrap());
+    });
+    let provider = provider(&server, server.credentials());
+    let limit = Duration::from_secs(60);
+    remove(&provider, &target, "x", limit).await.unwrap();
+    slow.join().unwrap();
+    let deadline: u64 = read(&server.path("notes/deadline")).parse().unwrap();
+    assert!((1..=57).contains(&deadline), "{deadline} s were left");
+}
+
+#[tokio::test]
+async fn a_removal_connects_no_longer_than_it_may_take() {
+    let server = Server::new();
+    let (_silent, target) = gate(&server);
+    let credentials = Credentials {
+        connect_timeout: Duration::from_secs(60),
+        ..server.credentials()
+    };
+    let provider = provider(&server, credentials);
+    let begun = Instant::now();
+    let limit = Duration::from_secs(2);
+    let error = remove(&provider, &target, "x", limit).await.unwrap_err();
+    assert!(
+        error.to_string().contains("no connection within 2 s"),
+        "{error}"
+    );
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_host_that_never_comes_up_says_why() {
+    let server = Server::new();
+    let (hosts, context) = provider(&server, server.credentials());
+    let (refusing, target) = gate(&server);
+    drop(refusing);
+    let mut planned = host(&target, "br0", "0s");
+    let create_limit = crate::timeouts::from_desired(Some(&Timeouts {
+        create: Some("3s".parse().unwrap()),
+        ..Timeouts::default()
+    }));
+    planned.timeouts = create_limit;
+    let begun = Instant::now();
+    let (partial, diagnostics) = failed(create(&HostResource { hosts }, planned, &context).await);
+    assert!(partial.is_none());
+    assert!(diagnostics.to_string().contains("refused"), "{diagnostics}");
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+}
