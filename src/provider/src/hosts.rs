@@ -24,7 +24,9 @@ use self::venture::Venture;
 pub use self::venture::told;
 use crate::{
     claims::Claims,
-    connection::{Call, CallError, ConnectionError, ConnectionErrorKind, Host, Pool, Target},
+    connection::{
+        Call, CallError, ConnectionError, ConnectionErrorKind, Host, MACHINE_REPLACED, Pool, Target,
+    },
     planned::Planned,
     snapshot::Snapshots,
 };
@@ -180,7 +182,7 @@ impl Hosts {
         };
         let (ends, cancellation) = (started + limit, context.cancellation());
         let venture = Venture::new(&target, &put, ends, cancellation, rolled_back_at);
-        let mut call = call(Request::Put(Box::new(put)), &target, context);
+        let mut call = call(Request::Put(Box::new(put)), &target, context).machine(found.clone());
         if let Some(venture) = &venture {
             call = call.repeat_within(venture.time);
         }
@@ -224,14 +226,16 @@ impl Hosts {
     ) -> Result<(), CallError> {
         let started = Instant::now();
         let host = self.host_within(target, None, limit, context).await?;
-        same_machine(target, machine_id, &host.welcome().machine_id)?;
+        let found = host.welcome().machine_id;
+        same_machine(target, machine_id, &found)?;
         let request = Request::Remove {
             key: key.clone(),
             token,
             deadline: limit.saturating_sub(started.elapsed()).as_secs().max(1),
         };
         self.snapshots.forget(target);
-        let answer = host.call(call(request, target, context)).await;
+        let call = call(request, target, context).machine(found);
+        let answer = host.call(call).await;
         self.snapshots.forget(target);
         answer?;
         self.claims.remove(target, &key);
@@ -295,7 +299,7 @@ pub fn same_machine(target: &Target, known: Option<&str>, found: &str) -> Result
             FailureKind::Conflict,
             format!("{target} leads to a machine with machine-id {found}, but this object is on the one with {known}"),
         )
-        .help("Correct the address. If the machine was replaced by a new one, its objects are gone: take them out of the state with `terraform state rm`, and apply again.")
+        .help(MACHINE_REPLACED)
         .into()),
         _ => Ok(()),
     }

@@ -16,8 +16,8 @@ use protocol::{
 use tfplugin::{CancellationToken, Context, Create, Diagnostics, Failed, State};
 
 use super::{
-    super::{CallError, Credentials, Target},
-    fake_agent::{MACHINE, made},
+    super::{CallError, ConnectionErrorKind, Credentials, Target},
+    fake_agent::{MACHINE, OTHER_MACHINE, made},
     server::{Server, join, read},
 };
 use crate::{
@@ -277,4 +277,36 @@ async fn a_host_that_never_comes_up_says_why() {
         "{:?}",
         begun.elapsed()
     );
+}
+
+#[tokio::test]
+async fn a_request_is_not_sent_again_to_another_machine() {
+    let server = Server::new();
+    let provider = provider(&server, server.credentials());
+    let limit = Duration::from_secs(60);
+    let removed = remove(&provider, &server.target(), "fails-over", limit).await;
+    let error = removed.unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains(MACHINE) && text.contains(OTHER_MACHINE),
+        "{text}"
+    );
+    let CallError::Connection(connection) = &error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(connection.kind, ConnectionErrorKind::OutcomeUnknown);
+    assert!(
+        error.help().unwrap().contains("Correct the address"),
+        "{error:?}"
+    );
+
+    let server = Server::new();
+    let (hosts, context) = self::provider(&server, server.credentials());
+    let result = create_image(&server, &hosts, &context, "fails-over").await;
+    let (partial, diagnostics) = failed(result);
+    assert!(
+        diagnostics.to_string().contains(OTHER_MACHINE),
+        "{diagnostics}"
+    );
+    assert!(partial.is_some(), "it may be on the first machine");
 }
