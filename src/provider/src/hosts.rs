@@ -172,7 +172,8 @@ impl Hosts {
         let host = self.host_within(&target, patience, limit, context).await?;
         let found = host.welcome().machine_id;
         same_machine(&target, machine_id.as_deref(), &found)?;
-        let deadline = limit.saturating_sub(started.elapsed()).as_secs().max(1);
+        let left = limit.saturating_sub(started.elapsed());
+        let deadline = left.as_secs().max(1);
         let put = Put {
             desired,
             token: token.clone(),
@@ -185,6 +186,11 @@ impl Hosts {
         let mut call = call(Request::Put(Box::new(put)), &target, context).machine(found.clone());
         if let Some(venture) = &venture {
             call = call.repeat_within(venture.time);
+        }
+        if wait {
+            // Whether it was undone is found out later than that.
+            let undone = venture.as_ref().map_or(left, |venture| venture.time);
+            call = call.wait(left.min(undone));
         }
         if let Some(file) = upload {
             call = call.upload(file);

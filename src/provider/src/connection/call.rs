@@ -43,6 +43,8 @@ pub struct Call {
     pub(super) repeat_within: Option<Duration>,
     /// The only machine that it may be sent to; the first one that it was sent to, without.
     pub(super) machine_id: Option<String>,
+    /// How long a host that reboots is waited for.
+    pub(super) wait: Duration,
 }
 
 /// How much longer than the agent the provider waits, so that the agent's own, better error arrives.
@@ -69,6 +71,7 @@ impl Call {
             upload: None,
             repeat_within: None,
             machine_id: None,
+            wait: Duration::ZERO,
         }
     }
 
@@ -84,6 +87,13 @@ impl Call {
     #[must_use]
     pub fn machine(mut self, machine_id: impl Into<String>) -> Self {
         self.machine_id = Some(machine_id.into());
+        self
+    }
+
+    /// For how long from its beginning a host that is rebooting is waited for.
+    #[must_use]
+    pub fn wait(mut self, time: Duration) -> Self {
+        self.wait = time;
         self
     }
 

@@ -228,7 +228,11 @@ impl Host {
 
     /// The connection to the call's machine, unless the call is cancelled or late meanwhile.
     async fn connected(&self, call: &Call, begun: Instant) -> Result<Arc<Link>, ConnectionError> {
-        let live = timeout_at(begun + call.deadline, self.slot.live(&self.target, None));
+        let left = call.wait.saturating_sub(begun.elapsed());
+        let live = self
+            .slot
+            .live(&self.target, (!left.is_zero()).then_some(left));
+        let live = timeout_at(begun + call.deadline, live);
         let link = match call.cancellation.run_until_cancelled(live).await {
             None => return Err(cancelled(&self.target, "the call was cancelled")),
             Some(Ok(result)) => result?,

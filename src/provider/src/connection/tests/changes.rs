@@ -18,7 +18,7 @@ use tfplugin::{CancellationToken, Context, Create, Diagnostics, Failed, State};
 use super::{
     super::{CallError, ConnectionErrorKind, Credentials, Target},
     fake_agent::{MACHINE, OTHER_MACHINE, made},
-    server::{Server, join, read},
+    server::{Server, join, read, until},
 };
 use crate::{
     fixture,
@@ -309,4 +309,34 @@ async fn a_request_is_not_sent_again_to_another_machine() {
         "{diagnostics}"
     );
     assert!(partial.is_some(), "it may be on the first machine");
+}
+
+#[tokio::test]
+async fn a_host_that_reboots_while_it_is_made_is_waited_for() {
+    let server = Server::new();
+    let connect_timeout = Duration::from_secs(2);
+    let credentials = Credentials {
+        connect_timeout,
+        ..server.credentials()
+    };
+    let (hosts, context) = provider(&server, credentials);
+    let (listener, target) = gate(&server);
+    let (port, died) = (server.port, server.path("notes/died"));
+    thread::spawn(move || {
+        let far = || TcpStream::connect(("127.0.0.1", port)).unwrap();
+        join(listener.accept().unwrap().0, far());
+        until("the connection drops", || died.exists());
+        // As a booting sshd does, for longer than any host is tried again that isn't waited for.
+        let down = Instant::now() + connect_timeout * 2;
+        for near in listener.incoming() {
+            if Instant::now() > down {
+                join(near.unwrap(), far());
+            }
+        }
+    });
+    let planned = host(&target, "dies-once", "0s");
+    let result = create(&HostResource { hosts }, planned, &context).await;
+    if let Err(failed) = result {
+        panic!("{}", failed.diagnostics);
+    }
 }
