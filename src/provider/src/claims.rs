@@ -1,7 +1,8 @@
 //! Tells hosts which of their objects a Terraform state is known to hold (decision 13).
 //!
 //! A later read that shows an object's token claims it at once, many in one request. What this
-//! process made is claimed by its orderly shutdown only: before, the state may not be saved.
+//! process made is claimed by its orderly shutdown only: before, the state may not be saved. Nor may it
+//! be afterwards, when Terraform was asked to stop or has had no answer yet: then the next read claims it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -25,6 +26,9 @@ pub struct Claims {
 struct HostClaims {
     target: Target,
     read: Vec<Claim>,
+    /// What is being made.
+    begun: Vec<Claim>,
+    /// What was made and told to Terraform.
     made: Vec<Claim>,
     seen: HashSet<Claim>,
     sending: bool,
@@ -52,19 +56,26 @@ impl Claims {
         })
     }
 
-    /// Notes an object that this process made.
-    pub fn add_made(&self, target: &Target, claim: Claim) {
-        self.with(target, |host| host.made.push(claim));
+    /// Notes an object that this process begins to make.
+    pub fn begin(&self, target: &Target, claim: Claim) {
+        self.with(target, |host| host.begun.push(claim));
+    }
+
+    /// Notes what Terraform is told of an object that was begun: that it is there, or not.
+    pub fn end(&self, target: &Target, claim: Claim, is_there: bool) {
+        self.with(target, |host| {
+            host.begun.retain(|begun| *begun != claim);
+            if is_there {
+                host.made.push(claim);
+            }
+        });
     }
 
     /// Whether this process made, or began to make, an object with this token.
     pub fn has_made(&self, target: &Target, claim: &Claim) -> bool {
-        self.with(target, |host| host.made.contains(claim))
-    }
-
-    /// Takes back an object that could not be made.
-    pub fn forget_made(&self, target: &Target, claim: &Claim) {
-        self.with(target, |host| host.made.retain(|made| made != claim));
+        self.with(target, |host| {
+            host.begun.contains(claim) || host.made.contains(claim)
+        })
     }
 
     /// Takes back an object that this process has removed again.
@@ -75,13 +86,15 @@ impl Claims {
         });
     }
 
-    /// All that is left to claim, for the shutdown.
-    pub fn take_all(&self) -> Vec<(Target, Vec<Claim>)> {
+    /// All that is left to claim, for the shutdown; of what was made nothing, when that may not be saved.
+    pub fn take_all(&self, saves_made: bool) -> Vec<(Target, Vec<Claim>)> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         hosts
             .drain()
             .map(|(_, mut host)| {
-                host.read.append(&mut host.made);
+                if saves_made {
+                    host.read.append(&mut host.made);
+                }
                 (host.target, host.read)
             })
             .filter(|(_, claims)| !claims.is_empty())
@@ -96,6 +109,7 @@ impl Claims {
                 .or_insert_with(|| HostClaims {
                     target: target.clone(),
                     read: Vec::new(),
+                    begun: Vec::new(),
                     made: Vec::new(),
                     seen: HashSet::new(),
                     sending: false,
@@ -134,11 +148,13 @@ mod tests {
     fn what_could_not_be_made_is_not_claimed_and_another_of_that_name_is() {
         let (claims, target) = (Claims::default(), Target::new("a"));
         let (kept, failed) = (claim("web"), (claim("web").0, token('b')));
-        claims.add_made(&target, kept.clone());
-        claims.add_made(&target, failed.clone());
-        claims.forget_made(&target, &failed);
+        claims.begin(&target, kept.clone());
+        claims.begin(&target, failed.clone());
+        assert!(claims.has_made(&target, &kept) && claims.has_made(&target, &failed));
+        claims.end(&target, kept.clone(), true);
+        claims.end(&target, failed.clone(), false);
         assert!(claims.has_made(&target, &kept) && !claims.has_made(&target, &failed));
-        assert_eq!(claims.take_all(), [(target, vec![kept])]);
+        assert_eq!(claims.take_all(true), [(target, vec![kept])]);
     }
 
     #[test]
@@ -162,11 +178,24 @@ mod tests {
     #[test]
     fn what_was_made_waits_for_the_shutdown() {
         let (claims, target) = (Claims::default(), Target::new("a"));
-        claims.add_made(&target, claim("one"));
-        claims.add_made(&target, claim("two"));
+        for name in ["one", "two"] {
+            claims.begin(&target, claim(name));
+            claims.end(&target, claim(name), true);
+        }
         claims.remove(&target, &claim("two").0);
         assert_eq!(claims.take_read(&target), []);
-        assert_eq!(claims.take_all(), [(target, vec![claim("one")])]);
-        assert_eq!(claims.take_all(), []);
+        assert_eq!(claims.take_all(true), [(target, vec![claim("one")])]);
+        assert_eq!(claims.take_all(true), []);
+    }
+
+    #[test]
+    fn what_may_not_be_saved_is_not_claimed() {
+        let (claims, target) = (Claims::default(), Target::new("a"));
+        claims.begin(&target, claim("begun"));
+        assert_eq!(claims.take_all(true), []);
+        claims.begin(&target, claim("made"));
+        claims.end(&target, claim("made"), true);
+        claims.add_read(&target, claim("read"));
+        assert_eq!(claims.take_all(false), [(target, vec![claim("read")])]);
     }
 }

@@ -54,7 +54,7 @@ fn connection_diagnostic(doing: &str, error: &ConnectionError, place: Place) -> 
         Kind::HostKeyUnknown | Kind::HostKeyChanged | Kind::HostKeyRevoked => {
             Diagnostic::error_at(place.path("host_key"), doing, detail)
         }
-        Kind::Unreachable | Kind::NotReady => {
+        Kind::Unreachable | Kind::NotReady | Kind::AnotherMachine => {
             Diagnostic::error_at(place.path("address"), doing, detail)
         }
         Kind::Sudo | Kind::Shell => Diagnostic::error_at(place.path("user"), doing, detail),

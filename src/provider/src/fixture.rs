@@ -6,6 +6,9 @@ use protocol::{
     name::OwnerToken,
     observed::{Facts, Snapshot},
 };
+use tfplugin::Attr;
+
+use crate::{connection::Target, resources::container::Container};
 
 /// A token that consists of this digit.
 pub fn token(digit: char) -> OwnerToken {
@@ -45,5 +48,20 @@ pub fn facts() -> Facts {
         ssh_peer: Some("198.51.100.2".parse().unwrap()),
         idmapped_overlay: true,
         agent_version: "0.1.0".into(),
+    }
+}
+
+/// A container that runs there.
+pub fn web() -> Container {
+    Container {
+        host: Attr::Known((&Target::new("203.0.113.1")).into()),
+        name: Attr::Known("web".parse().unwrap()),
+        image: Attr::Known("debian".parse().unwrap()),
+        hostname: Attr::Known("web".parse().unwrap()),
+        running: true.into(),
+        storage: "overlay".into(),
+        status: "running".into(),
+        image_digest: "sha256:old".into(),
+        ..Container::default()
     }
 }

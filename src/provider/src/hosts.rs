@@ -1,6 +1,7 @@
 //! What one run of Terraform knows and asks of its hosts: the connections, what was seen, what is
 //! planned, what is to be claimed. All resources share it.
 
+mod claiming;
 mod confirm;
 mod venture;
 
@@ -17,28 +18,28 @@ use protocol::{
     name::{OwnerToken, SessionId},
     observed::{Object, Snapshot},
 };
-use tfplugin::Context;
+use tfplugin::{CancellationToken, Context};
 
 use self::venture::Venture;
 pub use self::venture::told;
 use crate::{
     claims::Claims,
-    connection::{Call, CallError, ConnectionError, ConnectionErrorKind, Host, Pool, Target},
+    connection::{
+        Call, CallError, ConnectionError, ConnectionErrorKind, Host, MACHINE_REPLACED, Pool, Target,
+    },
     planned::Planned,
-    resources::lifecycle::{find, owner_of},
     snapshot::Snapshots,
 };
 
-/// How much longer than a change's limit connecting may take, so that its own, better error arrives.
-const HEADROOM: Duration = Duration::from_secs(15);
-
-/// How long the look for what a failed create has left may take, when the create's own time may be up.
-const LOOK: Duration = Duration::from_secs(20);
+/// How much of a change's limit is not waited for a host, so that its own, better error arrives.
+const HEADROOM: Duration = Duration::from_secs(1);
 
 /// What one run of Terraform knows and asks of its hosts.
 #[derive(Debug)]
 pub struct Hosts {
     pool: OnceLock<Pool>,
+    /// Terraform's wish to stop.
+    stop: OnceLock<CancellationToken>,
     session: SessionId,
     snapshots: Snapshots,
     claims: Claims,
@@ -100,6 +101,7 @@ impl Hosts {
     pub fn new(session: SessionId) -> Self {
         Self {
             pool: OnceLock::new(),
+            stop: OnceLock::new(),
             session,
             snapshots: Snapshots::default(),
             claims: Claims::default(),
@@ -107,10 +109,11 @@ impl Hosts {
         }
     }
 
-    /// Takes the connections; once, when the provider is configured.
-    pub fn connect_with(&self, pool: Pool) {
+    /// Takes the connections; once, when the provider is configured in this context.
+    pub fn connect_with(&self, pool: Pool, context: &Context) {
         // Terraform configures a provider once a process; a second time, the first pool stays.
         let _ = self.pool.set(pool);
+        let _ = self.stop.set(context.cancellation().clone());
     }
 
     /// This process's id.
@@ -165,11 +168,12 @@ impl Hosts {
             rolled_back_at,
         } = change;
         let (started, key) = (Instant::now(), desired.key());
-        let host = self
-            .host_within(&target, wait.then_some(limit), limit, context)
-            .await?;
-        same_machine(&target, machine_id.as_deref(), &host.welcome().machine_id)?;
-        let deadline = limit.saturating_sub(started.elapsed()).as_secs().max(1);
+        let patience = wait.then(|| limit.saturating_sub(HEADROOM));
+        let host = self.host_within(&target, patience, limit, context).await?;
+        let found = host.welcome().machine_id;
+        same_machine(&target, machine_id.as_deref(), &found)?;
+        let left = limit.saturating_sub(started.elapsed());
+        let deadline = left.as_secs().max(1);
         let put = Put {
             desired,
             token: token.clone(),
@@ -179,29 +183,32 @@ impl Hosts {
         };
         let (ends, cancellation) = (started + limit, context.cancellation());
         let venture = Venture::new(&target, &put, ends, cancellation, rolled_back_at);
-        let mut call = call(Request::Put(Box::new(put)), &target, context);
+        let mut call = call(Request::Put(Box::new(put)), &target, context).machine(found.clone());
         if let Some(venture) = &venture {
             call = call.repeat_within(venture.time);
+        }
+        if wait {
+            // Whether it was undone is found out later than that.
+            let undone = venture.as_ref().map_or(left, |venture| venture.time);
+            call = call.wait(left.min(undone));
         }
         if let Some(file) = upload {
             call = call.upload(file);
         }
         if intent == Intent::Create {
-            // Noted before it is made: an interrupted create may leave a part of it, tainted in the state.
-            self.claims.add_made(&target, (key, token.clone()));
+            self.claims.begin(&target, (key, token.clone()));
         }
         self.snapshots.forget(&target);
         let answer = host.call(call).await;
         self.snapshots.forget(&target);
-        let machine_id = host.welcome().machine_id;
         let (object, failure) = match (answer, venture) {
             (Ok(Answer::Changed { object, failure }), None) => (*object, failure),
             (Ok(Answer::Changed { object, failure }), Some(venture)) => {
-                return Ok(self.confirm(venture, *object, failure, machine_id).await);
+                return Ok(self.confirm(venture, *object, failure, found).await);
             }
             (Ok(_), _) => return Err(unfitting(&target)),
             (Err(error), Some(venture)) => {
-                return self.find_out(venture, error, machine_id).await;
+                return self.find_out(venture, error, found).await;
             }
             (Err(error), None) => return Err(error),
         };
@@ -209,29 +216,8 @@ impl Hosts {
             object: Some(object),
             failure,
             fate: Fate::Kept,
-            machine_id,
+            machine_id: found,
         })
-    }
-
-    /// Whether this process has made, or began to make, the object with this token.
-    pub fn has_made(&self, target: &Target, key: &ObjectKey, token: &OwnerToken) -> bool {
-        self.claims.has_made(target, &(key.clone(), token.clone()))
-    }
-
-    /// Whether an object whose create failed is there all the same; so it may be when that can't be asked.
-    /// One that isn't there is no more claimed.
-    pub async fn was_made(&self, target: &Target, key: &ObjectKey, token: &OwnerToken) -> bool {
-        let made = match self.snapshot(target, LOOK).await {
-            Ok(snapshot) => {
-                find(&snapshot, key).is_some_and(|object| owner_of(&object).token == *token)
-            }
-            Err(_) => true,
-        };
-        if !made {
-            let claim = (key.clone(), token.clone());
-            self.claims.forget_made(target, &claim);
-        }
-        made
     }
 
     /// Removes an object.
@@ -244,15 +230,18 @@ impl Hosts {
         limit: Duration,
         context: &Context,
     ) -> Result<(), CallError> {
+        let started = Instant::now();
         let host = self.host_within(target, None, limit, context).await?;
-        same_machine(target, machine_id, &host.welcome().machine_id)?;
+        let found = host.welcome().machine_id;
+        same_machine(target, machine_id, &found)?;
         let request = Request::Remove {
             key: key.clone(),
             token,
-            deadline: limit.as_secs().max(1),
+            deadline: limit.saturating_sub(started.elapsed()).as_secs().max(1),
         };
         self.snapshots.forget(target);
-        let answer = host.call(call(request, target, context)).await;
+        let call = call(request, target, context).machine(found);
+        let answer = host.call(call).await;
         self.snapshots.forget(target);
         answer?;
         self.claims.remove(target, &key);
@@ -272,46 +261,6 @@ impl Hosts {
         answer.map(|_| ())
     }
 
-    /// Tells the host, in the background, that a state holds this object.
-    pub fn claim(self: &Arc<Self>, target: &Target, key: ObjectKey, token: OwnerToken) {
-        if !self.claims.add_read(target, (key, token)) {
-            return;
-        }
-        let (hosts, target) = (Arc::clone(self), target.clone());
-        tokio::spawn(async move {
-            loop {
-                let objects = hosts.claims.take_read(&target);
-                if objects.is_empty() {
-                    return;
-                }
-                hosts.send_claims(&target, objects).await;
-            }
-        });
-    }
-
-    /// Claims what this process made, and ends all connections.
-    pub async fn shut_down(&self) {
-        let mut tasks = Vec::new();
-        for (target, objects) in self.claims.take_all() {
-            tasks.push(async move { self.send_claims(&target, objects).await });
-        }
-        futures_util::future::join_all(tasks).await;
-        if let Some(pool) = self.pool.get() {
-            pool.close_all().await;
-        }
-    }
-
-    async fn send_claims(&self, target: &Target, objects: Vec<(ObjectKey, OwnerToken)>) {
-        let sent = async {
-            let host = self.host(target, None).await?;
-            host.call(Call::new(Request::Claim { objects })).await
-        };
-        // The next run claims them.
-        if let Err(error) = sent.await {
-            tracing::warn!(host = %target, "objects could not be claimed: {error}");
-        }
-    }
-
     async fn host(&self, target: &Target, wait: Option<Duration>) -> Result<Host, CallError> {
         Ok(self.pool(target)?.get(target, wait).await?)
     }
@@ -327,7 +276,7 @@ impl Hosts {
         let failed = |kind, reason: String| {
             CallError::from(ConnectionError::new(kind, target, "connecting", reason))
         };
-        let reached = tokio::time::timeout(limit + HEADROOM, self.host(target, wait));
+        let reached = tokio::time::timeout(limit, self.host(target, wait));
         match context.cancellation().run_until_cancelled(reached).await {
             None => Err(failed(
                 ConnectionErrorKind::NotReady,
@@ -335,7 +284,7 @@ impl Hosts {
             )),
             Some(Err(_)) => Err(failed(
                 ConnectionErrorKind::NotReady,
-                format!("no connection within {}", seconds(limit + HEADROOM)),
+                format!("no connection within {}", seconds(limit)),
             )),
             Some(Ok(result)) => result,
         }
@@ -356,7 +305,7 @@ pub fn same_machine(target: &Target, known: Option<&str>, found: &str) -> Result
             FailureKind::Conflict,
             format!("{target} leads to a machine with machine-id {found}, but this object is on the one with {known}"),
         )
-        .help("Correct the address. If the machine was replaced by a new one, its objects are gone: take them out of the state with `terraform state rm`, and apply again.")
+        .help(MACHINE_REPLACED)
         .into()),
         _ => Ok(()),
     }

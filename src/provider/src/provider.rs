@@ -81,13 +81,10 @@ pub fn server() -> Result<Server, RandomError> {
 impl Provider for Nspawn {
     type Config = Config;
 
-    async fn configure(&self, config: Config, _: &Context) -> Result<(), Diagnostics> {
+    async fn configure(&self, config: Config, context: &Context) -> Result<(), Diagnostics> {
         let credentials = credentials(&config, |name| env::var(name).ok())?;
-        self.hosts.connect_with(Pool::new(
-            credentials,
-            self.hosts.session().clone(),
-            holder(),
-        ));
+        let pool = Pool::new(credentials, self.hosts.session().clone(), holder());
+        self.hosts.connect_with(pool, context);
         Ok(())
     }
 

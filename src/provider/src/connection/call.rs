@@ -41,6 +41,10 @@ pub struct Call {
     pub(super) upload: Option<PathBuf>,
     /// For how long after the first attempt it is sent again when the connection drops; always, without.
     pub(super) repeat_within: Option<Duration>,
+    /// The only machine that it may be sent to; the first one that it was sent to, without.
+    pub(super) machine_id: Option<String>,
+    /// How long a host that reboots is waited for.
+    pub(super) wait: Duration,
 }
 
 /// How much longer than the agent the provider waits, so that the agent's own, better error arrives.
@@ -66,6 +70,8 @@ impl Call {
             progress: None,
             upload: None,
             repeat_within: None,
+            machine_id: None,
+            wait: Duration::ZERO,
         }
     }
 
@@ -74,6 +80,20 @@ impl Call {
     #[must_use]
     pub fn repeat_within(mut self, time: Duration) -> Self {
         self.repeat_within = Some(time);
+        self
+    }
+
+    /// Sends it to this machine alone, whatever the host's address leads to by then.
+    #[must_use]
+    pub fn machine(mut self, machine_id: impl Into<String>) -> Self {
+        self.machine_id = Some(machine_id.into());
+        self
+    }
+
+    /// For how long from its beginning a host that is rebooting is waited for.
+    #[must_use]
+    pub fn wait(mut self, time: Duration) -> Self {
+        self.wait = time;
         self
     }
 

@@ -31,6 +31,8 @@ pub enum ConnectionErrorKind {
     Install,
     /// The two ends don't understand each other.
     Protocol,
+    /// The address leads to a machine other than the one that is asked.
+    AnotherMachine,
     /// The connection was lost.
     Lost,
     /// The connection was lost while a change was on its way, twice.
@@ -50,6 +52,9 @@ impl ConnectionErrorKind {
         )
     }
 }
+
+/// What to do when an address leads to another machine than before.
+pub const MACHINE_REPLACED: &str = "Correct the address. If the machine was replaced by a new one, its objects are gone: take them out of the state with `terraform state rm`, and apply again.";
 
 /// Why a host could not be spoken to: what was being done, on which host, what happened, what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     call::{Call, CallError},
-    error::{ConnectionError, ConnectionErrorKind},
+    error::{ConnectionError, ConnectionErrorKind, MACHINE_REPLACED},
     link::Link,
     pool::Connector,
     target::Target,
@@ -123,6 +123,7 @@ impl Slot {
     async fn try_until(&self, target: &Target, until: Instant) -> Result<Link, ConnectionError> {
         let mut pause = PAUSES.0;
         let mut again = true;
+        let mut last = None;
         let soon = until.max(Instant::now() + self.connector.credentials.connect_timeout);
         let begun = Instant::now();
         let patience = |kind: ConnectionErrorKind| match kind {
@@ -131,7 +132,15 @@ impl Slot {
             _ => until,
         };
         loop {
-            match Link::open(target, &self.connector).await {
+            let attempt = Link::open(target, &self.connector);
+            let result = match last.take() {
+                // What the host said before says more than that the time is up.
+                Some(error) if until > begun => {
+                    timeout_at(until, attempt).await.unwrap_or(Err(error))
+                }
+                _ => attempt.await,
+            };
+            match result {
                 Err(error)
                     if error.kind.may_be_booting()
                         && Instant::now() + pause < patience(error.kind) =>
@@ -139,6 +148,7 @@ impl Slot {
                     tracing::info!(%error, "waiting for the host");
                     sleep_until(Instant::now() + pause).await;
                     pause = (pause * 2).min(PAUSES.1);
+                    last = Some(error);
                 }
                 // Another session's end may have just removed the agent's folder.
                 Err(error) if error.kind == ConnectionErrorKind::Install && again => again = false,
@@ -185,11 +195,14 @@ impl Host {
     /// Asks the agent, and waits for its answer. Many calls may be in flight at once.
     ///
     /// A connection that has dropped is made again, once; a request that was on its way then is sent
-    /// again, for the agent knows the same token and session as its own.
-    pub async fn call(&self, call: Call) -> Result<Answer, CallError> {
+    /// again, for the agent knows the same token and session as its own. It goes to one machine only:
+    /// another one, behind the same address, would answer for what it never had.
+    pub async fn call(&self, mut call: Call) -> Result<Answer, CallError> {
         let begun = Instant::now();
         let deadline = begun + call.deadline;
-        let link = self.connected(&call, deadline).await?;
+        let link = self.connected(&call, begun).await?;
+        call.machine_id
+            .get_or_insert_with(|| link.welcome().machine_id.clone());
         let first = match link.call(&call, deadline).await {
             Err(CallError::Connection(error)) if error.kind == ConnectionErrorKind::Lost => error,
             other => return other,
@@ -200,7 +213,7 @@ impl Host {
         }
         tracing::warn!(error = %first, "connecting again");
         let link = self
-            .connected(&call, deadline)
+            .connected(&call, begun)
             .await
             .map_err(|error| uncertain(&call, error))?;
         let is_late = |limit: Duration| begun.elapsed() >= limit;
@@ -213,24 +226,41 @@ impl Host {
         }
     }
 
-    /// The connection, unless the call is cancelled or late meanwhile.
-    async fn connected(
-        &self,
-        call: &Call,
-        deadline: Instant,
-    ) -> Result<Arc<Link>, ConnectionError> {
-        let live = timeout_at(deadline, self.slot.live(&self.target, None));
-        match call.cancellation.run_until_cancelled(live).await {
-            None => Err(cancelled(&self.target, "the call was cancelled")),
-            Some(Ok(result)) => result,
-            Some(Err(_)) => Err(ConnectionError::new(
-                ConnectionErrorKind::Timeout,
-                &*self.target,
-                "connecting",
-                format!("no connection within {} seconds", call.deadline.as_secs()),
-            )),
+    /// The connection to the call's machine, unless the call is cancelled or late meanwhile.
+    async fn connected(&self, call: &Call, begun: Instant) -> Result<Arc<Link>, ConnectionError> {
+        let left = call.wait.saturating_sub(begun.elapsed());
+        let live = self
+            .slot
+            .live(&self.target, (!left.is_zero()).then_some(left));
+        let live = timeout_at(begun + call.deadline, live);
+        let link = match call.cancellation.run_until_cancelled(live).await {
+            None => return Err(cancelled(&self.target, "the call was cancelled")),
+            Some(Ok(result)) => result?,
+            Some(Err(_)) => {
+                return Err(ConnectionError::new(
+                    ConnectionErrorKind::Timeout,
+                    &*self.target,
+                    "connecting",
+                    format!("no connection within {} seconds", call.deadline.as_secs()),
+                ));
+            }
+        };
+        let found = &link.welcome().machine_id;
+        match &call.machine_id {
+            Some(asked) if asked != found => Err(another_machine(&self.target, asked, found)),
+            _ => Ok(link),
         }
     }
+}
+
+fn another_machine(target: &Target, asked: &str, found: &str) -> ConnectionError {
+    ConnectionError::new(
+        ConnectionErrorKind::AnotherMachine,
+        target,
+        "asking the agent",
+        format!("the address leads to a machine with machine-id {found} now, but the one with {asked} is asked"),
+    )
+    .help(MACHINE_REPLACED)
 }
 
 fn cancelled(target: &Target, reason: &str) -> ConnectionError {
@@ -252,11 +282,13 @@ fn uncertain(call: &Call, mut error: ConnectionError) -> ConnectionError {
             error.doing, error.reason
         );
         "changing the host".clone_into(&mut error.doing);
+        if error.kind != ConnectionErrorKind::AnotherMachine {
+            error.help = Some(
+                "Run apply again once the host can be reached: what is done already is not done twice."
+                    .to_owned(),
+            );
+        }
         error.kind = ConnectionErrorKind::OutcomeUnknown;
-        error.help = Some(
-            "Run apply again once the host can be reached: what is done already is not done twice."
-                .to_owned(),
-        );
     }
     error
 }

@@ -34,7 +34,7 @@ mod worker;
 
 pub use call::{Call, CallError, Progress};
 pub use credentials::{Credentials, HostKeyChecking};
-pub use error::{ConnectionError, ConnectionErrorKind};
+pub use error::{ConnectionError, ConnectionErrorKind, MACHINE_REPLACED};
 pub use host::{Host, Welcome};
 pub use pool::Pool;
 pub use target::{Bastion, Identity, Target};

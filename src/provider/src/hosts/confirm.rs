@@ -61,12 +61,13 @@ impl Hosts {
         // No host waits longer than it was told to.
         let until = Instant::now() + Duration::from_secs(left).min(venture.time);
         let confirmed = async {
-            let error = match self.keep_confirming(&venture, until).await {
+            let error = match self.keep_confirming(&venture, &machine_id, until).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
             let why = format!("it could not be confirmed over a new connection: {error}");
-            Err((self.outcome(&venture, until + SLACK).await, why))
+            let end = self.outcome(&venture, &machine_id, until + SLACK).await;
+            Err((end, why))
         };
         let confirmed = tokio::select! {
             biased;
@@ -82,7 +83,12 @@ impl Hosts {
     }
 
     /// Tries until the host's time is up: one login that fails is no reason to undo anything.
-    async fn keep_confirming(&self, venture: &Venture, until: Instant) -> Result<(), CallError> {
+    async fn keep_confirming(
+        &self,
+        venture: &Venture,
+        machine_id: &str,
+        until: Instant,
+    ) -> Result<(), CallError> {
         let mut last: Option<CallError> = None;
         loop {
             let attempt = async {
@@ -91,7 +97,8 @@ impl Hosts {
                     .new_connection(&venture.target)
                     .await?;
                 let token = venture.token.clone();
-                host.call(Call::new(Request::Confirm { token })).await
+                let confirm = Call::new(Request::Confirm { token });
+                host.call(confirm.machine(machine_id)).await
             };
             let attempt = tokio::time::timeout_at(until.into(), attempt);
             match attempt.await {
@@ -121,7 +128,7 @@ impl Hosts {
             return Err(error);
         }
         let armed = venture.asked + venture.time;
-        let end = self.outcome(&venture, armed.max(Instant::now()) + SLACK);
+        let end = self.outcome(&venture, &machine_id, armed.max(Instant::now()) + SLACK);
         let end = tokio::select! {
             biased;
             end = end => end,
@@ -142,14 +149,15 @@ impl Hosts {
     }
 
     /// Asks the host until it has decided.
-    async fn outcome(&self, venture: &Venture, until: Instant) -> Outcome {
+    async fn outcome(&self, venture: &Venture, machine_id: &str, until: Instant) -> Outcome {
         let target = &venture.target;
         let mut was_kept = false;
         loop {
             let look = async {
                 let host = self.pool(target)?.new_connection(target).await?;
                 let deadline = LOOK.as_secs();
-                host.call(Call::new(Request::Snapshot { deadline })).await
+                let look = Call::new(Request::Snapshot { deadline });
+                host.call(look.machine(machine_id)).await
             };
             let said = match tokio::time::timeout(LOOK, look).await {
                 Ok(Ok(Answer::Snapshot(snapshot))) => match decided(venture, &snapshot) {

@@ -1,4 +1,4 @@
-//! Create, read, update and delete, the same for every object of a host.
+//! Read, update and delete, the same for every object of a host.
 
 use std::collections::BTreeMap;
 
@@ -8,88 +8,18 @@ use protocol::{
     observed::{Object, Owner, Snapshot},
 };
 use tfplugin::{
-    Context, Create, Diagnostics, Failed, Path, Plan, State, Update, Value, schema::AttributeType,
+    Context, Diagnostics, Failed, Path, Plan, State, Update, Value, schema::AttributeType,
 };
 
 use super::{
     Managed, Private, Standing,
-    import::with_import,
-    ownership::{find_lost, finish_import, may_have_been_made, owner, take_over},
+    ownership::{find_lost, finish_import, owner, take_over},
 };
 use crate::{
     connection::Target,
-    failure::{Place, diagnostics, failure_diagnostic},
+    failure::{diagnostics, failure_diagnostic},
     hosts::{Change, Changed, Fate, same_machine},
-    random,
 };
-
-/// Makes the object.
-pub async fn create<R: Managed>(
-    resource: &R,
-    request: Create<R>,
-    context: &Context,
-) -> Result<State<R>, Failed<R>> {
-    let Create {
-        planned, config, ..
-    } = request;
-    let doing = format!("Creating {}", R::label(&planned));
-    let target = required_target::<R>(&planned)?;
-    let token = random::owner_token()
-        .map_err(|error| Diagnostics::error(doing.clone(), error.to_string()))?;
-    let mut private = Private {
-        token: Some(token.clone()),
-        session: Some(resource.hosts().session().clone()),
-        ..Private::default()
-    };
-    let key = required_key::<R>(&planned)?;
-    let mut change = Change {
-        target: target.clone(),
-        machine_id: None,
-        desired: R::desired(&planned, &config)?,
-        token: token.clone(),
-        intent: Intent::Create,
-        limit: R::LIMITS.with(R::timeouts(&planned)).create,
-        wait: R::PLACE == Place::Own,
-        secrets: ContainerSecrets::default(),
-        upload: None,
-        rolled_back_at: None,
-    };
-    R::accompany(&mut change, None, &planned, &config);
-    let changed = match Box::pin(resource.hosts().put(change, context)).await {
-        Ok(changed) => changed,
-        Err(error) => {
-            let error = with_import(resource, error, &target, &key).await;
-            let diagnostics = diagnostics(&doing, &error, R::PLACE);
-            let made = match may_have_been_made(&error) {
-                Some(made) => made,
-                None => resource.hosts().was_made(&target, &key, &token).await,
-            };
-            return Err(if made {
-                Failed::with_partial(State::new(planned, private), diagnostics)
-            } else {
-                diagnostics.into()
-            });
-        }
-    };
-    private.machine_id = Some(changed.machine_id.clone());
-    let undone = |failure| failure_diagnostic(&doing, failure);
-    match (changed.fate, &changed.failure) {
-        (Fate::Undone, Some(failure)) => return Err(Diagnostics::from(undone(failure)).into()),
-        (Fate::BeingUndone, Some(failure)) => {
-            let state = State::new(planned, private);
-            return Err(Failed::with_partial(state, undone(failure)));
-        }
-        _ => {}
-    }
-    let model = settled::<R>(&planned, &mut private, &changed, context)?;
-    match &changed.failure {
-        Some(failure) => Err(Failed::with_partial(
-            State::new(model, private),
-            failure_diagnostic(&doing, failure),
-        )),
-        None => Ok(State::new(model, private)),
-    }
-}
 
 /// Changes the object in place.
 pub async fn update<R: Managed>(
@@ -292,7 +222,7 @@ pub async fn delete<R: Managed>(
 }
 
 /// What was planned, with all that was unknown filled in from what is there.
-fn settled<R: Managed>(
+pub(super) fn settled<R: Managed>(
     planned: &R::Model,
     private: &mut Private,
     changed: &Changed,
@@ -375,11 +305,11 @@ fn drift_of(object: &Object) -> &[String] {
     }
 }
 
-fn required_target<R: Managed>(model: &R::Model) -> Result<Target, Diagnostics> {
+pub(super) fn required_target<R: Managed>(model: &R::Model) -> Result<Target, Diagnostics> {
     R::target(model).ok_or_else(|| incomplete::<R>(model, "how its host is reached"))
 }
 
-fn required_key<R: Managed>(model: &R::Model) -> Result<ObjectKey, Diagnostics> {
+pub(super) fn required_key<R: Managed>(model: &R::Model) -> Result<ObjectKey, Diagnostics> {
     R::key(model).ok_or_else(|| incomplete::<R>(model, "its name"))
 }
 

@@ -1,5 +1,5 @@
 //! The resources, a folder each: schema, conversion, planning. What they have in common, the way
-//! from a plan to a change on a host and back into the state, is in [`lifecycle`] and [`import`].
+//! from a plan to a change on a host and back into the state, is in [`create`], [`lifecycle`] and [`import`].
 
 /// The operations of [`tfplugin::Resource`] that are done in one way for every object of a host.
 macro_rules! same_for_every_object {
@@ -9,7 +9,7 @@ macro_rules! same_for_every_object {
             request: tfplugin::Create<Self>,
             context: &tfplugin::Context,
         ) -> Result<tfplugin::State<Self>, tfplugin::Failed<Self>> {
-            $crate::resources::lifecycle::create(self, request, context).await
+            $crate::resources::create::create(self, request, context).await
         }
 
         async fn read(
@@ -47,6 +47,7 @@ macro_rules! same_for_every_object {
 }
 
 pub mod container;
+pub mod create;
 pub mod host;
 pub mod image;
 pub mod import;

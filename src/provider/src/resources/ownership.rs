@@ -82,19 +82,16 @@ pub(super) async fn take_over<R: Managed>(
 
 /// Whether a part of the object may be there although the agent didn't say so: then the state keeps
 /// its token, and the next refresh finds out. None when the host has to be asked: the agent has answered,
-/// but what it did may have been all but the look for its answer.
+/// but what it did may have been all but the look for its answer, or it was asked for the second time, over
+/// a new connection, and had done it the first time.
 pub(super) fn may_have_been_made(error: &CallError) -> Option<bool> {
     use ConnectionErrorKind as Kind;
     match error {
         // An earlier attempt over a connection that dropped may be at work still.
         CallError::Failure(failure) => match failure.kind {
             FailureKind::Timeout | FailureKind::Cancelled => Some(true),
-            // It was refused before anything was done.
-            FailureKind::Conflict
-            | FailureKind::NotOwner
-            | FailureKind::Busy
-            | FailureKind::Invalid
-            | FailureKind::Unsupported => Some(false),
+            // It was refused before anything was done, and would have been the first time.
+            FailureKind::Conflict | FailureKind::NotOwner | FailureKind::Invalid => Some(false),
             _ => None,
         },
         CallError::Connection(error) => Some(matches!(
@@ -124,6 +121,8 @@ mod tests {
         for (error, expected) in [
             (failure(FailureKind::System), None),
             (failure(FailureKind::Command), None),
+            (failure(FailureKind::Busy), None),
+            (failure(FailureKind::Unsupported), None),
             (failure(FailureKind::Timeout), Some(true)),
             (failure(FailureKind::Conflict), Some(false)),
             (connection(ConnectionErrorKind::OutcomeUnknown), Some(true)),

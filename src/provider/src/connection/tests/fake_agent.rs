@@ -1,5 +1,5 @@
-//! The agent's stand-in: this test program again, started by sshd. The name of the image that is to be
-//! removed says how to behave.
+//! The agent's stand-in: this test program again, started by sshd. The name of the image, or of the
+//! host's bridge, says how to behave.
 
 use std::{
     env, fs,
@@ -10,14 +10,23 @@ use std::{
 
 use protocol::{
     Failure, FailureKind, VERSION,
-    desired::ObjectKey,
+    desired::{Desired, ObjectKey},
     frame::{FrameKind, HEADER_LENGTH, Header, MAGIC},
-    message::{Answer, Event, Request},
+    message::{Answer, Event, Put, Request},
+    observed::{HostState, ImageState, Object, Observed, Owner, RolledBack, Snapshot},
 };
 use sha2::{Digest as _, Sha256};
 
+use crate::fixture;
+
 /// The folder where stand-ins leave notes.
 pub(super) const NOTES: &str = "FAKE_AGENT_NOTES";
+
+/// The machine that it says it is, unless the note `machine` says otherwise.
+pub(super) const MACHINE: &str = "0123456789abcdef0123456789abcdef";
+
+/// The machine that a host which fails over leads to.
+pub(super) const OTHER_MACHINE: &str = "fedcba9876543210fedcba9876543210";
 
 /// This is no test: it does nothing unless sshd starts it.
 #[test]
@@ -90,13 +99,27 @@ impl FakeAgent {
                 &Event::Done(Ok(Answer::Welcome {
                     version: VERSION,
                     agent_version: "fake".to_owned(),
-                    machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
+                    machine_id: fs::read_to_string(self.notes.join("machine"))
+                        .unwrap_or_else(|_| MACHINE.to_owned()),
                 })),
             ),
             Request::Remove {
                 key: ObjectKey::Image(name),
+                deadline,
                 ..
-            } => self.act(id, name.as_str()),
+            } => {
+                fs::write(self.notes.join("deadline"), deadline.to_string()).unwrap();
+                self.act(id, name.as_str());
+            }
+            Request::Put(put) => self.make(id, *put),
+            Request::Snapshot { .. } => {
+                say(id, &Event::Done(Ok(Answer::Snapshot(self.snapshot()))));
+            }
+            Request::Claim { objects } => {
+                let claimed = serde_json::to_string(&objects).unwrap();
+                fs::write(self.notes.join("claimed"), claimed).unwrap();
+                say(id, &Event::Done(Ok(Answer::Noted)));
+            }
             Request::Cancel { id: other } => {
                 self.waiting.retain(|waiting| *waiting != other);
                 fs::write(self.notes.join("cancelled"), "").unwrap();
@@ -115,6 +138,7 @@ impl FakeAgent {
             "waits" => {
                 say(id, &Event::Progress("waiting".to_owned()));
                 self.waiting.push(id);
+                let _ = note(&self.notes, "waiting");
             }
             "never" => {}
             "uploads" => say(id, &Event::WantData),
@@ -125,12 +149,52 @@ impl FakeAgent {
                 }
                 say(id, &Event::Done(Ok(Answer::Removed)));
             }
+            "fails-over" if !self.notes.join("machine").exists() => {
+                fs::write(self.notes.join("machine"), OTHER_MACHINE).unwrap();
+                self.die();
+            }
             "nonsense" => put(b"this is no frame"),
             _ => {
                 say(id, &Event::Progress(format!("removing {what}")));
                 say(id, &Event::Done(Ok(Answer::Removed)));
             }
         }
+    }
+
+    /// Makes an object, or behaves as its name says.
+    fn make(&mut self, id: u32, asked: Put) {
+        let (name, object) = made(asked);
+        let refused = |kind| say(id, &Event::Done(Err(Failure::new(kind, "refused"))));
+        let again = self.notes.join("died").exists();
+        match name.as_str() {
+            "waits" => return self.act(id, "waits"),
+            "fails-over" if !self.notes.join("machine").exists() => {
+                return self.act(id, "fails-over");
+            }
+            "busy" => return refused(FailureKind::Busy),
+            "busy-later" if again => return refused(FailureKind::Busy),
+            "newer-later" if again => return refused(FailureKind::Unsupported),
+            _ => {}
+        }
+        let record = serde_json::to_vec(&object).unwrap();
+        fs::write(self.notes.join("object"), record).unwrap();
+        if matches!(name.as_str(), "busy-later" | "newer-later" | "dies-once") && !again {
+            self.die();
+        }
+        let object = Box::new(object);
+        let failure = None;
+        say(id, &Event::Done(Ok(Answer::Changed { object, failure })));
+    }
+
+    /// The host with what was made last.
+    fn snapshot(&self) -> Box<Snapshot> {
+        let mut snapshot = fixture::snapshot();
+        if let Ok(record) = fs::read(self.notes.join("object"))
+            && let Object::Image(image) = serde_json::from_slice(&record).unwrap()
+        {
+            snapshot.images.insert(image.desired.name.clone(), image);
+        }
+        Box::new(snapshot)
     }
 
     fn die(&self) -> ! {
@@ -152,6 +216,58 @@ impl FakeAgent {
         } else {
             say(id, &Event::Received(self.upload.1));
         }
+    }
+}
+
+/// What an object looks like that was made as asked, beside the name that says how to behave.
+pub(super) fn made(asked: Put) -> (String, Object) {
+    let owner = Owner {
+        token: asked.token,
+        claimed: false,
+        holder: None,
+    };
+    match asked.desired {
+        Desired::Image(desired) => {
+            let name = desired.name.to_string();
+            let state = ImageState {
+                digest: "sha256:0".to_owned(),
+                os: "Debian".to_owned(),
+                size_bytes: 1,
+            };
+            let drift = Vec::new();
+            (
+                name,
+                Object::Image(Observed {
+                    desired,
+                    owner,
+                    state,
+                    drift,
+                }),
+            )
+        }
+        Desired::Host(desired) => {
+            let name = desired.bridge.to_string();
+            let rolled_back = (name == "undone").then(|| RolledBack {
+                at: 1,
+                reason: "it was not confirmed".to_owned(),
+                changes: Vec::new(),
+                put_back: Vec::new(),
+            });
+            let state = HostState {
+                uplink: "eth0".to_owned(),
+                confirm_within: None,
+                rolled_back,
+            };
+            let drift = Vec::new();
+            let host = Observed {
+                desired,
+                owner,
+                state,
+                drift,
+            };
+            (name, Object::Host(Box::new(fixture::facts()), host))
+        }
+        other => panic!("not made by the stand-in: {other:?}"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The connection against a real sshd on this machine. Needs root, as sshd and the agent's folder do.
 
+mod changes;
 mod errors;
 mod fake_agent;
 mod keys;

@@ -1,5 +1,6 @@
 //! nspawn_container: a machine of systemd-nspawn on a host.
 
+mod check;
 mod convert;
 mod plan;
 mod schema;

@@ -1,14 +1,14 @@
 //! What the plan of an nspawn_container says beside what follows from its attributes.
 
-use protocol::{
-    desired::ObjectKey,
-    observed::{Snapshot, Status},
-};
-use tfplugin::{Attr, Context, Diagnostics, Parsed, Plan, path};
+use protocol::{desired::ObjectKey, observed::Status};
+use tfplugin::{Attr, Context, Diagnostics, Plan, path};
 
 use texts::nspawn::Settings;
 
-use super::{Container, ContainerResource};
+use super::{
+    Container, ContainerResource,
+    check::{check_host, unknown_image, warn_of_newer_image},
+};
 use crate::{
     id::object_id,
     resources::{Managed as _, lifecycle},
@@ -72,7 +72,12 @@ impl ContainerResource {
         if plan.is_create() {
             let host = target.to_string();
             let expected = |image: &ObjectKey| self.hosts.planned.expects(&target, image);
-            check_host(&host, &plan.planned, &snapshot, expected)?;
+            check_host(&host, &plan.planned, &snapshot)?;
+            if let Some((summary, detail)) =
+                unknown_image(&host, &plan.planned, &snapshot, expected)
+            {
+                context.warn_at(path!("image"), summary, detail);
+            }
         } else if let Some(prior) = plan.prior.as_ref().filter(|_| !plan.is_replace()) {
             warn_of_newer_image(&label, prior, &snapshot, context);
         }
@@ -133,80 +138,6 @@ fn settle_status(prior: &Container, planned: &mut Container, restart: bool) {
     }
 }
 
-fn warn_of_newer_image(label: &str, prior: &Container, snapshot: &Snapshot, context: &Context) {
-    let (Some(name), Some(digest)) = (prior.image.known(), prior.image_digest.as_deref()) else {
-        return;
-    };
-    if let Some(image) = snapshot.images.get(name.value())
-        && image.state.digest != *digest
-    {
-        context.warn(
-            format!("The image of {label} has moved on"),
-            format!(
-                "{label} was made from {digest}; image {name} is {} by now. It goes on with the tree that it was made from; \
-                 `terraform apply -replace=…` makes it anew from the new one.",
-                image.state.digest
-            ),
-        );
-    }
-}
-
-/// What would fail on this host anyway.
-fn check_host(
-    host: &str,
-    planned: &Container,
-    snapshot: &Snapshot,
-    expected: impl Fn(&ObjectKey) -> bool,
-) -> Result<(), Diagnostics> {
-    let name = planned.name.known().map_or("", Parsed::text);
-    if snapshot
-        .foreign_machines
-        .iter()
-        .any(|machine| machine == name)
-    {
-        return Err(Diagnostics::error_at(
-            path!("name"),
-            format!("Name {name} is taken on {host}"),
-            format!(
-                "A machine {name} that this provider did not make is on {host} (see `machinectl list-images` and /etc/systemd/nspawn there). Choose another name, or remove that machine."
-            ),
-        ));
-    }
-    if let Some(image) = planned.image.known().map(Parsed::value)
-        && !snapshot.images.contains_key(image)
-        && !expected(&ObjectKey::Image(image.clone()))
-    {
-        let known = snapshot
-            .images
-            .keys()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>();
-        let known = if known.is_empty() {
-            "none".to_owned()
-        } else {
-            known.join(", ")
-        };
-        return Err(Diagnostics::error_at(
-            path!("image"),
-            format!("Unknown image {image}"),
-            format!(
-                "{host} has no image {image}, and none is planned before this container. Write image = nspawn_image.x.name. Images there: {known}."
-            ),
-        ));
-    }
-    if planned.storage.as_deref() == Some("overlay") && !snapshot.facts.idmapped_overlay {
-        return Err(Diagnostics::error_at(
-            path!("storage"),
-            "Overlays don't work on this host",
-            format!(
-                "{host} runs kernel {}; overlays on idmapped mounts need 5.19. Write storage = \"copy\".",
-                snapshot.facts.kernel
-            ),
-        ));
-    }
-    Ok(())
-}
-
 /// Refuses to destroy a protected container.
 pub(super) fn destroyable(prior: &Container) -> Result<(), Diagnostics> {
     if prior.delete_protection != Attr::Known(true) {
@@ -223,52 +154,8 @@ pub(super) fn destroyable(prior: &Container) -> Result<(), Diagnostics> {
 
 #[cfg(test)]
 mod tests {
-    use protocol::observed::{ImageState, Observed, Owner};
-
     use super::*;
-    use crate::{connection::Target, fixture};
-
-    fn web() -> Container {
-        Container {
-            host: Attr::Known((&Target::new("203.0.113.1")).into()),
-            name: Attr::Known("web".parse().unwrap()),
-            image: Attr::Known("debian".parse().unwrap()),
-            hostname: Attr::Known("web".parse().unwrap()),
-            running: true.into(),
-            storage: "overlay".into(),
-            status: "running".into(),
-            image_digest: "sha256:old".into(),
-            ..Container::default()
-        }
-    }
-
-    fn with_image(digest: &str) -> Snapshot {
-        let mut snapshot = fixture::snapshot();
-        let image = Observed {
-            desired: protocol::desired::Image {
-                name: "debian".parse().unwrap(),
-                source: protocol::desired::ImageSource::Tarball(protocol::desired::Tarball {
-                    location: protocol::desired::TarballLocation::Path("a".into()),
-                    sha256: "0".repeat(64),
-                }),
-                customize: None,
-                timeouts: None,
-            },
-            owner: Owner {
-                token: fixture::token('b'),
-                claimed: true,
-                holder: None,
-            },
-            state: ImageState {
-                digest: digest.into(),
-                os: String::new(),
-                size_bytes: 0,
-            },
-            drift: vec![],
-        };
-        snapshot.images.insert("debian".parse().unwrap(), image);
-        snapshot
-    }
+    use crate::fixture::web;
 
     #[test]
     fn the_host_name_follows_the_name_unless_it_is_written() {
@@ -359,44 +246,6 @@ mod tests {
                 "{status} {running} {restart}"
             );
         }
-    }
-
-    #[test]
-    fn what_would_fail_on_the_host_fails_in_the_plan() {
-        let nothing = |_: &ObjectKey| false;
-        let check = |planned: &Container, snapshot: &Snapshot| {
-            check_host("root@a:22", planned, snapshot, nothing).map_err(|error| error.to_string())
-        };
-        let there = with_image("sha256:old");
-        assert_eq!(check(&web(), &there), Ok(()));
-        let pet = Container {
-            name: Attr::Known("pet".parse().unwrap()),
-            ..web()
-        };
-        assert!(check(&pet, &there).unwrap_err().contains("pet is taken"));
-        assert!(
-            check(&web(), &fixture::snapshot())
-                .unwrap_err()
-                .contains("Unknown image debian")
-        );
-        assert!(check_host("root@a:22", &web(), &fixture::snapshot(), |_| true).is_ok());
-        let mut old = there;
-        old.facts.idmapped_overlay = false;
-        assert!(
-            check(&web(), &old)
-                .unwrap_err()
-                .contains("storage = \"copy\"")
-        );
-        assert_eq!(
-            check(
-                &Container {
-                    storage: "copy".into(),
-                    ..web()
-                },
-                &old
-            ),
-            Ok(())
-        );
     }
 
     #[test]

@@ -1,0 +1,105 @@
+//! Create, the same for every object of a host: whatever it comes to, the state tells what is there.
+
+use protocol::{desired::ContainerSecrets, message::Intent, name::OwnerToken};
+use tfplugin::{Context, Create, Diagnostics, Failed, State};
+
+use super::{
+    Managed, Private,
+    import::with_import,
+    lifecycle::{required_key, required_target, settled},
+    ownership::may_have_been_made,
+};
+use crate::{
+    failure::{Place, diagnostics, failure_diagnostic},
+    hosts::{Change, Fate},
+    random,
+};
+
+/// Makes the object.
+pub async fn create<R: Managed>(
+    resource: &R,
+    request: Create<R>,
+    context: &Context,
+) -> Result<State<R>, Failed<R>> {
+    let planned = &request.planned;
+    let doing = format!("Creating {}", R::label(planned));
+    let (target, key) = (required_target::<R>(planned)?, required_key::<R>(planned)?);
+    let token = random::owner_token()
+        .map_err(|error| Diagnostics::error(doing.clone(), error.to_string()))?;
+    let made = make(resource, request, &doing, token.clone(), context).await;
+    let has_state = match &made {
+        Ok(_) => true,
+        Err(failed) => failed.partial.is_some(),
+    };
+    resource.hosts().end_create(&target, key, token, has_state);
+    made
+}
+
+/// Makes the object of this token.
+async fn make<R: Managed>(
+    resource: &R,
+    request: Create<R>,
+    doing: &str,
+    token: OwnerToken,
+    context: &Context,
+) -> Result<State<R>, Failed<R>> {
+    let Create {
+        planned, config, ..
+    } = request;
+    let (target, key) = (
+        required_target::<R>(&planned)?,
+        required_key::<R>(&planned)?,
+    );
+    let mut private = Private {
+        token: Some(token.clone()),
+        session: Some(resource.hosts().session().clone()),
+        ..Private::default()
+    };
+    let mut change = Change {
+        target: target.clone(),
+        machine_id: None,
+        desired: R::desired(&planned, &config)?,
+        token: token.clone(),
+        intent: Intent::Create,
+        limit: R::LIMITS.with(R::timeouts(&planned)).create,
+        wait: R::PLACE == Place::Own,
+        secrets: ContainerSecrets::default(),
+        upload: None,
+        rolled_back_at: None,
+    };
+    R::accompany(&mut change, None, &planned, &config);
+    let changed = match Box::pin(resource.hosts().put(change, context)).await {
+        Ok(changed) => changed,
+        Err(error) => {
+            let error = with_import(resource, error, &target, &key).await;
+            let diagnostics = diagnostics(doing, &error, R::PLACE);
+            let made = match may_have_been_made(&error) {
+                Some(made) => made,
+                None => resource.hosts().was_made(&target, &key, &token).await,
+            };
+            return Err(if made {
+                Failed::with_partial(State::new(planned, private), diagnostics)
+            } else {
+                diagnostics.into()
+            });
+        }
+    };
+    private.machine_id = Some(changed.machine_id.clone());
+    let undone = |failure| failure_diagnostic(doing, failure);
+    match (changed.fate, &changed.failure) {
+        (Fate::Undone, Some(failure)) => return Err(Diagnostics::from(undone(failure)).into()),
+        (Fate::BeingUndone, Some(failure)) => {
+            let state = State::new(planned, private);
+            return Err(Failed::with_partial(state, undone(failure)));
+        }
+        _ => {}
+    }
+    let model = settled::<R>(&planned, &mut private, &changed, context)?;
+    match &changed.failure {
+        Some(failure) => Err(Failed::with_partial(
+            State::new(model, private),
+            failure_diagnostic(doing, failure),
+        )),
+        None => Ok(State::new(model, private)),
+    }
+}
