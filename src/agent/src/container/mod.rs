@@ -255,14 +255,13 @@ impl Object for Container {
         previous: Option<&Stored<Self>>,
         prepared: Self::Prepared,
     ) -> Result<Assigned, Failure> {
-        let assigned = match previous {
+        let assigned = if let Some(previous) = previous {
             // A container pins its digest; image, storage and users can't change under it.
-            Some(previous) => previous.assigned.clone(),
-            None => {
-                let assigned = assign::assign(context, inventory, self).await?;
-                storage::set_left_aside(&paths::storages(), &self.name)?;
-                assigned
-            }
+            previous.assigned.clone()
+        } else {
+            let assigned = assign::assign(context, inventory, self).await?;
+            storage::set_left_aside(&paths::storages(), &self.name)?;
+            assigned
         };
         // A killed create may have kept one of a container that never was.
         secret::sweep(inventory)?;

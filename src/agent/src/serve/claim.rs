@@ -113,7 +113,7 @@ mod tests {
                 tokio::task::yield_now().await;
                 drop(another);
             };
-            let (claimed, ()) = tokio::join!(claim(&context, &objects), let_go);
+            let (claimed, ()) = tokio::join!(Box::pin(claim(&context, &objects)), let_go);
             claimed.unwrap();
             let now = context.store.get::<Address>("203.0.113.2").unwrap();
             assert!(now.unwrap().owner.claimed);
