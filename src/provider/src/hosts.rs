@@ -188,9 +188,9 @@ impl Hosts {
             call = call.repeat_within(venture.time);
         }
         if wait {
-            // Whether it was undone is found out later than that.
-            let undone = venture.as_ref().map_or(left, |venture| venture.time);
-            call = call.wait(left.min(undone));
+            // Later than that it isn't sent again, but asked about: the host may have undone it.
+            let repeated = venture.as_ref().map_or(left, |venture| venture.time);
+            call = call.wait(left.min(repeated));
         }
         if let Some(file) = upload {
             call = call.upload(file);
