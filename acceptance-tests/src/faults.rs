@@ -20,6 +20,21 @@ pub struct Point {
     time: usize,
 }
 
+impl Point {
+    /// The first time that a process of this kind comes to this.
+    pub(crate) fn first(kind: &str, name: &str) -> Self {
+        Self {
+            line: format!("{kind}\t{name}"),
+            time: 1,
+        }
+    }
+
+    /// Whether it is of this kind of process.
+    pub(crate) fn is_of(&self, kind: &str) -> bool {
+        self.line.split('\t').next() == Some(kind)
+    }
+}
+
 impl fmt::Display for Point {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}", self.line.replace('\t', " "))?;

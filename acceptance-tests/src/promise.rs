@@ -3,18 +3,21 @@
 //! A test makes [`Cases`] of its promise and tries them one by one; a case that fails doesn't keep the
 //! others from being tried. `lab promises` prints the table of a run.
 
+mod report;
+
 use std::{
-    collections::BTreeMap,
-    fmt::{Display, Write as _},
+    fmt::Display,
     fs::{self, File},
     io::Write as _,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Instant,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
+
+pub use self::report::Report;
 
 /// Names the folder that a run of the tests reports to.
 const REPORT: &str = "NSPAWN_PROMISES_REPORT";
@@ -170,11 +173,20 @@ impl Cases {
         held
     }
 
-    /// Takes back a case that held, because it didn't come to what was to be tried.
+    /// Takes back a case that held, because it didn't come to what was to be tried; the table tells of it.
     pub fn untried(&mut self, name: impl Display) {
         self.tried -= 1;
         self.taken_back += 1;
         self.note(&format!("untried\t{}", one_line(&name)));
+    }
+
+    /// The same for a case that came to another place instead: that one held.
+    pub fn tried_instead(&mut self, name: impl Display, instead: impl Display) {
+        self.untried(name);
+        let instead = one_line(&instead);
+        self.tried += 1;
+        self.note(&format!("begun\t{instead}\nheld\t{instead}"));
+        eprintln!("held:   {instead}, instead of the one above");
     }
 
     /// How many cases were tried so far.
@@ -224,136 +236,11 @@ fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
     text.unwrap_or_default()
 }
 
-/// What a run has come to, a promise a line.
-#[derive(Debug, Default)]
-pub struct Report {
-    counts: BTreeMap<Promise, Count>,
-}
-
-#[derive(Debug, Default)]
-struct Count {
-    tried: usize,
-    /// Begun, and not held: a test that was ended in the middle counts, too.
-    failed: Vec<String>,
-}
-
-impl Report {
-    /// Reads what the tests have written; a promise that was asked for and not tried is a failure.
-    pub fn read(folder: &Path, asked: &[Promise]) -> Result<Self> {
-        let mut report = Self::default();
-        for promise in asked {
-            report.counts.insert(*promise, Count::default());
-        }
-        let entries = fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))?;
-        for entry in entries {
-            let path = entry?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let (promise, _) = name.rsplit_once('-').unwrap_or_default();
-            if let Ok(promise) = Promise::from_str(promise, false) {
-                let text = fs::read_to_string(&path)?;
-                report.counts.entry(promise).or_default().add(&text);
-            }
-        }
-        Ok(report)
-    }
-
-    /// Whether every promise was tried and held.
-    pub fn holds(&self) -> bool {
-        self.counts
-            .values()
-            .all(|count| count.tried > 0 && count.failed.is_empty())
-    }
-
-    /// The table, and below it what failed.
-    pub fn table(&self) -> String {
-        let mut text = format!(
-            "{:<36} {:>6} {:>8}\n{}\n",
-            "promise",
-            "cases",
-            "failures",
-            "─".repeat(52)
-        );
-        let mut failures = String::new();
-        for (promise, count) in &self.counts {
-            let failed = if count.tried == 0 {
-                "untried".to_owned()
-            } else {
-                count.failed.len().to_string()
-            };
-            // Writing into a String can't fail.
-            let _ = writeln!(
-                text,
-                "{:<36} {:>6} {failed:>8}",
-                promise.title(),
-                count.tried
-            );
-            for name in &count.failed {
-                let _ = writeln!(failures, "failed: {}: {name}", promise.title());
-            }
-        }
-        text + &failures
-    }
-}
-
-impl Count {
-    fn add(&mut self, text: &str) {
-        let mut open: Vec<&str> = Vec::new();
-        for line in text.lines() {
-            match line.split_once('\t') {
-                Some(("begun", name)) => {
-                    self.tried += 1;
-                    open.push(name);
-                }
-                // Several cases may have one name: each end is that of the one that began last.
-                Some((end @ ("held" | "broken"), name)) => {
-                    if let Some(place) = open.iter().rposition(|begun| *begun == name) {
-                        open.remove(place);
-                    }
-                    if end == "broken" {
-                        self.failed.push(name.to_owned());
-                    }
-                }
-                Some(("untried", _)) => self.tried = self.tried.saturating_sub(1),
-                _ => {}
-            }
-        }
-        self.failed.extend(open.into_iter().map(str::to_owned));
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
-
-    #[test]
-    fn a_case_that_never_ended_is_a_failure() {
-        let folder = tempfile::tempdir().unwrap();
-        let lines =
-            "begun\ta\nheld\ta\nbegun\tb\nbroken\tb\nbegun\td\nheld\td\nuntried\td\nbegun\tc\n";
-        fs::write(folder.path().join("rolls-back-1"), lines).unwrap();
-        let report = Report::read(folder.path(), &[Promise::Heals]).unwrap();
-        assert!(!report.holds());
-        let table = report.table();
-        let words = |promise: Promise| -> Vec<String> {
-            let line = table.lines().find(|line| line.starts_with(promise.title()));
-            let words = line.unwrap().split_whitespace().rev().take(2);
-            words.map(str::to_owned).collect()
-        };
-        assert_eq!(words(Promise::RollsBack), ["2", "3"]);
-        assert_eq!(words(Promise::Heals), ["untried", "0"]);
-        assert!(table.contains("failed: It rolls back what locks you out: c"));
-    }
-
-    #[test]
-    fn a_case_that_held_does_not_stand_for_another_of_its_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let lines = "begun\ta\nbroken\ta\nbegun\ta\nheld\ta\nbegun\tb\nbegun\tb\nheld\tb\n";
-        fs::write(folder.path().join("heals-1"), lines).unwrap();
-        let report = Report::read(folder.path(), &[Promise::Heals]).unwrap();
-        assert!(!report.holds());
-        let failed = &report.counts[&Promise::Heals].failed;
-        assert_eq!(failed, &["a", "b"]);
-    }
 
     #[test]
     fn a_broken_case_does_not_keep_the_others_from_being_tried() {

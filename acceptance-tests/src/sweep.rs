@@ -1,9 +1,15 @@
 //! The kill sweep: an operation of Terraform, ended at each of its fault points, and taken up again.
 
+mod listing;
+mod resident;
+
 use std::{fmt, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
 
+use self::listing::{listing, settled};
+pub use self::resident::Deed;
 use crate::{
     Lab, Snapshot, Terraform, Vps,
     command::{Process, wait_until},
@@ -14,6 +20,9 @@ use crate::{
 const SETTLED: Duration = Duration::from_mins(1);
 /// How long an apply may take that something is ended in.
 const DISTURBED: Duration = Duration::from_mins(5);
+
+/// The provider's program.
+const PROVIDER: &str = "terraform-provider-nspawn";
 
 /// A configuration, and the guests that answer when it is applied: their addresses and names.
 #[derive(Debug, Clone)]
@@ -35,6 +44,20 @@ pub enum Fault {
     Power,
     /// The same, and the operator's machine along with it.
     PowerEverywhere,
+    /// The whole server at a point of the provider, which goes on when the server is back.
+    PowerAtProvider,
+}
+
+/// What is ended, where, and how Terraform runs meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub struct Strike<'a> {
+    /// What is ended.
+    pub fault: Fault,
+    /// The point at which.
+    pub point: &'a Point,
+    /// Whether Terraform takes one resource after the other: what runs side by side comes by in another order each
+    /// time.
+    pub in_turn: bool,
 }
 
 impl fmt::Display for Fault {
@@ -44,6 +67,7 @@ impl fmt::Display for Fault {
             Self::Provider => "kill the provider",
             Self::Power => "cut the power",
             Self::PowerEverywhere => "cut the power everywhere",
+            Self::PowerAtProvider => "cut the power at",
         })
     }
 }
@@ -123,25 +147,23 @@ impl Sweep {
     }
 
     /// Applies a stage while something is ended at a point, and then once more as anybody would. The host must
-    /// then be as after an apply that nothing happened to. Whether the point was reached: what runs side by
-    /// side comes by in another order each time.
-    pub fn strike(
-        &self,
-        fault: Fault,
-        point: &Point,
-        stage: &Stage,
-        expected: &Snapshot,
-    ) -> Result<bool> {
+    /// then be as after an apply that nothing happened to. Whether the point was reached.
+    pub fn strike(&self, strike: &Strike, stage: &Stage, expected: &Snapshot) -> Result<bool> {
         self.terraform.configure(&stage.configuration)?;
-        let reached = match fault {
-            Fault::Agent => self.kill(&Faults::of_agents(self.vps())?, point)?,
-            Fault::Provider => self.kill(&self.providers, point)?,
-            Fault::Power | Fault::PowerEverywhere => self.cut_power(fault, point)?,
+        let point = strike.point;
+        let struck = match strike.fault {
+            Fault::Agent => self.kill(&Faults::of_agents(self.vps())?, strike),
+            Fault::Provider => self.kill(&self.providers, strike),
+            _ => self.cut_power(strike),
         };
-        self.terraform.apply().context("the apply after it")?;
-        self.terraform.assert_plan_is_empty()?;
-        self.check_guests(stage)?;
-        self.check(expected)?;
+        let reached = struck.with_context(|| format!("at {point}"))?;
+        let converges = || -> Result<()> {
+            self.terraform.apply().context("the apply after it")?;
+            self.terraform.assert_plan_is_empty()?;
+            self.check_guests(stage)?;
+            self.check(expected)
+        };
+        converges().with_context(|| format!("struck at {point}"))?;
         Ok(reached)
     }
 
@@ -159,41 +181,51 @@ impl Sweep {
             .try_for_each(|(address, name)| self.lab.answers_as(address, name))
     }
 
-    fn kill(&self, faults: &Faults, point: &Point) -> Result<bool> {
-        faults.arm(point, Action::Kill)?;
+    fn kill(&self, faults: &Faults, strike: &Strike) -> Result<bool> {
+        faults.arm(strike.point, Action::Kill)?;
         // It may fail, or succeed over a new connection.
-        self.start()?.wait(DISTURBED)?;
+        self.start(strike.in_turn)?.wait(DISTURBED)?;
         let reached = faults.reached();
         faults.disarm()?;
         Ok(reached)
     }
 
-    fn cut_power(&self, fault: Fault, point: &Point) -> Result<bool> {
+    fn cut_power(&self, strike: &Strike) -> Result<bool> {
         // What was done before is on the disk, as after some time; what the operation does is not.
         self.vps().root("sync -f /")?;
         let agents = Faults::of_agents(self.vps())?;
-        agents.arm(point, Action::Freeze)?;
-        let mut apply = self.start()?;
+        let is_at_provider = strike.fault == Fault::PowerAtProvider;
+        let faults = if is_at_provider {
+            &self.providers
+        } else {
+            &agents
+        };
+        faults.arm(strike.point, Action::Freeze)?;
+        let mut apply = self.start(strike.in_turn)?;
         let what = "the point is reached or the apply ends";
         wait_until(what, DISTURBED, || {
-            let over = agents.reached() || !apply.is_running();
+            let over = faults.reached() || !apply.is_running();
             ensure!(over, "so far:\n{}", apply.printed());
             Ok(())
         })?;
-        if !agents.reached() {
-            agents.disarm()?;
+        if !faults.reached() {
+            faults.disarm()?;
             return Ok(false);
         }
         self.vps().cut_power()?;
-        if fault == Fault::PowerEverywhere {
+        if strike.fault == Fault::PowerEverywhere {
             // Ends the provider along with Terraform.
             drop(apply);
             self.boot()?;
-        } else {
-            self.boot()?;
-            // It may have failed, or have taken up its work when the server was back.
-            apply.wait(DISTURBED)?;
+            return Ok(true);
         }
+        self.boot()?;
+        if is_at_provider {
+            faults.disarm()?;
+            apply.signal_below(PROVIDER, Signal::CONT)?;
+        }
+        // It may have failed, or have taken up its work when the server was back.
+        apply.wait(DISTURBED)?;
         Ok(true)
     }
 
@@ -202,89 +234,11 @@ impl Sweep {
         self.vps().wait_until_reachable()
     }
 
-    fn start(&self) -> Result<Process> {
-        self.terraform
-            .start(&["apply", "-auto-approve", "-input=false"])
+    fn start(&self, in_turn: bool) -> Result<Process> {
+        let mut arguments = vec!["apply", "-auto-approve", "-input=false"];
+        if in_turn {
+            arguments.push("-parallelism=1");
+        }
+        self.terraform.start(&arguments)
     }
-}
-
-fn settled(vps: &Vps) -> Result<Snapshot> {
-    wait_until("the host's network is settled", SETTLED, || listing(vps))
-}
-
-/// How a host is, but for what differs after each apply, and what all labs on this machine share.
-fn listing(vps: &Vps) -> Result<Snapshot> {
-    const OWN: &str = "
-        for folder in /var/lib/nspawn-agent /run/nspawn-agent /usr/local/lib/nspawn-agent; do
-            if [ -e $folder ]; then find $folder -xdev -maxdepth 3 -printf '%p %y %m %U:%G\\n'; fi
-        done";
-    let listing =
-        Snapshot::take(vps)?
-            .without("sysctl-machine")
-            .with("files-of-the-agent", vps, OWN)?;
-    let verified = listing
-        .section("addresses")
-        .all(|line| !line.contains(" tentative "));
-    ensure!(verified, "an address is still being verified");
-    Ok(listing.map(steady))
-}
-
-/// A line without what differs after each apply.
-fn steady(section: &str, line: &str) -> Option<String> {
-    let without_last = || line.rsplit_once(' ').map_or(line, |(rest, _)| rest);
-    let without_first = || line.split_once(' ').map_or(line, |(_, rest)| rest);
-    Some(match section {
-        // The first boot has more to do than the others.
-        "units" if line.ends_with(" loaded active exited") => return None,
-        "files-etc" if line.starts_with("/etc/.updated ") => return None,
-        // The contents hold tokens, sessions, salts and process ids.
-        "files-etc" if line.starts_with("/etc/nspawn-agent/") => without_last().to_owned(),
-        "files-of-systemd" if line.starts_with("/run/systemd/machines/") => {
-            without_last().to_owned()
-        }
-        "files-of-systemd" if line.starts_with("/run/systemd/nspawn/locks/inode-") => {
-            "the lock of a machine's root".to_owned()
-        }
-        "bridge" if line.contains(": <") => without_first().to_owned(),
-        "links" => without_history(line),
-        // The kernel gives the bridge one with its first guest.
-        "addresses" if line.starts_with("br0 ") && line.contains(" kernel_ll ") => return None,
-        "routes" if line.starts_with("local fe80::") && line.contains(" dev br0 ") => return None,
-        // Whether the last guest's link was gone when the listing was made.
-        "routes" => line.replace(" linkdown", ""),
-        // Made with the first guest since the boot.
-        "files-of-the-agent"
-            if line.starts_with("/run/nspawn-agent/network d ")
-                || line.starts_with("/run/nspawn-agent/started d ") =>
-        {
-            return None;
-        }
-        // The kernel lists the elements of a set in an order of its own.
-        "nftables" => line
-            .trim_start_matches("elements = { ")
-            .trim_end_matches([',', ' ', '}'])
-            .to_owned(),
-        // Only the first mount of an upper layer has it. overlayfs.rst, uuid
-        "mounts" => line.replace(",uuid=on", ""),
-        _ => line.to_owned(),
-    })
-}
-
-/// A bridge's timers run, it remembers what its ports could do, and it numbers them as they come.
-fn without_history(line: &str) -> String {
-    let mut words = line.split(' ');
-    let mut kept = Vec::new();
-    // Whether a bridge has a carrier says whether the last guest's link was gone already.
-    let is_bridge = line.starts_with("br0: ");
-    while let Some(word) = words.next() {
-        let is_history = ["tso_max_size", "port_id", "port_no", "designated_port"].contains(&word);
-        if word.ends_with("_timer") || is_history || (is_bridge && word == "state") {
-            words.next();
-        } else if is_bridge && word.starts_with('<') {
-            kept.push("<>");
-        } else {
-            kept.push(word);
-        }
-    }
-    kept.join(" ")
 }

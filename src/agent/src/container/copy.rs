@@ -70,6 +70,7 @@ fn shift_beneath(path: &Path, base: u32, done: &mut HashSet<u64>) -> io::Result<
             // chown(2) takes set-user-id bits and capabilities away.
             fs::set_permissions(path, found.permissions())?;
         }
+        fault::point(|| "change the owner of a file of a copy");
         if let Some(capability) = capability.and_then(|bytes| with_root_id(&bytes, base)) {
             set_capability(path, &capability)?;
         }

@@ -24,6 +24,7 @@ pub fn ensure(root: &GuestRoot, hostname: &HostName, scratch: &Path) -> io::Resu
         _ => {}
     }
     fs::DirBuilder::new().mode(0o700).create(scratch)?;
+    fault::point(|| "make a folder for host keys");
     let made = make_all(root, hostname, scratch);
     fs::remove_dir_all(scratch)?;
     made
@@ -34,6 +35,7 @@ fn make_all(root: &GuestRoot, hostname: &HostName, scratch: &Path) -> io::Result
         let file = scratch.join(kind);
         let public = file.with_added_extension("pub");
         make(kind, hostname, &file)?;
+        fault::point(|| format!("make a host key of type {kind}"));
         let path = format!("etc/ssh/ssh_host_{kind}_key");
         root.write(
             &path,

@@ -128,6 +128,7 @@ impl GuestRoot {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other?,
         };
+        fault::point(|| format!("before: remove {path} in a guest"));
         match fs::unlinkat(&folder, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
@@ -171,6 +172,7 @@ impl GuestRoot {
     /// Makes a folder with these permission bits, and its parents.
     pub fn make_folder(&self, path: &str, mode: u32) -> io::Result<()> {
         let handle = self.make_folders(path)?;
+        fault::point(|| format!("before: give {path} in a guest its mode"));
         let folder = reopen(&handle, OFlags::RDONLY | OFlags::DIRECTORY)?;
         self.give(&folder, 0)?;
         Ok(fs::fchmod(&folder, Mode::from_raw_mode(mode))?)
@@ -188,6 +190,7 @@ impl GuestRoot {
             folder = match open() {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     fs::mkdirat(&parent, part, Mode::from_raw_mode(0o755))?;
+                    fault::point(|| format!("make {done} in a guest"));
                     let made = open()?;
                     self.give(&reopen(&made, OFlags::RDONLY | OFlags::DIRECTORY)?, 0)?;
                     made

@@ -79,7 +79,7 @@ async fn fill(context: &Context, image: &Image, incoming: &Incoming) -> Result<A
         ImageSource::Debootstrap(recipe) => debootstrap(context, recipe, &root).await?,
     }
     fs::set_permissions(&root, fs::Permissions::from_mode(0o755))
-        .doing(|| format!("open up {}", root.display()))?;
+        .doing(|| format!("let all look into {}", root.display()))?;
     let tree = GuestRoot::open(&root, 0).doing(|| format!("open {}", root.display()))?;
     if !identity::is_root(&tree) {
         return Err(Failure::new(
@@ -101,7 +101,7 @@ async fn fill(context: &Context, image: &Image, incoming: &Incoming) -> Result<A
     let os = identity::os(&tree).doing(clearing)?;
     let size_bytes = off_thread(root, |root| {
         let size = super::tree::clean_and_measure(&root)
-            .doing(|| format!("measure {}", root.display()))?;
+            .doing(|| format!("remove device nodes from {}", root.display()))?;
         super::tree::sync(&root).doing(|| format!("bring {} to the disk", root.display()))?;
         Ok(size)
     })

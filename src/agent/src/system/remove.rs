@@ -120,6 +120,7 @@ fn move_one_up(from: &OwnedFd, top: &OwnedFd, moved: &mut u64) -> io::Result<boo
 
 /// A guest without private users may have made its files immutable. chattr(1)
 fn unlink(folder: &OwnedFd, name: impl rustix::path::Arg + Copy, flags: AtFlags) -> io::Result<()> {
+    fault::point(|| "before: remove an entry of a tree");
     match fs::unlinkat(folder, name, flags) {
         Err(Errno::PERM) => {
             make_mutable(folder, name)?;
