@@ -59,9 +59,7 @@ impl Range {
             ensure!(plan.contains(part), "{part:?} is not in\n{plan}");
         }
         self.terraform.apply().context("the change, once more")?;
-        self.terraform.assert_plan_is_empty()?;
-        configure("")?;
-        self.terraform.apply().map(drop)
+        self.terraform.assert_plan_is_empty()
     }
 
     /// A change on top of one that waits to be confirmed: both go.
@@ -98,7 +96,8 @@ impl Range {
         // A provider that is killed loses what Terraform kept for it: the next run took the host over.
         self.is_as_before(&former, &[ROLLED_BACK, HOST])?;
         let desired = self.lab.vps1().root(&format!("cat {HOST}"))?;
-        for former in ["\"isolation\": true", "\"nesting\": false", "\"10s\""] {
+        let after = format!("\"{}s\"", ROLLBACK_AFTER.as_secs());
+        for former in ["\"isolation\": true", "\"nesting\": false", &after] {
             ensure!(desired.contains(former), "{former} is not in\n{desired}");
         }
         self.terraform.apply().context("the changes, once more")?;

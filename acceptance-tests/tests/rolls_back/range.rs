@@ -19,10 +19,10 @@ use rustix::process::Signal;
 use super::drills::{Drill, SERVE, Way};
 
 /// What the drills set as `rollback_after`.
-pub const ROLLBACK_AFTER: Duration = Duration::from_secs(10);
+pub const ROLLBACK_AFTER: Duration = Duration::from_secs(5);
 
 /// "A few seconds": for the host to go back, on a machine that does many other things meanwhile.
-const FEW_SECONDS: Duration = Duration::from_secs(15);
+pub const FEW_SECONDS: Duration = Duration::from_secs(15);
 
 /// For the host to boot.
 const BOOT: Duration = Duration::from_mins(2);
@@ -217,7 +217,11 @@ impl Range {
     /// Applies a change that a drill strikes; `made` succeeds on the host once the change itself is there.
     pub fn apply_through(&self, drill: &Drill, made: &str) -> Result<Output> {
         self.lie_in_wait(drill, made)?;
-        let apply = self.start()?;
+        // A line that is frozen is given up after three times as long.
+        let apply = match drill.way {
+            Way::Frozen => self.start_with(&[("NSPAWN_SSH_CONNECT_TIMEOUT", "3s")])?,
+            _ => self.start()?,
+        };
         let drilled = self.drill(drill, &apply);
         self.proxy.thaw();
         let output = apply.wait(BOUND)?;
@@ -226,8 +230,12 @@ impl Range {
     }
 
     pub fn start(&self) -> Result<Process> {
+        self.start_with(&[])
+    }
+
+    fn start_with(&self, environment: &[(&str, &str)]) -> Result<Process> {
         self.terraform
-            .start(&["apply", "-auto-approve", "-input=false"])
+            .start_with(&["apply", "-auto-approve", "-input=false"], environment)
     }
 
     /// Ends whatever a drill may have left, when this is dropped, so that the next one begins with nothing of it.
