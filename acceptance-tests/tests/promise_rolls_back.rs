@@ -68,7 +68,7 @@ impl Range {
         let after = Drill {
             way: Way::OnTheHost(
                 "until grep -q '\"nesting\": true' /etc/nspawn-agent/pending.json; do sleep 0.005; done; \
-                 ip route del default; ip -6 route del default",
+                 must ip route del default; must ip -6 route del default",
             ),
             ..LIST[0]
         };

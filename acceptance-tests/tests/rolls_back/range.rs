@@ -106,7 +106,7 @@ impl Range {
         self.lab
             .vps1()
             .root(&format!(
-                "rm -f /dev/shm/fired /dev/shm/go /var/log/drill; cat >/dev/shm/drill <<'END'\n{script}END\n\
+                "rm -f /dev/shm/fired /dev/shm/go /var/log/drill /var/log/drill-failed; cat >/dev/shm/drill <<'END'\n{script}END\n\
                  systemctl stop run-drill.service 2>/dev/null || true\n\
                  systemctl reset-failed run-drill.service 2>/dev/null || true\n\
                  systemd-run -q --collect -p Nice=-20 -p CPUWeight=10000 --unit=run-drill sh -u /dev/shm/drill"
@@ -121,11 +121,16 @@ impl Range {
         })
     }
 
-    /// When the drill struck; fails when nothing was pending any more.
-    fn struck(&self) -> Result<SystemTime> {
+    /// When the drill struck; fails when nothing was pending any more, or when what it does to the host failed.
+    pub fn struck(&self) -> Result<SystemTime> {
         // The host may be down, or be cut off from its own processes.
-        let file = self.lab.vps1().root_folder().join("var/log/drill");
-        let noted = fs::read_to_string(&file).context("the drill has not struck")?;
+        let log = self.lab.vps1().root_folder().join("var/log");
+        let failed = fs::read_to_string(log.join("drill-failed")).unwrap_or_default();
+        ensure!(
+            failed.is_empty(),
+            "what the drill does didn't happen:\n{failed}"
+        );
+        let noted = fs::read_to_string(log.join("drill")).context("the drill has not struck")?;
         let (at, when) = noted
             .trim()
             .split_once(' ')
@@ -272,7 +277,7 @@ impl Drop for CleanUp<'_> {
     fn drop(&mut self) {
         self.0.proxy.thaw();
         let cleaned = self.0.lab.vps1().root(&format!(
-            "systemctl stop run-drill.service 2>/dev/null || true; touch /dev/shm/go; rm -f /var/log/drill
+            "systemctl stop run-drill.service 2>/dev/null || true; touch /dev/shm/go; rm -f /var/log/drill /var/log/drill-failed
              pkill -CONT -f '{SERVE}' || true; nft delete table inet evil 2>/dev/null || true"
         ));
         if let Err(error) = cleaned {
