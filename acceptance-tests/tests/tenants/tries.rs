@@ -170,9 +170,13 @@ pub fn claim_addresses(world: &World, watch: &Watch) -> Result<bool> {
     Ok(left)
 }
 
-/// Asks from many addresses of the attacker's own prefix; gives how many places of the host's table that takes.
-pub fn ask_from_everywhere(world: &World, watch: &Watch) -> Result<usize> {
-    let frames = (1..=400).map(|number: u16| -> Result<Vec<u8>> {
+/// From how many addresses of its prefix the attacker asks.
+pub const ASKING: u16 = 400;
+
+/// Asks from many addresses of the attacker's own prefix; gives how many places of the host's table that takes, and
+/// how long it took.
+pub fn ask_from_everywhere(world: &World, watch: &Watch) -> Result<(usize, Duration)> {
+    let frames = (1..=ASKING).map(|number: u16| -> Result<Vec<u8>> {
         let (from, to) = (
             format!("{PREFIX_START}:{number:x}").parse()?,
             world.gateway_v6.into(),
@@ -186,8 +190,10 @@ pub fn ask_from_everywhere(world: &World, watch: &Watch) -> Result<usize> {
         ))
     });
     let frames = frames.collect::<Result<Vec<_>>>()?;
+    let (before, begun) = (tables::in_prefix(world)?, Instant::now());
     send_and_wait(world, &frames, 1, &watch.others())?;
-    tables::in_prefix(world)
+    let took = begun.elapsed();
+    Ok((tables::in_prefix(world)?.saturating_sub(before), took))
 }
 
 /// Sends something to many addresses of the attacker's prefix; gives how many places of the host's table that takes.
