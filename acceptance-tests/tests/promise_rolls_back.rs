@@ -1,5 +1,7 @@
 //! Lock-out drills: a change of the host that cuts the operator off is undone in time, exactly, and said.
 
+#[path = "rolls_back/beside.rs"]
+mod beside;
 #[path = "rolls_back/drills.rs"]
 mod drills;
 #[path = "rolls_back/obstacles.rs"]
@@ -296,6 +298,13 @@ fn a_change_that_locks_the_operator_out_is_undone() -> Result<()> {
             range.found_open()
         });
         try_one("nft fails".to_owned(), &|| range.without_nft());
+        try_one("Ctrl-C while nobody can confirm".to_owned(), &|| {
+            range.interrupted()
+        });
+        try_one("create: a container stands on it".to_owned(), &|| {
+            range.stays_for_a_container()
+        });
+        try_one("another uplink".to_owned(), &|| range.another_uplink());
     }
     let name = "rollback_after = \"0s\" turns it off".to_owned();
     try_one(name, &|| range.turned_off());

@@ -143,7 +143,7 @@ impl Range {
     }
 
     /// Whether SSH's greeting comes within a moment.
-    fn greets(&self) -> Result<String> {
+    pub fn greets(&self) -> Result<String> {
         let address = SocketAddr::from((self.lab.vps1().block().ipv4, 22));
         self.lab
             .client()
@@ -151,7 +151,7 @@ impl Range {
     }
 
     /// Waits until the operator gets in again, so long after the drill struck at the latest.
-    fn is_back(&self, limit: Duration) -> Result<()> {
+    pub fn is_back(&self, limit: Duration) -> Result<()> {
         let struck = self.struck()?;
         wait_until("SSH greets again", left(struck, limit), || self.greets())?;
         let took = struck.elapsed().unwrap_or_default();
