@@ -80,15 +80,14 @@ prepare_lab() {
   "${as_root[@]}" "$target/debug/lab" images
 }
 
-# A provider of a later release, to be upgraded to. It is built in the place of the one under test, for then few
-# crates are built twice; that one is put back.
+# A provider of a later release, to be upgraded to. Built before the one that is used, whose place in the target folder
+# it takes: so neither is built twice.
 build_later_provider() {
   say "Building the provider of a later release"
   cargo build --locked --package terraform-provider-nspawn --features later-release
   NSPAWN_LATER_PROVIDER_BINARY=$target/later-release/terraform-provider-nspawn
   export NSPAWN_LATER_PROVIDER_BINARY
   install -D "$target/debug/terraform-provider-nspawn" "$NSPAWN_LATER_PROVIDER_BINARY"
-  cargo build --locked --package terraform-provider-nspawn
 }
 
 # The provider with an agent that can be killed at any step, for the kill sweep alone. The file's name is what Terraform
@@ -100,6 +99,15 @@ build_with_fault_points() {
   cp "$target/debug/terraform-provider-nspawn" "$target/fault-points/"
   export NSPAWN_FAULT_PROVIDER_BINARY=$target/fault-points/terraform-provider-nspawn
 }
+
+# The advisory database is fetched from GitHub; where that can't be reached the check can't be made.
+can_check_advisories() {
+  [ -z "${NSPAWN_SKIP_ADVISORIES:-}" ] && timeout 60 cargo deny fetch db 2>/dev/null
+}
+check_advisories() {
+  cargo deny --locked check advisories && cargo deny --locked --manifest-path fuzz/Cargo.toml check advisories
+}
+advisories_not_checked="not checked: advisories, for their database could not be fetched from here"
 
 # Tests that make namespaces and mounts run as root; building does not.
 run_tests_as_root() {

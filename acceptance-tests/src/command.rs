@@ -181,6 +181,10 @@ pub fn command<S: AsRef<std::ffi::OsStr>>(
     command
 }
 
+/// How long [`wait_until`] pauses between two questions: as long as one takes, within these.
+const LEAST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 /// Asks again and again until there is an answer; the error of the last try is told at the deadline.
 pub fn wait_until<T>(
     what: &str,
@@ -189,12 +193,14 @@ pub fn wait_until<T>(
 ) -> Result<T> {
     let start = Instant::now();
     loop {
+        let asked = Instant::now();
         match ask() {
             Ok(answer) => return Ok(answer),
             Err(error) if start.elapsed() > deadline => {
                 return Err(error.context(format!("waited {deadline:?} until {what}")));
             }
-            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            // A question that takes a second of the processor would keep busy what is waited for.
+            Err(_) => std::thread::sleep(asked.elapsed().clamp(LEAST_PAUSE, LONGEST_PAUSE)),
         }
     }
 }
@@ -272,5 +278,25 @@ impl Collector {
             }
         }
         self.text()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_question_is_not_asked_without_a_pause() {
+        let (begun, mut asking) = (Instant::now(), Duration::ZERO);
+        let answer = wait_until("never", Duration::from_millis(400), || -> Result<()> {
+            let asked = Instant::now();
+            std::thread::sleep(Duration::from_millis(60));
+            asking += asked.elapsed();
+            bail!("not yet")
+        });
+        assert!(answer.unwrap_err().to_string().contains("until never"));
+        // The last question is followed by no pause.
+        let pauses = begun.elapsed().saturating_sub(asking);
+        assert!(pauses * 2 > asking, "{pauses:?} beside {asking:?}");
     }
 }

@@ -26,6 +26,7 @@ pub mod proxy;
 pub mod quickstart;
 mod requirements;
 pub mod servers;
+pub mod shared;
 pub mod snapshot;
 pub mod sweep;
 pub mod terraform;

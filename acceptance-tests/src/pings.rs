@@ -1,5 +1,7 @@
 //! What `ping` says when it is ended by SIGINT.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, ensure};
 
 /// So many of the last pings may still be under way; all that came before them has arrived or never will.
@@ -7,7 +9,7 @@ const UNDER_WAY: usize = 10;
 
 /// How many answers there were; fails when a ping was lost, or when too few were sent to tell.
 pub fn answers(printed: &str) -> Result<usize> {
-    let numbers: Vec<usize> = printed
+    let numbers: BTreeSet<usize> = printed
         .lines()
         .filter_map(|line| {
             line.split_once("icmp_seq=")?
@@ -22,7 +24,7 @@ pub fn answers(printed: &str) -> Result<usize> {
         .lines()
         .find_map(|line| line.split_once(" packets transmitted")?.0.parse().ok())
         .with_context(|| format!("ping says nothing:\n{printed}"))?;
-    let last = numbers.iter().copied().max().unwrap_or_default();
+    let last = numbers.last().copied().unwrap_or_default();
     let missing: Vec<usize> = (1..=sent)
         .filter(|number| *number < last || number + UNDER_WAY <= sent)
         .filter(|number| !numbers.contains(number))

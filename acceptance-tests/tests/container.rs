@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use acceptance_tests::{Hosts, Lab, Terraform, command::wait_until, configuration, images::Guest};
+use acceptance_tests::{
+    Hosts, Lab, command::wait_until, configuration, images::Guest, shared::Shared,
+};
 use anyhow::{Result, ensure};
 
 fn base(lab: &Lab) -> Result<String> {
@@ -23,33 +25,60 @@ fn property(lab: &Lab, name: &str) -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-fn reconfigure(terraform: &Terraform, lab: &Lab, more: &str) -> Result<String> {
-    terraform.configure(&(base(lab)? + &configuration::container("web", more)))?;
-    let plan = terraform.plan()?;
-    terraform.apply()?;
-    terraform.assert_plan_is_empty()?;
+fn reconfigure(site: &Shared, more: &str) -> Result<String> {
+    site.configure(&configuration::container("web", more))?;
+    let plan = site.terraform.plan()?;
+    site.terraform.apply()?;
+    site.terraform.assert_plan_is_empty()?;
     Ok(plan)
 }
 
 #[test]
-fn limits_keys_and_name_servers_change_live() -> Result<()> {
-    let lab = Lab::start(Hosts::one())?;
-    let terraform = lab.terraform(&(base(&lab)? + &configuration::container("web", "")))?;
+fn each_attribute_shows_on_the_running_guest() -> Result<()> {
+    Shared::start(base)?.try_each(&[
+        ("limits, keys and name servers change live", live_changes),
+        (
+            "a change that restarts the guest warns and names it",
+            restarting_changes,
+        ),
+        (
+            "a guest stops and starts by running and by the host's own commands",
+            stops_and_starts,
+        ),
+        (
+            "an ephemeral guest forgets and a lasting one remembers",
+            ephemeral_or_lasting,
+        ),
+        (
+            "a root password reaches the guest and nothing else",
+            root_password,
+        ),
+        ("a protected container is not destroyed", protected),
+        (
+            "waiting says what it waited for and keeps what was made",
+            waiting,
+        ),
+        ("many are made at once and all answer", many_at_once),
+    ])
+}
+
+fn live_changes(site: &Shared) -> Result<()> {
+    let (lab, terraform) = (&site.lab, &site.terraform);
+    site.configure(&configuration::container("web", ""))?;
     terraform.apply()?;
-    let start = started(&lab)?;
+    let start = started(lab)?;
     let plan = reconfigure(
-        &terraform,
-        &lab,
+        site,
         "  cpus = 1.5\n  memory = \"512M\"\n  memory_swap = \"1G\"\n  tasks = 500\n  \
          ssh_authorized_keys = [\"ssh-ed25519 AAAA alice\"]\n  dns_servers = [\"192.0.2.53\", \"2001:db8::53\"]\n  \
          labels = { team = \"blue\" }",
     )?;
     ensure!(!plan.contains("Warning"), "a live change warns:\n{plan}");
-    ensure!(started(&lab)? == start, "a live change restarted the guest");
-    ensure!(property(&lab, "CPUQuotaPerSecUSec")?.starts_with("1.5"));
-    ensure!(property(&lab, "MemoryMax")? == (512 << 20).to_string());
-    ensure!(property(&lab, "MemorySwapMax")? == (1_u64 << 30).to_string());
-    ensure!(property(&lab, "TasksMax")? == "500");
+    ensure!(started(lab)? == start, "a live change restarted the guest");
+    ensure!(property(lab, "CPUQuotaPerSecUSec")?.starts_with("1.5"));
+    ensure!(property(lab, "MemoryMax")? == (512 << 20).to_string());
+    ensure!(property(lab, "MemorySwapMax")? == (1_u64 << 30).to_string());
+    ensure!(property(lab, "TasksMax")? == "500");
     let keys = lab.vps1().guest(
         "web",
         "stat -c '%a %u' /root/.ssh /root/.ssh/authorized_keys; cat /root/.ssh/authorized_keys",
@@ -64,21 +93,19 @@ fn limits_keys_and_name_servers_change_live() -> Result<()> {
         "{resolver}"
     );
 
-    reconfigure(&terraform, &lab, "  memory = \"1G\"")?;
-    ensure!(started(&lab)? == start, "a live change restarted the guest");
-    ensure!(property(&lab, "MemoryMax")? == (1_u64 << 30).to_string());
+    reconfigure(site, "  memory = \"1G\"")?;
+    ensure!(started(lab)? == start, "a live change restarted the guest");
+    ensure!(property(lab, "MemoryMax")? == (1_u64 << 30).to_string());
     ensure!(
-        property(&lab, "TasksMax")? != "500",
+        property(lab, "TasksMax")? != "500",
         "a limit that was taken away is still there"
     );
-    terraform.destroy()?;
     Ok(())
 }
 
-#[test]
-fn a_change_that_restarts_the_guest_warns_and_names_it() -> Result<()> {
-    let lab = Lab::start(Hosts::one())?;
-    let terraform = lab.terraform(&(base(&lab)? + &configuration::container("web", "")))?;
+fn restarting_changes(site: &Shared) -> Result<()> {
+    let (lab, terraform) = (&site.lab, &site.terraform);
+    site.configure(&configuration::container("web", ""))?;
     terraform.apply()?;
     ensure!(lab.vps1().guest("web", "uname -n")?.trim() == "web");
     for (more, script, wanted) in [
@@ -93,27 +120,24 @@ fn a_change_that_restarts_the_guest_warns_and_names_it() -> Result<()> {
             "2",
         ),
     ] {
-        let start = started(&lab)?;
-        let plan = reconfigure(&terraform, &lab, more)?;
+        let start = started(lab)?;
+        let plan = reconfigure(site, more)?;
         ensure!(
             plan.contains("Warning") && plan.contains("web"),
             "no warning:\n{plan}"
         );
-        ensure!(started(&lab)? != start, "the guest was not restarted");
+        ensure!(started(lab)? != start, "the guest was not restarted");
         let said = lab.vps1().guest("web", script)?;
         ensure!(said.trim() == wanted, "{said:?} instead of {wanted:?}");
     }
-    terraform.destroy()?;
     Ok(())
 }
 
-#[test]
-fn a_guest_stops_and_starts_by_running_and_by_the_hosts_own_commands() -> Result<()> {
-    let lab = Lab::start(Hosts::one())?;
-    let text = base(&lab)?
-        + &configuration::container("web", "")
-        + &configuration::address("web4", "203.0.113.2", "web");
-    let terraform = lab.terraform(&text)?;
+fn stops_and_starts(site: &Shared) -> Result<()> {
+    let (lab, terraform) = (&site.lab, &site.terraform);
+    let text =
+        configuration::container("web", "") + &configuration::address("web4", "203.0.113.2", "web");
+    site.configure(&text)?;
     terraform.apply()?;
     for script in [
         "machinectl poweroff web; until systemctl is-active systemd-nspawn@web | grep -qxE 'inactive|failed'; do :; done; systemctl start systemd-nspawn@web",
@@ -142,7 +166,7 @@ fn a_guest_stops_and_starts_by_running_and_by_the_hosts_own_commands() -> Result
     terraform.apply()?;
     lab.answers_as("203.0.113.2", "web")?;
 
-    terraform.configure(&text.replace("name  = \"web\"", "name  = \"web\"\n  running = false"))?;
+    site.configure(&text.replace("name  = \"web\"", "name  = \"web\"\n  running = false"))?;
     terraform.apply()?;
     let state = terraform.resource("nspawn_container.web")?;
     ensure!(state["status"] == "stopped", "{state}");
@@ -154,23 +178,22 @@ fn a_guest_stops_and_starts_by_running_and_by_the_hosts_own_commands() -> Result
         "mounts of a stopped container remain: {mounts}"
     );
     terraform.assert_plan_is_empty()?;
-    terraform.configure(&text)?;
+    site.configure(&text)?;
     terraform.apply()?;
     lab.answers_as("203.0.113.2", "web")?;
-    terraform.destroy()?;
     Ok(())
 }
 
-#[test]
-fn an_ephemeral_guest_forgets_and_a_lasting_one_remembers() -> Result<()> {
-    let lab = Lab::start(Hosts::one())?;
+fn ephemeral_or_lasting(site: &Shared) -> Result<()> {
+    let (lab, terraform) = (&site.lab, &site.terraform);
     for (more, remembers) in [
         ("", true),
         ("  ephemeral = true", false),
         ("  storage = \"copy\"", true),
         ("  private_users = false", true),
     ] {
-        let terraform = lab.terraform(&(base(&lab)? + &configuration::container("web", more)))?;
+        site.clear()?;
+        site.configure(&configuration::container("web", more))?;
         terraform.apply()?;
         lab.vps1().guest("web", "echo me > /etc/mark")?;
         lab.vps1().root("systemctl restart systemd-nspawn@web")?;
@@ -193,21 +216,20 @@ fn an_ephemeral_guest_forgets_and_a_lasting_one_remembers() -> Result<()> {
             "{more}: the guest's root is {root}"
         );
         terraform.assert_plan_is_empty()?;
-        terraform.destroy()?;
     }
     Ok(())
 }
 
-#[test]
-fn a_root_password_reaches_the_guest_and_nothing_else() -> Result<()> {
-    let lab = Lab::start(Hosts::one())?;
+fn root_password(site: &Shared) -> Result<()> {
+    let (lab, terraform) = (&site.lab, &site.terraform);
     let secret = "correct horse battery staple";
     let more = format!(
         "  root_password_wo = \"{secret}\"\n  root_password_wo_version = 1\n  ephemeral = true"
     );
-    let mut terraform = lab.terraform(&(base(&lab)? + &configuration::container("web", &more)))?;
-    terraform.set_environment("TF_LOG", "trace");
-    let output = terraform.run(&["apply", "-auto-approve", "-input=false"])?;
+    site.configure(&configuration::container("web", &more))?;
+    let apply = ["apply", "-auto-approve", "-input=false"];
+    let output = terraform.start_with(&apply, &[("TF_LOG", "trace")])?;
+    let output = output.wait(Duration::from_mins(5))?;
     ensure!(output.success(), "{}", output.stderr);
     // Terraform itself logs the configuration's bytes at trace level; what counts are our lines.
     let ours: Vec<&str> = output
@@ -231,17 +253,15 @@ fn a_root_password_reaches_the_guest_and_nothing_else() -> Result<()> {
         ensure!(found.is_empty(), "the password is written in {found}");
         lab.vps1().root("systemctl restart systemd-nspawn@web")?;
     }
-    terraform.assert_plan_is_empty()?;
-    terraform.destroy()?;
-    Ok(())
+    terraform.assert_plan_is_empty()
 }
 
-#[test]
-fn a_protected_container_is_not_destroyed() -> Result<()> {
-    let lab = Lab::start(Hosts::one())?;
-    let terraform = lab.terraform(
-        &(base(&lab)? + &configuration::container("web", "  delete_protection = true")),
-    )?;
+fn protected(site: &Shared) -> Result<()> {
+    let (lab, terraform) = (&site.lab, &site.terraform);
+    site.configure(&configuration::container(
+        "web",
+        "  delete_protection = true",
+    ))?;
     terraform.apply()?;
     let refused = terraform.run(&["destroy", "-auto-approve", "-input=false"])?;
     ensure!(
@@ -250,18 +270,14 @@ fn a_protected_container_is_not_destroyed() -> Result<()> {
         refused.stderr
     );
     ensure!(lab.vps1().guest("web", "echo alive")?.trim() == "alive");
-    reconfigure(&terraform, &lab, "")?;
-    terraform.destroy()?;
-    Ok(())
+    reconfigure(site, "").map(drop)
 }
 
-#[test]
-fn waiting_says_what_it_waited_for_and_keeps_what_was_made() -> Result<()> {
-    let lab = Lab::start(Hosts::one())?;
+fn waiting(site: &Shared) -> Result<()> {
+    let terraform = &site.terraform;
     let waits =
         |port: u16, time: &str| format!("  wait_for = {{ port = {port}, timeout = \"{time}\" }}");
-    let terraform =
-        lab.terraform(&(base(&lab)? + &configuration::container("web", &waits(9999, "4s"))))?;
+    site.configure(&configuration::container("web", &waits(9999, "4s")))?;
     let failed = terraform.apply_fails()?;
     ensure!(failed.contains("9999") && failed.contains("4s"), "{failed}");
     // Tainted, not lost: the next apply replaces it.
@@ -269,11 +285,29 @@ fn waiting_says_what_it_waited_for_and_keeps_what_was_made() -> Result<()> {
         terraform.resource("nspawn_container.web").is_ok(),
         "the container is not in the state"
     );
-    terraform.configure(&(base(&lab)? + &configuration::container("web", &waits(7777, "60s"))))?;
+    site.configure(&configuration::container("web", &waits(7777, "60s")))?;
     terraform.apply()?;
-    terraform.assert_plan_is_empty()?;
-    terraform.destroy()?;
-    Ok(())
+    terraform.assert_plan_is_empty()
+}
+
+fn many_at_once(site: &Shared) -> Result<()> {
+    let (lab, terraform) = (&site.lab, &site.terraform);
+    let mut text = String::new();
+    for number in 1..=24 {
+        let name = format!("guest{number}");
+        text += &configuration::container(&name, "  wait_for = { boot = false }");
+        text += &configuration::address(&name, &format!("203.0.113.{}", 100 + number), &name);
+    }
+    site.configure(&text)?;
+    let apply = ["apply", "-auto-approve", "-input=false", "-parallelism=48"];
+    terraform.run(&apply)?.checked()?;
+    for number in 1..=24 {
+        lab.answers_as(
+            &format!("203.0.113.{}", 100 + number),
+            &format!("guest{number}"),
+        )?;
+    }
+    terraform.assert_plan_is_empty()
 }
 
 #[test]
@@ -298,29 +332,6 @@ fn autostart_decides_what_a_reboot_brings_back() -> Result<()> {
     ensure!(plan.contains("manual"), "{plan}");
     terraform.apply()?;
     ensure!(lab.vps1().guest("manual", "echo alive")?.trim() == "alive");
-    terraform.assert_plan_is_empty()?;
-    terraform.destroy()?;
-    Ok(())
-}
-
-#[test]
-fn many_are_made_at_once_and_all_answer() -> Result<()> {
-    let lab = Lab::start(Hosts::one())?;
-    let mut text = base(&lab)?;
-    for number in 1..=24 {
-        let name = format!("guest{number}");
-        text += &configuration::container(&name, "  wait_for = { boot = false }");
-        text += &configuration::address(&name, &format!("203.0.113.{}", 100 + number), &name);
-    }
-    let terraform = lab.terraform(&text)?;
-    let apply = ["apply", "-auto-approve", "-input=false", "-parallelism=48"];
-    terraform.run(&apply)?.checked()?;
-    for number in 1..=24 {
-        lab.answers_as(
-            &format!("203.0.113.{}", 100 + number),
-            &format!("guest{number}"),
-        )?;
-    }
     terraform.assert_plan_is_empty()?;
     terraform.destroy()?;
     Ok(())

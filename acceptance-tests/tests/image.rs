@@ -97,7 +97,13 @@ fn debootstrap_makes_an_image_and_customize_runs_inside() -> Result<()> {
     terraform.import("nspawn_image.debian", "root@203.0.113.1:22/debian")?;
     terraform.assert_plan_is_empty()?;
 
-    let failing = source.replace("echo made > /etc/made", "echo no luck >&2; exit 3");
+    // From a tarball, for another debootstrap would take as long as all the rest.
+    let tarball = Guest::WithoutNetworkd.tarball()?;
+    let failing = format!(
+        "  tarball = {{ path = \"{}\", sha256 = \"{}\" }}\n  customize = [\"echo no luck >&2; exit 3\"]",
+        tarball.path.display(),
+        tarball.sha256
+    );
     terraform.configure(&(configuration::host(lab.vps1(), "") + &image("broken", &failing)))?;
     let failed = terraform.apply_fails()?;
     ensure!(

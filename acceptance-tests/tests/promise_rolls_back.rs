@@ -1,5 +1,7 @@
 //! Lock-out drills: a change of the host that cuts the operator off is undone in time, exactly, and said.
 
+#[path = "rolls_back/beside.rs"]
+mod beside;
 #[path = "rolls_back/drills.rs"]
 mod drills;
 #[path = "rolls_back/obstacles.rs"]
@@ -59,9 +61,7 @@ impl Range {
             ensure!(plan.contains(part), "{part:?} is not in\n{plan}");
         }
         self.terraform.apply().context("the change, once more")?;
-        self.terraform.assert_plan_is_empty()?;
-        configure("")?;
-        self.terraform.apply().map(drop)
+        self.terraform.assert_plan_is_empty()
     }
 
     /// A change on top of one that waits to be confirmed: both go.
@@ -70,7 +70,7 @@ impl Range {
         let after = Drill {
             way: Way::OnTheHost(
                 "until grep -q '\"nesting\": true' /etc/nspawn-agent/pending.json; do sleep 0.005; done; \
-                 ip route del default; ip -6 route del default",
+                 must ip route del default; must ip -6 route del default",
             ),
             ..LIST[0]
         };
@@ -98,7 +98,8 @@ impl Range {
         // A provider that is killed loses what Terraform kept for it: the next run took the host over.
         self.is_as_before(&former, &[ROLLED_BACK, HOST])?;
         let desired = self.lab.vps1().root(&format!("cat {HOST}"))?;
-        for former in ["\"isolation\": true", "\"nesting\": false", "\"10s\""] {
+        let after = format!("\"{}s\"", ROLLBACK_AFTER.as_secs());
+        for former in ["\"isolation\": true", "\"nesting\": false", &after] {
             ensure!(desired.contains(former), "{former} is not in\n{desired}");
         }
         self.terraform.apply().context("the changes, once more")?;
@@ -297,6 +298,13 @@ fn a_change_that_locks_the_operator_out_is_undone() -> Result<()> {
             range.found_open()
         });
         try_one("nft fails".to_owned(), &|| range.without_nft());
+        try_one("Ctrl-C while nobody can confirm".to_owned(), &|| {
+            range.interrupted()
+        });
+        try_one("create: a container stands on it".to_owned(), &|| {
+            range.stays_for_a_container()
+        });
+        try_one("another uplink".to_owned(), &|| range.another_uplink());
     }
     let name = "rollback_after = \"0s\" turns it off".to_owned();
     try_one(name, &|| range.turned_off());

@@ -1,25 +1,21 @@
 //! Two runs of Terraform with states of their own on one host, at the same time: neither disturbs the
 //! other, and of two who want the same, one gets it and the other is told whose it is.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::JoinHandle,
-    time::{Duration, Instant},
-};
+#[path = "takes_turns/visits.rs"]
+mod visits;
+
+use std::time::{Duration, Instant};
 
 use acceptance_tests::{
     Hosts, Lab, Terraform,
     command::{Output, Process, wait_until},
     configuration,
     images::Guest,
-    namespace::Namespace,
     promise::{Cases, Effort, Promise},
 };
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
+
+use self::visits::Visits;
 
 const APPLY: &[&str] = &["apply", "-auto-approve", "-input=false"];
 const DESTROY: &[&str] = &["destroy", "-auto-approve", "-input=false"];
@@ -325,59 +321,4 @@ fn the_lock_has_a_name(ground: &Ground, alice: &State, bob: &State) -> Result<()
     both((alice, APPLY), (bob, APPLY))?;
     both((alice, DESTROY), (bob, DESTROY))?;
     ground.is_clear()
-}
-
-/// Visits a container all the time, each time over a new connection.
-struct Visits {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Seen>,
-}
-
-#[derive(Default)]
-struct Seen {
-    count: usize,
-    longest: Duration,
-    failures: Vec<String>,
-}
-
-impl Visits {
-    fn start(client: &Namespace, address: &str, name: &'static str) -> Result<Self> {
-        let to = SocketAddr::new(address.parse().context("an address")?, 7777);
-        let (stop, client) = (Arc::new(AtomicBool::new(false)), client.clone());
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            let mut seen = Seen::default();
-            while !stopped.load(Ordering::Relaxed) {
-                let begun = Instant::now();
-                match client.banner(to, Duration::from_secs(10)) {
-                    Ok(banner) if banner.split(' ').next() == Some(name) => {}
-                    Ok(banner) => seen.failures.push(format!("it said {banner:?}")),
-                    Err(error) => seen.failures.push(format!("{error:#}")),
-                }
-                seen.count += 1;
-                seen.longest = seen.longest.max(begun.elapsed());
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            seen
-        });
-        Ok(Self { stop, thread })
-    }
-
-    fn finish(self) -> Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
-        let seen = self
-            .thread
-            .join()
-            .map_err(|_| anyhow!("the visitor panicked"))?;
-        eprintln!("{} visits, the longest {:?}", seen.count, seen.longest);
-        ensure!(seen.count > 0, "nobody has visited it");
-        ensure!(
-            seen.failures.is_empty(),
-            "{} of {} visits failed, the first: {:?}",
-            seen.failures.len(),
-            seen.count,
-            seen.failures.first()
-        );
-        Ok(())
-    }
 }

@@ -6,14 +6,38 @@ use std::{
     time::{Duration, Instant},
 };
 
-use acceptance_tests::{Hosts, Lab, Terraform, configuration, images::Guest};
+use acceptance_tests::{Lab, Terraform, configuration, images::Guest, shared::Shared};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-fn two_guests(lab: &Lab, image: Guest) -> Result<String> {
-    Ok(configuration::host(lab.vps1(), "")
-        + &configuration::image(image)?
-        + &configuration::container("blue", "")
-        + &configuration::container("green", ""))
+#[test]
+fn addresses_come_move_and_go_while_the_guests_run() -> Result<()> {
+    let two_guests = |lab: &Lab| -> Result<String> {
+        Ok(configuration::host(lab.vps1(), "")
+            + &configuration::image(Guest::Debian)?
+            + &configuration::container("blue", "")
+            + &configuration::container("green", ""))
+    };
+    Shared::start(two_guests)?.try_each(&[
+        ("it moves to another running guest within a second", moves),
+        (
+            "it waits for its container and survives its replacement",
+            waits_and_survives,
+        ),
+        (
+            "a guest without networkd keeps its addresses over a restart",
+            without_networkd,
+        ),
+        (
+            "a guest with networkd keeps its addresses when networkd restarts",
+            networkd_restarts,
+        ),
+        ("a routed prefix needs no proxy", routed_prefix),
+        (
+            "honest traffic between guests loses nothing",
+            honest_traffic,
+        ),
+        ("it may be unknown in the plan", unknown_in_the_plan),
+    ])
 }
 
 /// When the guest was started, by which a restart shows.
@@ -63,28 +87,25 @@ fn move_both(lab: &Lab, terraform: &Terraform, from: &str, to: &str) -> Result<D
     })
 }
 
-#[test]
-fn an_address_moves_to_another_running_guest_within_a_second() -> Result<()> {
-    let lab = Lab::start(Hosts::one())?;
-    let guests = two_guests(&lab, Guest::Debian)?;
+fn moves(site: &Shared) -> Result<()> {
+    let (lab, terraform) = (&site.lab, &site.terraform);
     let with_addresses_at = |container: &str| {
-        guests.clone()
-            + &configuration::address("floating-4", FLOATING[0], container)
+        configuration::address("floating-4", FLOATING[0], container)
             + &configuration::address("floating-6", FLOATING[1], container)
     };
-    let terraform = lab.terraform(&with_addresses_at("blue"))?;
+    site.configure(&with_addresses_at("blue"))?;
     terraform.apply()?;
     for address in FLOATING {
         lab.answers_as(address, "blue")?;
     }
-    let before = (started(&lab, "blue")?, started(&lab, "green")?);
+    let before = (started(lab, "blue")?, started(lab, "green")?);
     let (mut from, mut to, mut dark) = ("blue", "green", Vec::new());
     while dark
         .last()
         .is_none_or(|dark| *dark >= Duration::from_secs(1))
     {
         ensure!(dark.len() < TRIES, "the addresses were dark for {dark:?}");
-        terraform.configure(&with_addresses_at(to))?;
+        site.configure(&with_addresses_at(to))?;
         let plan = terraform.plan()?;
         ensure!(
             plan.contains("2 to change") && plan.contains("0 to destroy"),
@@ -94,38 +115,32 @@ fn an_address_moves_to_another_running_guest_within_a_second() -> Result<()> {
             plan.contains("Warning"),
             "no warning that an address moves:\n{plan}"
         );
-        dark.push(move_both(&lab, &terraform, from, to)?);
+        dark.push(move_both(lab, terraform, from, to)?);
         (from, to) = (to, from);
     }
     eprintln!("the addresses were dark for {dark:?}");
     ensure!(
-        before == (started(&lab, "blue")?, started(&lab, "green")?),
+        before == (started(lab, "blue")?, started(lab, "green")?),
         "a guest was restarted"
     );
-    terraform.assert_plan_is_empty()?;
-    terraform.destroy()?;
-    Ok(())
+    terraform.assert_plan_is_empty()
 }
 
-#[test]
-fn an_address_waits_for_its_container_and_survives_its_replacement() -> Result<()> {
-    let lab = Lab::start(Hosts::one())?;
-    let base = configuration::host(lab.vps1(), "") + &configuration::image(Guest::Debian)?;
+fn waits_and_survives(site: &Shared) -> Result<()> {
+    let (lab, terraform) = (&site.lab, &site.terraform);
     let address = configuration::address("early", "203.0.113.60", "late");
-    let terraform = lab.terraform(&(base.clone() + &address))?;
+    site.configure(&address)?;
     terraform.apply()?;
     ensure!(terraform.resource("nspawn_public_address.early")?["attached"] == false);
     terraform.assert_plan_is_empty()?;
 
-    terraform.configure(&(base.clone() + &address + &configuration::container("late", "")))?;
+    site.configure(&(address.clone() + &configuration::container("late", "")))?;
     terraform.apply()?;
     lab.answers_as("203.0.113.60", "late")?;
     terraform.assert_plan_is_empty()?;
 
     // Another storage replaces the container; the address stays and answers from the new one.
-    terraform.configure(
-        &(base + &address + &configuration::container("late", "  storage = \"copy\"")),
-    )?;
+    site.configure(&(address + &configuration::container("late", "  storage = \"copy\"")))?;
     let plan = terraform.plan()?;
     ensure!(
         plan.contains("must be replaced") && plan.contains("1 to add, 0 to change, 1 to destroy"),
@@ -133,44 +148,39 @@ fn an_address_waits_for_its_container_and_survives_its_replacement() -> Result<(
     );
     terraform.apply()?;
     lab.answers_as("203.0.113.60", "late")?;
-    terraform.assert_plan_is_empty()?;
-    terraform.destroy()?;
-    Ok(())
+    terraform.assert_plan_is_empty()
 }
 
-#[test]
-fn a_guest_without_networkd_keeps_its_addresses_over_a_restart() -> Result<()> {
-    let lab = Lab::start(Hosts::one())?;
-    let terraform = lab.terraform(
-        &(two_guests(&lab, Guest::WithoutNetworkd)?
-            + &configuration::address("plain-4", "203.0.113.70", "blue")
-            + &configuration::address("plain-6", "2001:db8:1::70", "blue")),
+fn without_networkd(site: &Shared) -> Result<()> {
+    let (lab, terraform) = (&site.lab, &site.terraform);
+    let plain = configuration::container("plain", "");
+    site.configure(
+        &(configuration::image_on("other", "vps1", Guest::WithoutNetworkd)?
+            + &plain.replace("nspawn_image.debian", "nspawn_image.other")
+            + &configuration::address("plain-4", "203.0.113.70", "plain")
+            + &configuration::address("plain-6", "2001:db8:1::70", "plain")),
     )?;
     terraform.apply()?;
     for restart in [false, true] {
         if restart {
             lab.vps1()
-                .root("systemctl restart systemd-nspawn@blue.service")?;
+                .root("systemctl restart systemd-nspawn@plain.service")?;
         }
         for address in ["203.0.113.70", "2001:db8:1::70"] {
             let banner = lab.tcp(address, 7777)?;
             ensure!(
-                banner.starts_with("blue"),
+                banner.starts_with("plain"),
                 "{address} answers as {banner:?}"
             );
         }
     }
-    terraform.assert_plan_is_empty()?;
-    terraform.destroy()?;
-    Ok(())
+    terraform.assert_plan_is_empty()
 }
 
-#[test]
-fn a_guest_with_networkd_keeps_its_addresses_when_networkd_restarts() -> Result<()> {
-    let lab = Lab::start(Hosts::one())?;
-    let terraform = lab.terraform(
-        &(two_guests(&lab, Guest::Debian)?
-            + &configuration::address("plain-4", "203.0.113.70", "blue")
+fn networkd_restarts(site: &Shared) -> Result<()> {
+    let (lab, terraform) = (&site.lab, &site.terraform);
+    site.configure(
+        &(configuration::address("plain-4", "203.0.113.70", "blue")
             + &configuration::address("plain-6", "2001:db8:1::70", "blue")),
     )?;
     terraform.apply()?;
@@ -182,23 +192,17 @@ fn a_guest_with_networkd_keeps_its_addresses_when_networkd_restarts() -> Result<
     for address in ["203.0.113.70", "2001:db8:1::70"] {
         lab.ping(address)?;
     }
-    terraform.assert_plan_is_empty()?;
-    terraform.destroy()?;
-    Ok(())
+    terraform.assert_plan_is_empty()
 }
 
-#[test]
-fn a_routed_prefix_needs_no_proxy() -> Result<()> {
-    let lab = Lab::start(Hosts::one())?;
-    let terraform = lab.terraform(
-        &(two_guests(&lab, Guest::Debian)?
-            + &configuration::address_with(
-                "block",
-                "2001:db8:1:0:5::/80",
-                "blue",
-                "  proxy = false",
-            )),
-    )?;
+fn routed_prefix(site: &Shared) -> Result<()> {
+    let (lab, terraform) = (&site.lab, &site.terraform);
+    site.configure(&configuration::address_with(
+        "block",
+        "2001:db8:1:0:5::/80",
+        "blue",
+        "  proxy = false",
+    ))?;
     terraform.apply()?;
     let proxies = lab.vps1().root("ip neigh show proxy")?;
     ensure!(
@@ -210,15 +214,11 @@ fn a_routed_prefix_needs_no_proxy() -> Result<()> {
         routes.contains("br0"),
         "the prefix is not routed to the bridge: {routes:?}"
     );
-    terraform.assert_plan_is_empty()?;
-    terraform.destroy()?;
-    Ok(())
+    terraform.assert_plan_is_empty()
 }
 
-#[test]
-fn honest_traffic_between_guests_loses_nothing() -> Result<()> {
-    let lab = Lab::start(Hosts::one())?;
-    let mut text = two_guests(&lab, Guest::Debian)?;
+fn honest_traffic(site: &Shared) -> Result<()> {
+    let mut text = String::new();
     for (label, address, guest) in [
         ("b4", "203.0.113.80", "blue"),
         ("b6", "2001:db8:1::80", "blue"),
@@ -227,8 +227,8 @@ fn honest_traffic_between_guests_loses_nothing() -> Result<()> {
     ] {
         text += &configuration::address(label, address, guest);
     }
-    let terraform = lab.terraform(&text)?;
-    terraform.apply()?;
+    site.configure(&text)?;
+    site.terraform.apply()?;
     for (from, to) in [
         ("blue", "203.0.113.81"),
         ("blue", "2001:db8:1::81"),
@@ -236,7 +236,8 @@ fn honest_traffic_between_guests_loses_nothing() -> Result<()> {
         ("green", "2001:db8:1::80"),
         ("green", "203.0.113.1"),
     ] {
-        let report = lab
+        let report = site
+            .lab
             .vps1()
             .guest(from, &format!("ping -n -q -c 50 -i 0.02 -W 5 {to} || true"))?;
         ensure!(
@@ -244,23 +245,19 @@ fn honest_traffic_between_guests_loses_nothing() -> Result<()> {
             "{from} to {to}:\n{report}"
         );
     }
-    terraform.destroy()?;
     Ok(())
 }
 
-#[test]
-fn an_address_may_be_unknown_in_the_plan() -> Result<()> {
-    let lab = Lab::start(Hosts::one())?;
+fn unknown_in_the_plan(site: &Shared) -> Result<()> {
+    let (lab, terraform) = (&site.lab, &site.terraform);
     // As hcloud_floating_ip.x.ip_address is: known only after something else was made.
     let bought = "resource \"terraform_data\" \"floating\" {\n  input = \"203.0.113.90\"\n}\n";
     let address = configuration::address("bought", "X", "blue")
         .replace("\"X\"", "terraform_data.floating.output");
-    let terraform = lab.terraform(&(two_guests(&lab, Guest::Debian)? + bought + &address))?;
+    site.configure(&(bought.to_owned() + &address))?;
     let plan = terraform.plan()?;
     ensure!(plan.contains("address   = (known after apply)"), "{plan}");
     terraform.apply()?;
     lab.answers_as("203.0.113.90", "blue")?;
-    terraform.assert_plan_is_empty()?;
-    terraform.destroy()?;
-    Ok(())
+    terraform.assert_plan_is_empty()
 }

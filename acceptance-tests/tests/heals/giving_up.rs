@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use acceptance_tests::command::wait_until;
+use acceptance_tests::{command::wait_until, promise::Effort};
 use anyhow::{Context, Result, ensure};
 
 use super::{SECOND, Server, TRIES};
@@ -94,7 +94,7 @@ impl Server {
             plan.contains(TOLD) && plan.contains("the route to 203.0.113.2/32"),
             "the plan doesn't name it:\n{plan}"
         );
-        let load = self.load(10)?;
+        let load = self.load(Effort::of_this_run().choose(5, 10))?;
         eprintln!(
             "while a thing is given up: {:.2} % of a processor",
             load * 100.0
@@ -132,7 +132,7 @@ impl Server {
 
     /// Nothing happens, and the service takes next to nothing.
     pub fn costs_nothing(&self) -> Result<()> {
-        let load = self.load(60)?;
+        let load = self.load(Effort::of_this_run().choose(20, 60))?;
         let memory = self.resident("cat smaps_rollup")?;
         let of = |key: &str| -> Result<u64> {
             let line = memory.lines().find_map(|line| line.strip_prefix(key));

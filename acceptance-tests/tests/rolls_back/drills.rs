@@ -1,7 +1,7 @@
 //! What is done to a host while a change of it waits to be confirmed.
 
 /// A table that was not there before and lets nobody in.
-const CUT: &str = "nft 'add table inet evil; add chain inet evil in { type filter hook input priority -5; }; \
+const CUT: &str = "must nft 'add table inet evil; add chain inet evil in { type filter hook input priority -5; }; \
                    add rule inet evil in tcp dport 22 drop'";
 
 /// The processes of the agent, by what they do.
@@ -54,7 +54,7 @@ const fn beside(name: &'static str, way: Way) -> Drill {
 pub const LIST: [Drill; 7] = [
     on_the_host(
         "the route to the operator is dropped",
-        "ip route del default; ip -6 route del default",
+        "must ip route del default; must ip -6 route del default",
         "the default route via 172.31.1.1 on eth0 is back",
     ),
     on_the_host(
@@ -73,12 +73,13 @@ pub const LIST: [Drill; 7] = [
     ),
     on_the_host(
         "the agent is killed while a change is pending",
-        "CUT; pkill -KILL -f 'RESIDENT'; pkill -KILL -f 'SERVE'",
+        "CUT; must pkill -KILL -f 'RESIDENT'; must pkill -KILL -f 'SERVE'",
         "the nftables table inet evil",
     ),
     on_the_host(
         "the agent hangs with the host's lock while a change is pending",
-        "CUT; pkill -STOP -f 'SERVE'",
+        // Stopped before all else: it holds the lock only while it makes the change.
+        "must pkill -STOP -f 'SERVE'; must is_locked; CUT",
         "the nftables table inet evil",
     ),
 ];
@@ -87,50 +88,59 @@ pub const LIST: [Drill; 7] = [
 pub const MORE: [Drill; 9] = [
     on_the_host(
         "the rules that let the operator in are deleted",
-        "nft flush chain inet operator in",
+        "must nft flush chain inet operator in",
         "a rule that was gone from the chain in (table inet operator) is back",
     ),
     on_the_host(
         "the uplink loses its addresses",
-        "ip addr flush dev eth0",
+        "must ip addr flush dev eth0",
         "the address 203.0.113.1/32 is back on eth0",
     ),
     on_the_host(
         "the uplink is set down",
-        "ip link set eth0 down",
+        "must ip link set eth0 down",
         "eth0 is up again",
     ),
     on_the_host(
         "a policy that was there becomes drop",
-        "nft 'add chain inet operator out { policy drop; }'",
+        "must nft 'add chain inet operator out { policy drop; }'",
         "the policy of the chain out (table inet operator) is accept again",
     ),
     on_the_host(
         "a rule in a chain that was there cuts port 22",
-        "nft 'insert rule inet operator in tcp dport 22 drop'",
+        "must nft 'insert rule inet operator in tcp dport 22 drop'",
         "a rule of the chain in (table inet operator) that drops packets",
     ),
     on_the_host(
         "another route leads the operator's packets astray",
-        "ip route add 198.51.100.0/24 dev lo",
+        "must ip route add 198.51.100.0/24 dev lo",
         "the route to 198.51.100.0/24, which had come since, is gone",
     ),
     on_the_host(
         "the resident service is killed again and again",
-        "CUT; for i in 1 2 3 4 5 6; do pkill -KILL -f 'RESIDENT' || true; sleep 0.3; done",
+        "CUT; for i in 1 2 3 4 5 6; do killed=$(resident); must kill -KILL $killed; \
+         until [ \"$(resident)\" != $killed ] && [ \"$(resident)\" != 0 ]; do sleep 0.02; done; done",
         "the nftables table inet evil",
     ),
     on_the_host(
         "the resident service is told to end by a stray signal",
-        "CUT; pkill -TERM -f 'RESIDENT'",
+        "CUT; must pkill -TERM -f 'RESIDENT'",
         "the nftables table inet evil",
     ),
     beside("the power is cut while a change is pending", Way::PowerCut),
 ];
 
-/// Notes when the host was struck, and whether that was in time: on the disk, for a reboot may follow at once.
-const STRUCK: &str = "struck() { at=$(date +%s.%N); if [ -e /etc/nspawn-agent/pending.json ]; then when=pending; \
-                      else when=over; fi; echo \"$at $when\" > /var/log/drill; }";
+/// Notes when the host was struck, and whether that was in time: on the disk, for a reboot may follow at once. A deed
+/// that didn't happen is noted as well, for then the drill shows nothing.
+const FUNCTIONS: &str = r#"
+struck() {
+    at=$(date +%s.%N); if [ -e /etc/nspawn-agent/pending.json ]; then when=pending; else when=over; fi
+    echo "$at $when" > /var/log/drill
+}
+must() { "$@" || echo "status $?: $*" >> /var/log/drill-failed; }
+is_locked() { ! flock -n /run/nspawn-agent/lock true; }
+resident() { systemctl show -p MainPID --value nspawn-agent.service; }
+"#;
 
 impl Drill {
     /// What runs on the host as soon as a change is pending; `made` succeeds once the change itself is there.
@@ -139,7 +149,7 @@ impl Drill {
             Way::OnTheHost(script) => script,
             // It waits in the middle of the change, and then goes on with it.
             Way::ProviderKilled | Way::Frozen => {
-                "pkill -STOP -f 'SERVE'; struck; touch /dev/shm/fired; until [ -e /dev/shm/go ]; do sleep 0.01; done; \
+                "must pkill -STOP -f 'SERVE'; struck; touch /dev/shm/fired; until [ -e /dev/shm/go ]; do sleep 0.01; done; \
                  pkill -CONT -f 'SERVE'"
             }
             Way::Rebooted => "CUT; until MADE; do sleep 0.01; done; sync; systemctl reboot --force",
@@ -156,24 +166,46 @@ impl Drill {
             .replace("SERVE", SERVE)
             .replace("RESIDENT", RESIDENT);
         format!(
-            "{STRUCK}\nuntil [ -e /etc/nspawn-agent/pending.json ]; do sleep 0.005; done\n{words}{at_the_end}\n\
+            "{FUNCTIONS}\nuntil [ -e /etc/nspawn-agent/pending.json ]; do sleep 0.005; done\n{words}{at_the_end}\n\
              touch /dev/shm/fired\n"
         )
     }
 }
 
-#[test]
-fn each_drill_notes_that_it_struck() {
-    for drill in LIST.iter().chain(&MORE) {
-        let script = drill.script("[ -e /made ]");
-        let calls = script
-            .split([';', '\n'])
-            .filter(|part| part.trim() == "struck");
-        assert_eq!(calls.count(), 1, "{script}");
-        for word in ["CUT", "MADE", "SERVE", "RESIDENT"] {
-            assert!(!script.contains(word), "{script}");
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use acceptance_tests::command::{check, command};
+
+    use super::*;
+
+    #[test]
+    fn each_drill_notes_that_it_struck() {
+        for drill in LIST.iter().chain(&MORE) {
+            let script = drill.script("[ -e /made ]");
+            let deeds = script.split_once(FUNCTIONS).unwrap_or_default().1;
+            assert!(deeds.contains("must "), "{script}");
+            let calls = deeds
+                .split([';', '\n'])
+                .filter(|part| part.trim() == "struck");
+            assert_eq!(calls.count(), 1, "{script}");
+            for word in ["CUT", "MADE", "SERVE", "RESIDENT"] {
+                assert!(!script.contains(word), "{script}");
+            }
+            let waits = matches!(drill.way, Way::Rebooted | Way::PowerCut);
+            assert_eq!(script.contains("until [ -e /made ]; do"), waits, "{script}");
         }
-        let waits = matches!(drill.way, Way::Rebooted | Way::PowerCut);
-        assert_eq!(script.contains("until [ -e /made ]; do"), waits, "{script}");
+    }
+
+    #[test]
+    fn a_deed_that_did_not_happen_is_noted() {
+        let folder = tempfile::tempdir().unwrap();
+        let functions = FUNCTIONS.replace("/var/log", &folder.path().display().to_string());
+        // The pattern doesn't match itself among the shell's arguments.
+        let script = format!("{functions}\nmust true; must pkill -f 'nobody[.]is called so'");
+        check(&mut command("sh", ["-uc", &script])).unwrap();
+        let noted = fs::read_to_string(folder.path().join("drill-failed")).unwrap();
+        assert_eq!(noted, "status 1: pkill -f nobody[.]is called so\n");
     }
 }

@@ -28,7 +28,7 @@ impl Range {
     pub fn cancelled_late(&self) -> Result<()> {
         let drill = on_the_host(
             "the provider is killed late",
-            "until nft list table bridge nspawn_agent > /dev/null 2>&1; do :; done; pkill -STOP -f 'SERVE'; struck; \
+            "until nft list table bridge nspawn_agent > /dev/null 2>&1; do :; done; must pkill -STOP -f 'SERVE'; struck; \
              touch /dev/shm/fired; until [ -e /dev/shm/go ]; do sleep 0.01; done; pkill -CONT -f 'SERVE'",
             "",
         );
@@ -48,7 +48,7 @@ impl Range {
     pub fn found_open(&self) -> Result<()> {
         let drill = on_the_host(
             "a firewall is opened, and emptied",
-            "nft 'add chain inet office early { policy accept; }; add chain inet office forward { policy drop; }; \
+            "must nft 'add chain inet office early { policy accept; }; add chain inet office forward { policy drop; }; \
              flush chain inet operator in'",
             "a rule that was gone from the chain in (table inet operator) is back",
         );
@@ -91,8 +91,8 @@ impl Range {
         // Without a program of that name there would be no rules to look at.
         let drill = on_the_host(
             "nft can't be run",
-            "ip route del default; ip -6 route del default; struck; until MADE; do sleep 0.01; done; \
-             chmod a-x /usr/sbin/nft",
+            "must ip route del default; must ip -6 route del default; struck; until MADE; do sleep 0.01; done; \
+             must chmod a-x /usr/sbin/nft",
             "the default route via 172.31.1.1 on eth0 is back",
         );
         self.terraform.configure(&self.configuration(&drill, "")?)?;

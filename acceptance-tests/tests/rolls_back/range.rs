@@ -19,10 +19,10 @@ use rustix::process::Signal;
 use super::drills::{Drill, SERVE, Way};
 
 /// What the drills set as `rollback_after`.
-pub const ROLLBACK_AFTER: Duration = Duration::from_secs(10);
+pub const ROLLBACK_AFTER: Duration = Duration::from_secs(5);
 
 /// "A few seconds": for the host to go back, on a machine that does many other things meanwhile.
-const FEW_SECONDS: Duration = Duration::from_secs(15);
+pub const FEW_SECONDS: Duration = Duration::from_secs(15);
 
 /// For the host to boot.
 const BOOT: Duration = Duration::from_mins(2);
@@ -106,7 +106,7 @@ impl Range {
         self.lab
             .vps1()
             .root(&format!(
-                "rm -f /dev/shm/fired /dev/shm/go /var/log/drill; cat >/dev/shm/drill <<'END'\n{script}END\n\
+                "rm -f /dev/shm/fired /dev/shm/go /var/log/drill /var/log/drill-failed; cat >/dev/shm/drill <<'END'\n{script}END\n\
                  systemctl stop run-drill.service 2>/dev/null || true\n\
                  systemctl reset-failed run-drill.service 2>/dev/null || true\n\
                  systemd-run -q --collect -p Nice=-20 -p CPUWeight=10000 --unit=run-drill sh -u /dev/shm/drill"
@@ -121,11 +121,16 @@ impl Range {
         })
     }
 
-    /// When the drill struck; fails when nothing was pending any more.
-    fn struck(&self) -> Result<SystemTime> {
+    /// When the drill struck; fails when nothing was pending any more, or when what it does to the host failed.
+    pub fn struck(&self) -> Result<SystemTime> {
         // The host may be down, or be cut off from its own processes.
-        let file = self.lab.vps1().root_folder().join("var/log/drill");
-        let noted = fs::read_to_string(&file).context("the drill has not struck")?;
+        let log = self.lab.vps1().root_folder().join("var/log");
+        let failed = fs::read_to_string(log.join("drill-failed")).unwrap_or_default();
+        ensure!(
+            failed.is_empty(),
+            "what the drill does didn't happen:\n{failed}"
+        );
+        let noted = fs::read_to_string(log.join("drill")).context("the drill has not struck")?;
         let (at, when) = noted
             .trim()
             .split_once(' ')
@@ -138,7 +143,7 @@ impl Range {
     }
 
     /// Whether SSH's greeting comes within a moment.
-    fn greets(&self) -> Result<String> {
+    pub fn greets(&self) -> Result<String> {
         let address = SocketAddr::from((self.lab.vps1().block().ipv4, 22));
         self.lab
             .client()
@@ -146,7 +151,7 @@ impl Range {
     }
 
     /// Waits until the operator gets in again, so long after the drill struck at the latest.
-    fn is_back(&self, limit: Duration) -> Result<()> {
+    pub fn is_back(&self, limit: Duration) -> Result<()> {
         let struck = self.struck()?;
         wait_until("SSH greets again", left(struck, limit), || self.greets())?;
         let took = struck.elapsed().unwrap_or_default();
@@ -217,7 +222,11 @@ impl Range {
     /// Applies a change that a drill strikes; `made` succeeds on the host once the change itself is there.
     pub fn apply_through(&self, drill: &Drill, made: &str) -> Result<Output> {
         self.lie_in_wait(drill, made)?;
-        let apply = self.start()?;
+        // A line that is frozen is given up after three times as long.
+        let apply = match drill.way {
+            Way::Frozen => self.start_with(&[("NSPAWN_SSH_CONNECT_TIMEOUT", "3s")])?,
+            _ => self.start()?,
+        };
         let drilled = self.drill(drill, &apply);
         self.proxy.thaw();
         let output = apply.wait(BOUND)?;
@@ -226,8 +235,12 @@ impl Range {
     }
 
     pub fn start(&self) -> Result<Process> {
+        self.start_with(&[])
+    }
+
+    fn start_with(&self, environment: &[(&str, &str)]) -> Result<Process> {
         self.terraform
-            .start(&["apply", "-auto-approve", "-input=false"])
+            .start_with(&["apply", "-auto-approve", "-input=false"], environment)
     }
 
     /// Ends whatever a drill may have left, when this is dropped, so that the next one begins with nothing of it.
@@ -264,7 +277,7 @@ impl Drop for CleanUp<'_> {
     fn drop(&mut self) {
         self.0.proxy.thaw();
         let cleaned = self.0.lab.vps1().root(&format!(
-            "systemctl stop run-drill.service 2>/dev/null || true; touch /dev/shm/go; rm -f /var/log/drill
+            "systemctl stop run-drill.service 2>/dev/null || true; touch /dev/shm/go; rm -f /var/log/drill /var/log/drill-failed
              pkill -CONT -f '{SERVE}' || true; nft delete table inet evil 2>/dev/null || true"
         ));
         if let Err(error) = cleaned {

@@ -1,6 +1,6 @@
 //! An update that fails leaves a state that tells the truth, and a plan of what is still to do.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use acceptance_tests::{
     Terraform,
@@ -281,12 +281,18 @@ fn unreachable(site: &Site, terraform: &Terraform) -> Result<()> {
 }
 
 fn cut_off(terraform: &Terraform) -> Result<()> {
+    // It is tried again for as long.
+    let environment = [("NSPAWN_SSH_CONNECT_TIMEOUT", "3s")];
+    let run = |arguments: &[&str]| {
+        let run = terraform.start_with(arguments, &environment)?;
+        run.wait(Duration::from_mins(2))
+    };
     let look = ["plan", "apply", "destroy"].map(|verb| match verb {
         "plan" => vec![verb, "-input=false"],
         _ => vec![verb, "-input=false", "-auto-approve"],
     });
     for arguments in look {
-        let output = terraform.run(&arguments)?;
+        let output = run(&arguments)?;
         ensure!(
             !output.success(),
             "{arguments:?} succeeded:\n{}",
@@ -299,7 +305,7 @@ fn cut_off(terraform: &Terraform) -> Result<()> {
         state_holds(terraform, &ALL)?;
     }
     // A run that doesn't look first fails at what it would change, and keeps what it can't.
-    let blind = terraform.run(&["destroy", "-input=false", "-auto-approve", "-refresh=false"])?;
+    let blind = run(&["destroy", "-input=false", "-auto-approve", "-refresh=false"])?;
     ensure!(!blind.success(), "{}", blind.stdout);
     says(&blind.stderr, &["root@203.0.113.1:22"])?;
     state_holds(terraform, &ALL)

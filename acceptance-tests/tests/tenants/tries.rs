@@ -181,7 +181,7 @@ pub fn ask_from_everywhere(world: &World, watch: &Watch, prefix: &Prefix) -> Res
 }
 
 /// How many addresses of a prefix are tried: a /24 has no more.
-const MANY: u16 = 250;
+pub const MANY: u16 = 250;
 
 fn place(prefix: &Prefix, number: u16) -> String {
     let start = prefix.start;
