@@ -39,7 +39,7 @@ fn guests(lab: &Lab, names: &[&str], round: u32, more: &str) -> Result<String> {
 }
 
 /// Runs Terraform within the bound. Its errors, by the line that names what failed.
-fn run(terraform: &Terraform, arguments: &[&str]) -> Result<(Output, Vec<String>)> {
+pub fn run(terraform: &Terraform, arguments: &[&str]) -> Result<(Output, Vec<String>)> {
     let begun = Instant::now();
     let output = terraform.run(arguments)?;
     let seconds = begun.elapsed().as_secs();
@@ -61,14 +61,14 @@ fn run(terraform: &Terraform, arguments: &[&str]) -> Result<(Output, Vec<String>
 }
 
 /// "Changing the container etc-fifo"
-fn names_container(error: &str, name: &str) -> bool {
+pub fn names_container(error: &str, name: &str) -> bool {
     error
         .split([' ', '"', ':', ','])
         .any(|word| word.trim_end_matches('.') == name)
 }
 
 /// Runs a script as the guest's root, past its own D-Bus, as an intruder there would.
-fn in_guest(lab: &Lab, name: &str, script: &str) -> Result<String> {
+pub fn in_guest(lab: &Lab, name: &str, script: &str) -> Result<String> {
     let file = format!("/run/deed-{name}");
     fs::write(lab.folder().join("deed"), script)?;
     let text = fs::read_to_string(lab.folder().join("deed"))?.replace('\'', r"'\''");

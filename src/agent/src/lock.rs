@@ -122,8 +122,9 @@ impl Presence {
     /// Removes the file of somebody who is gone, while its lock is held, so that nobody shows up meanwhile.
     /// Whether it is gone.
     pub fn clear(path: &Path) -> Result<bool, Failure> {
-        let Ok(file) = File::open(path) else {
-            return Ok(true);
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            opened => opened.doing(|| format!("open {}", path.display()))?,
         };
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Ok(false);
@@ -140,10 +141,12 @@ impl Presence {
         Ok(true)
     }
 
-    /// Whether somebody is there.
+    /// Whether somebody is there, or may be: that it can't be looked at tells of nobody's end.
     pub fn is_shown(path: &Path) -> bool {
-        File::open(path)
-            .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err())
+        match File::open(path) {
+            Ok(file) => flock(&file, FlockOperation::NonBlockingLockExclusive).is_err(),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
     }
 }
 
@@ -401,5 +404,15 @@ mod tests {
         assert_eq!(end_processes_when(&path, |_| true).unwrap(), 1);
         assert!(!holder.wait().unwrap().success());
         assert!(!Presence::is_shown(&path));
+    }
+
+    #[test]
+    fn what_cant_be_opened_may_be_somebodys() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!Presence::is_shown(&folder.path().join("gone")));
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(Presence::is_shown(&file.join("beneath")));
+        Presence::clear(&file.join("beneath")).unwrap_err();
     }
 }

@@ -62,6 +62,13 @@ enum Action {
         /// The container.
         name: MachineName,
     },
+    /// Looks at or writes the files inside running guests; run by the agent itself.
+    GuestFiles {
+        /// What to do.
+        deed: container::Deed,
+        /// The containers.
+        names: Vec<MachineName>,
+    },
 }
 
 impl Action {
@@ -71,6 +78,7 @@ impl Action {
             Self::Resident => "resident",
             Self::ContainerPrepare { .. } => "container-prepare",
             Self::ContainerRelease { .. } => "container-release",
+            Self::GuestFiles { .. } => "guest-files",
         }
     }
 }
@@ -107,6 +115,7 @@ async fn run(action: Action) -> Result<(), Failure> {
             let context = Context::new(netlink, format!("the stop of {name}"), UNIT_TIME);
             container::release_stopped(&context, &name).await
         }
+        Action::GuestFiles { deed, names } => container::work_inside(deed, &names),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod assign;
 mod copy;
+mod inside;
 pub mod mac;
 mod mount;
 mod observe;
@@ -25,6 +26,7 @@ use protocol::{
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    inside::{Deed, work as work_inside},
     observe::{Observed, observe, state},
     paths::{STATE_FOLDER, storages},
     plan::Step,
@@ -73,10 +75,7 @@ pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
                 .await
         }
         Step::SetAutostart(name, starts) => set_autostart(&Paths::of(name), *starts),
-        Step::WriteGuestFiles(name) => match context.store.get::<Container>(name.as_str())? {
-            Some(stored) => write_guest_files(&stored),
-            None => Ok(()),
-        },
+        Step::WriteGuestFiles(name) => inside::write(name).await,
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs,
     path::Path,
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
 use protocol::{
     Failure,
     desired::Container,
@@ -15,17 +15,17 @@ use protocol::{
 };
 
 use super::{
+    inside::{self, Inside},
     mac, mount,
     paths::{Paths, machined_record},
-    secret, settings,
+    settings,
     started::Started,
     unit,
 };
 use crate::{
     context::Context,
-    failure::Context as _,
     filter::port,
-    guest::{self, root::GuestRoot},
+    guest,
     image::tree,
     reconcile::{Observation, Scope},
     store::{Inventory, Stored},
@@ -35,6 +35,9 @@ use crate::{
         systemd::{INSTANCE_OF, Systemd, UnitState},
     },
 };
+
+/// How many guests are asked at once: each takes five descriptors, and under sshd a process may have 1024.
+const ASKED_AT_ONCE: usize = 32;
 
 /// Every container of ours, and the names of the others.
 #[derive(Debug, Clone, Default)]
@@ -79,8 +82,8 @@ pub struct Machine {
     pub is_mounted: bool,
     /// What the guest's service manager says of itself, where it was asked.
     pub system_state: Option<String>,
-    /// Files inside a running guest that aren't as they should be.
-    pub guest_files: Vec<String>,
+    /// The files inside a running guest, where they were looked at.
+    pub inside: Inside,
     /// Whether the image's tree is there.
     pub has_tree: bool,
     /// Whether it was started with the settings that it should have, as far as that is known.
@@ -110,9 +113,10 @@ pub async fn observe(
             observed.machines.insert(name.clone(), machine);
         }
     }
-    // The resident service heals and has no use for what guests say of themselves.
+    // The resident service heals the host, and has no use for what is inside guests.
     if context.session.is_some() {
-        ask_guests(&mut observed).await;
+        ask_guests(inventory, &mut observed).await;
+        look_into_guests(inventory, &mut observed).await?;
     }
     if matches!(scope, Scope::All | Scope::Container(_)) {
         observed.foreign = foreign_names(&systemd, inventory).await?;
@@ -132,15 +136,39 @@ fn parse_leader(text: &str) -> Option<u32> {
     value.parse().ok().filter(|leader| *leader > 1)
 }
 
-async fn ask_guests(observed: &mut Observed) {
+/// The guests that are to go on running: what is inside the others doesn't matter any more.
+fn staying<'a>(
+    inventory: &'a Inventory,
+    machines: impl IntoIterator<Item = (&'a MachineName, &'a mut Machine)>,
+) -> impl Iterator<Item = (&'a Stored<Container>, &'a mut Machine)> {
+    let machines = machines.into_iter();
+    let known =
+        machines.filter_map(|(name, machine)| Some((inventory.containers.get(name)?, machine)));
+    known.filter(|(stored, machine)| stored.desired.running && machine.unit.is_up())
+}
+
+async fn ask_guests(inventory: &Inventory, observed: &mut Observed) {
     let leaders = &observed.leaders;
-    let machines = observed.machines.iter_mut();
-    join_all(machines.map(|(name, machine)| async {
-        if let Some(leader) = leaders.get(name) {
+    let asked = staying(inventory, &mut observed.machines);
+    let asked =
+        asked.filter_map(|(stored, machine)| Some((leaders.get(&stored.desired.name)?, machine)));
+    stream::iter(asked)
+        .for_each_concurrent(ASKED_AT_ONCE, async |(leader, machine)| {
             machine.system_state = guest::bus::system_state(*leader).await;
+        })
+        .await;
+}
+
+async fn look_into_guests(inventory: &Inventory, observed: &mut Observed) -> Result<(), Failure> {
+    let mounted =
+        staying(inventory, &mut observed.machines).filter(|(_, machine)| machine.is_mounted);
+    let names = mounted.map(|(stored, _)| stored.desired.name.clone());
+    for (name, inside) in inside::look(names.collect()).await? {
+        if let Some(machine) = observed.machines.get_mut(&name) {
+            machine.inside = inside;
         }
-    }))
-    .await;
+    }
+    Ok(())
 }
 
 fn look_at(
@@ -157,12 +185,6 @@ fn look_at(
         }
         None => OwnFile::Same,
     };
-    let is_mounted = mount::is_mounted(&paths.machine());
-    let guest_files = if is_mounted {
-        guest_files(stored)?
-    } else {
-        Vec::new()
-    };
     let started = Started::read(&paths)?;
     Ok(Machine {
         has_folder: paths.machine().is_dir(),
@@ -173,28 +195,12 @@ fn look_at(
         keeps_failing: unit.awaits_restart() || (unit.is_starting() && started.is_after_failure()),
         unit,
         has_port: port::exists(&container.name),
-        is_mounted,
+        is_mounted: mount::is_mounted(&paths.machine()),
         system_state: None,
-        guest_files,
+        inside: Inside::Changed(Vec::new()),
         has_tree: tree::folder(&assigned.image_digest).is_dir(),
         runs_as_it_should: started.is_as_it_should(container),
     })
-}
-
-fn guest_files(stored: &Stored<Container>) -> Result<Vec<String>, Failure> {
-    let hash = secret::password_hash(&stored.desired)?;
-    let root = Paths::of(&stored.desired.name).machine();
-    let root = match GuestRoot::open(&root, stored.assigned.uid_base) {
-        Ok(root) => root,
-        // It was unmounted a moment ago.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).doing(|| format!("open {}", root.display())),
-    };
-    let changes = guest::files::changes(&root, &stored.desired, hash.as_deref());
-    Ok(changes
-        .iter()
-        .map(|change| change.path.to_owned())
-        .collect())
 }
 
 /// Names in /var/lib/machines, /etc/systemd/nspawn or machined's list that aren't ours.
@@ -302,15 +308,14 @@ fn drift(container: &Container, machine: &Machine) -> Vec<String> {
         }
         _ => {}
     }
-    let inside = machine.guest_files.iter();
-    drift.extend(inside.map(|file| format!("the file /{file} in the guest was changed")));
+    drift.extend(machine.inside.sentences(name));
     drift
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::container::tests::container;
+    use crate::{container::tests::container, testing};
 
     fn machine() -> Machine {
         Machine {
@@ -326,7 +331,7 @@ mod tests {
             has_port: true,
             is_mounted: true,
             system_state: None,
-            guest_files: Vec::new(),
+            inside: Inside::Changed(Vec::new()),
             has_tree: true,
             runs_as_it_should: true,
         }
@@ -342,7 +347,7 @@ mod tests {
             autostart: false,
             has_port: false,
             is_mounted: false,
-            guest_files: vec!["etc/hostname".to_owned()],
+            inside: Inside::Changed(vec!["etc/hostname".to_owned()]),
             has_tree: false,
             runs_as_it_should: false,
             ..machine()
@@ -369,6 +374,14 @@ mod tests {
             drift(&desired, &down),
             ["systemd-nspawn@web.service is inactive"]
         );
+        let hanging = Machine {
+            inside: Inside::Hangs,
+            ..machine()
+        };
+        assert_eq!(
+            drift(&desired, &hanging),
+            ["the files in the guest web can't be looked at: whoever looks one up there hangs"]
+        );
         let failing = Machine {
             unit: UnitState {
                 active: "activating".to_owned(),
@@ -383,6 +396,22 @@ mod tests {
             drift(&desired, &failing),
             ["systemd-nspawn@web.service fails, and is started again"]
         );
+    }
+
+    #[test]
+    fn only_guests_that_go_on_running_are_looked_into() {
+        let mut inventory = testing::inventory(&["down", "to-stop", "web"], &[]);
+        let name = |text: &str| text.parse::<MachineName>().unwrap();
+        let to_stop = inventory.containers.get_mut(&name("to-stop")).unwrap();
+        to_stop.desired.running = false;
+        let mut machines: BTreeMap<MachineName, Machine> = ["down", "to-stop", "unknown", "web"]
+            .map(|text| (name(text), machine()))
+            .into();
+        machines.get_mut(&name("down")).unwrap().unit = UnitState::not_loaded();
+        let found: Vec<_> = staying(&inventory, &mut machines)
+            .map(|(stored, _)| stored.desired.name.to_string())
+            .collect();
+        assert_eq!(found, ["web"]);
     }
 
     #[test]

@@ -93,7 +93,7 @@ fn plan_one(
     }
     // A guest that is to stop may refuse its files, and needs them no more.
     let stays = container.running && machine.unit.is_up();
-    if is_change && stays && !machine.guest_files.is_empty() {
+    if is_change && stays && !machine.inside.is_well() {
         steps.push(Step::WriteGuestFiles(name()));
     }
     steps
@@ -118,7 +118,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::container::tests::{container, host, stored};
+    use crate::container::{
+        inside::Inside,
+        tests::{container, host, stored},
+    };
 
     fn up() -> UnitState {
         UnitState {
@@ -145,7 +148,7 @@ mod tests {
             has_port: true,
             is_mounted: true,
             system_state: None,
-            guest_files: Vec::new(),
+            inside: Inside::Changed(Vec::new()),
             has_tree: true,
             runs_as_it_should: true,
         }
@@ -217,9 +220,12 @@ mod tests {
         let foreign = |machine: &mut Machine| machine.settings = OwnFile::Foreign;
         assert_eq!(steps(foreign, &Scope::All), [""; 0]);
         assert_eq!(steps(foreign, &own), ["settings"]);
-        let inside = |machine: &mut Machine| machine.guest_files = vec!["etc/hostname".to_owned()];
+        let changed = || Inside::Changed(vec!["etc/hostname".to_owned()]);
+        let inside = |machine: &mut Machine| machine.inside = changed();
         assert_eq!(steps(inside, &Scope::All), [""; 0]);
         assert_eq!(steps(inside, &own), ["guest"]);
+        let hangs = |machine: &mut Machine| machine.inside = Inside::Hangs;
+        assert_eq!(steps(hangs, &own), ["guest"], "its error says so");
         let to_stop = Container {
             running: false,
             ..container("web")
@@ -227,7 +233,7 @@ mod tests {
         assert_eq!(steps_of(to_stop, inside, &own), [""; 0], "it is to stop");
         let stopped = |machine: &mut Machine| {
             machine.unit = down();
-            machine.guest_files = vec!["etc/hostname".to_owned()];
+            machine.inside = changed();
         };
         assert_eq!(steps(stopped, &own), [""; 0], "a start applies them anyway");
     }

@@ -7,26 +7,27 @@
 //! What answers there may be anything: how long it may take and how much it may say is bounded.
 
 use std::{
+    ffi::CStr,
     fs::File,
-    io,
+    io::{self, Write as _},
     os::{
-        fd::{AsRawFd as _, OwnedFd, RawFd},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
-    path::Path,
     time::Duration,
 };
 
 use protocol::{Failure, FailureKind};
 use rustix::{
-    net::{AddressFamily, SocketFlags, SocketType},
-    pipe::{PipeFlags, pipe_with},
-    process::{Pid, Signal, WaitOptions, kill_process, waitpid},
+    fs::{self, FlockOperation, Gid, Mode, OFlags, ResolveFlags, Uid},
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
+    thread::{self, LinkNameSpaceType},
 };
-use tokio::{io::AsyncReadExt as _, net::unix::pipe, time::timeout};
+use tokio::time::timeout;
 use zbus::Connection;
 
-use super::{bounded, root::GuestRoot};
+use super::{bounded, child::Child};
 use crate::{
     context::Context,
     failure::Context as _,
@@ -114,20 +115,28 @@ async fn connect(leader: u32) -> Result<Connection, Failure> {
 }
 
 async fn connect_as_guest_root(leader: u32) -> io::Result<OwnedFd> {
-    // Resolved beneath the guest's root: a link there must not lead to the host's own bus.
-    let root = GuestRoot::open(Path::new(&format!("/proc/{leader}/root")), 0)?;
-    let bus = root.resolve("run/dbus/system_bus_socket")?;
-    let users = File::open(format!("/proc/{leader}/ns/user"))?;
+    let of_guest = |name: &str| format!("/proc/{leader}/{name}");
+    // The link itself is the kernel's; what lies beneath is looked up by the child, which may hang there.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = fs::open(of_guest("root"), flags, Mode::empty())?;
+    let users = File::open(of_guest("ns/user"))?;
     let own = std::fs::metadata("/proc/self/ns/user")?;
-    let enter = !is_same(&own, &users.metadata()?);
+    let users = (!is_same(&own, &users.metadata()?)).then_some(users);
+    let turn = File::open(of_guest("ns/mnt"))?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    let address = socket_address(bus.as_raw_fd())?;
-    let users = enter.then(|| users.as_raw_fd());
-    let (ending, end) = pipe_with(PipeFlags::CLOEXEC)?;
-    let child = Child(Some(fork_and_connect(socket.as_raw_fd(), users, &address)?));
-    drop(end);
-    child.ended(ending).await?;
+    let mut keep = vec![root.as_fd(), turn.as_fd(), socket.as_fd()];
+    keep.extend(users.as_ref().map(File::as_fd));
+    let child = Child::fork(&keep, |parent| {
+        // While the last child still hangs in this guest, no other one gets that far.
+        fs::flock(&turn, FlockOperation::LockExclusive)?;
+        if let Some(users) = &users {
+            become_root_of(users.as_fd())?;
+            parent.end_with_it()?;
+        }
+        connect_beneath(&root, &socket)
+    })?;
+    child.ended().await?;
     if socket_is_connected(&socket) {
         Ok(socket)
     } else {
@@ -135,81 +144,39 @@ async fn connect_as_guest_root(leader: u32) -> io::Result<OwnedFd> {
     }
 }
 
+/// Enters a user namespace for good.
+fn become_root_of(users: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    thread::move_into_link_name_space(users, Some(LinkNameSpaceType::User))?;
+    thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
+}
+
+/// Connects a socket to the bus beneath a guest's root, where a link must not lead to the host's own. In a child:
+/// nothing here allocates.
+fn connect_beneath(root: &OwnedFd, socket: &OwnedFd) -> rustix::io::Result<()> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let bus = fs::openat2(
+        root,
+        c"run/dbus/system_bus_socket",
+        flags,
+        Mode::empty(),
+        resolve,
+    )?;
+    let mut path = [0; 32];
+    // Longer than any number makes it, and ended by a zero.
+    write!(&mut path[..], "/proc/self/fd/{}", bus.as_raw_fd()).map_err(|_| Errno::NAMETOOLONG)?;
+    let path = CStr::from_bytes_until_nul(&path).map_err(|_| Errno::INVAL)?;
+    rustix::net::connect(socket, &SocketAddrUnix::new(path)?)
+}
+
 fn socket_is_connected(socket: &OwnedFd) -> bool {
     rustix::net::getpeername(socket).is_ok_and(|peer| peer.is_some())
-}
-
-/// A child that may hang in a system call on what the guest has put in the socket's place.
-struct Child(Option<Pid>);
-
-impl Child {
-    /// Waits for its end, which closes the pipe that it inherited.
-    async fn ended(mut self, ending: OwnedFd) -> io::Result<()> {
-        let mut ending = pipe::Receiver::from_owned_fd(ending)?;
-        ending.read_to_end(&mut Vec::new()).await?;
-        let child = self.0.take();
-        waitpid(child, WaitOptions::empty())?;
-        Ok(())
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        if let Some(child) = self.0 {
-            let _ = kill_process(child, Signal::KILL);
-            // Reaped when it is gone, so that no zombie stays with the resident service.
-            std::thread::spawn(move || waitpid(Some(child), WaitOptions::empty()));
-        }
-    }
 }
 
 fn is_same(a: &std::fs::Metadata, b: &std::fs::Metadata) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     (a.dev(), a.ino()) == (b.dev(), b.ino())
-}
-
-fn socket_address(bus: RawFd) -> io::Result<libc::sockaddr_un> {
-    let path = format!("/proc/self/fd/{bus}");
-    let mut address = libc::sockaddr_un {
-        sun_family: libc::sa_family_t::try_from(libc::AF_UNIX).map_err(io::Error::other)?,
-        sun_path: [0; 108],
-    };
-    for (to, from) in address.sun_path.iter_mut().zip(path.bytes()) {
-        *to = from.cast_signed();
-    }
-    Ok(address)
-}
-
-#[allow(
-    unsafe_code,
-    reason = "fork(2), because setns(2) takes only a process with one thread"
-)]
-fn fork_and_connect(
-    socket: RawFd,
-    users: Option<RawFd>,
-    address: &libc::sockaddr_un,
-) -> io::Result<Pid> {
-    // SAFETY: the child makes system calls on inherited descriptors and a copied address only, and
-    // leaves with _exit: all that is allowed after a fork of a process with threads.
-    let child = unsafe {
-        let child = libc::fork();
-        if child == 0 {
-            let entered = users.is_none_or(|users| {
-                libc::setns(users, libc::CLONE_NEWUSER) == 0
-                    && libc::syscall(libc::SYS_setresgid, 0, 0, 0) == 0
-                    && libc::syscall(libc::SYS_setresuid, 0, 0, 0) == 0
-            });
-            let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_un>()).unwrap_or(0);
-            if entered {
-                libc::connect(socket, std::ptr::from_ref(address).cast(), length);
-            }
-            libc::_exit(0);
-        }
-        child
-    };
-    Pid::from_raw(child)
-        .filter(|_| child > 0)
-        .ok_or_else(io::Error::last_os_error)
 }
 
 #[cfg(test)]

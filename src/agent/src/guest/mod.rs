@@ -5,6 +5,7 @@
 pub mod accounts;
 mod bounded;
 pub mod bus;
+mod child;
 pub mod files;
 pub mod host_keys;
 pub mod network;

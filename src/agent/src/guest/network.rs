@@ -24,7 +24,7 @@ const LINK: &str = "host0";
 /// Sorts before 80-container-host0.network of systemd.
 const FILE: &str = "10-nspawn-agent.network";
 
-/// What a guest's tables may hold: its root can fill them with millions of routes.
+/// What each of a guest's tables may hold: its root can fill them with millions of routes.
 const LIMIT: usize = 10_000;
 
 /// The networks of guests that were looked at, by container.
@@ -300,7 +300,7 @@ fn left_over(context: &Context, inventory: &Inventory) -> Result<Vec<MachineName
 }
 
 async fn look(netlink: Netlink) -> Result<Network, Failure> {
-    Network::dump_at_most(&netlink, LIMIT).await
+    Network::dump_of_link(&netlink, LINK, LIMIT).await
 }
 
 /// Brings a guest's network to what it should be.
@@ -328,7 +328,7 @@ pub async fn apply(context: &Context, change: &Change) -> Result<(), Failure> {
 }
 
 async fn take_away(netlink: &Netlink, nets: &[IpNet]) -> Result<(), Failure> {
-    let network = Network::dump_at_most(netlink, LIMIT).await?;
+    let network = Network::dump_of_link(netlink, LINK, LIMIT).await?;
     let Some(link) = network.link(LINK) else {
         return Ok(());
     };
@@ -345,7 +345,7 @@ async fn take_away(netlink: &Netlink, nets: &[IpNet]) -> Result<(), Failure> {
 }
 
 async fn add(netlink: &Netlink, change: &Change) -> Result<(), Failure> {
-    let network = Network::dump_at_most(netlink, LIMIT).await?;
+    let network = Network::dump_of_link(netlink, LINK, LIMIT).await?;
     let Some(link) = network.link(LINK) else {
         return Ok(());
     };

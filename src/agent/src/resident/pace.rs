@@ -9,7 +9,7 @@ use tokio::time::Instant;
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// The same on a full host, where one look takes long, and while there is always something.
 const LONGEST_DEBOUNCE: Duration = Duration::from_millis(500);
-/// So many looks in quick succession, of which one is forgotten each second, mean that there is.
+/// So many looks in quick succession, of which one is forgotten in each second without one, mean that there is.
 const BURST: f64 = 20.0;
 /// What no event tells of, such as an address that is deleted inside a guest.
 const PATROL: Duration = Duration::from_secs(30);
@@ -51,7 +51,8 @@ impl Pace {
             // A change that waits for the lock gets its turn on a full host that changes all the time.
             DEBOUNCE.max(self.took.min(LONGEST_DEBOUNCE))
         } else {
-            LONGEST_DEBOUNCE
+            // A guest may flap its own link for ever: half of the time is others' at least.
+            LONGEST_DEBOUNCE.max(self.took)
         }
     }
 
@@ -76,7 +77,9 @@ impl Pace {
         took: Duration,
         now: Instant,
     ) -> Option<String> {
-        let forgotten = (now - self.counted).as_secs_f64();
+        // Counted in the time between looks, or slow ones would never be many.
+        let idle = (now - self.counted).saturating_sub(took).as_secs_f64();
+        let forgotten = idle / took.as_secs_f64().max(1.0);
         self.looks = (self.looks - forgotten).clamp(0.0, BURST) + 1.0;
         self.counted = now;
         self.took = took;
@@ -123,6 +126,24 @@ mod tests {
         assert_eq!(pace.after_event(), LONGEST_DEBOUNCE);
         pace.after(&Ok(()), Duration::ZERO, now + Duration::from_secs(5));
         assert_eq!(pace.after_event(), DEBOUNCE, "it was quiet for a while");
+    }
+
+    #[test]
+    fn events_without_end_take_half_of_the_time_at_most() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        let took = Duration::from_millis(900);
+        let (mut looking, mut pausing) = (Duration::ZERO, Duration::ZERO);
+        for look in 0..80 {
+            now += took;
+            pace.after(&Ok(()), took, now);
+            now += pace.after_event();
+            if look >= 60 {
+                looking += took;
+                pausing += pace.after_event();
+            }
+        }
+        assert!(pausing >= looking, "{pausing:?} for {looking:?}");
     }
 
     #[test]

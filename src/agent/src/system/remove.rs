@@ -38,6 +38,9 @@ const FOLDER: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
+/// How many folders of one folder are known at once: a guest may have made millions of them.
+const FOLDERS_AT_ONCE: usize = 10_000;
+
 /// Removes everything in a folder.
 fn empty(top: &OwnedFd) -> io::Result<()> {
     let mut moved = 0_u64;
@@ -56,7 +59,7 @@ fn empty(top: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Removes a folder's files, and tells of its folders.
+/// Removes a folder's files, and tells of its folders; of the first ones alone when they are many.
 fn remove_files(folder: &OwnedFd, mut found: impl FnMut(CString)) -> io::Result<()> {
     // A listing need not show all when entries vanish meanwhile, so it is repeated until it has none.
     loop {
@@ -70,6 +73,10 @@ fn remove_files(folder: &OwnedFd, mut found: impl FnMut(CString)) -> io::Result<
             }
             if is_folder(folder, entry.file_type(), name)? {
                 folders.push(name.to_owned());
+                if folders.len() == FOLDERS_AT_ONCE {
+                    removed = false;
+                    break;
+                }
             } else {
                 unlink(folder, name, AtFlags::empty())?;
                 removed = true;
@@ -184,6 +191,22 @@ mod tests {
         // The guest may know how folders are called that are moved up.
         std_fs::create_dir_all(tree.join(".nspawn-agent-1/.nspawn-agent-2")).unwrap();
         std_fs::write(tree.join(".nspawn-agent-1/.nspawn-agent-2/file"), "x").unwrap();
+        remove_tree(&tree).unwrap();
+        assert!(!tree.exists());
+    }
+
+    #[test]
+    fn of_many_folders_a_part_is_known_at_once() {
+        let top = tempfile::tempdir().unwrap();
+        let tree = top.path().join("tree");
+        for number in 0..=FOLDERS_AT_ONCE {
+            std_fs::create_dir_all(tree.join(format!("a/{number}"))).unwrap();
+        }
+        std_fs::write(tree.join("a/file"), "x").unwrap();
+        let folder = fs::open(tree.join("a"), FOLDER, Mode::empty()).unwrap();
+        let mut known = 0;
+        remove_files(&folder, |_| known += 1).unwrap();
+        assert_eq!(known, FOLDERS_AT_ONCE);
         remove_tree(&tree).unwrap();
         assert!(!tree.exists());
     }

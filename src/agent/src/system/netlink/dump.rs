@@ -21,6 +21,7 @@ use rtnetlink::RouteMessageBuilder;
 
 use super::{
     Netlink, PortFlags, SwitchFlags,
+    change::GONE,
     model::{Address, ForwardingEntry, Link, Neighbour, Network, PROTOCOL, Proxy, Route},
 };
 use crate::failure::Context as _;
@@ -31,103 +32,124 @@ const TRIES: usize = 3;
 impl Network {
     /// Reads every table once.
     pub async fn dump(netlink: &Netlink) -> Result<Self, Failure> {
-        Self::dump_at_most(netlink, usize::MAX).await
+        repeated(netlink, || Self::dump_once(netlink)).await
     }
 
-    /// The same, of tables that somebody may have filled without end: none may hold more than this.
-    pub async fn dump_at_most(netlink: &Netlink, limit: usize) -> Result<Self, Failure> {
-        let _one_at_a_time = netlink.dumping.lock().await;
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match Self::dump_once(netlink, limit).await {
-                Err(_) if tries < TRIES => {}
-                result => return result,
-            }
-        }
+    /// The link of this name, and the addresses and routes, in a namespace that somebody may have filled without
+    /// end: neither table may hold more than this.
+    pub async fn dump_of_link(
+        netlink: &Netlink,
+        name: &str,
+        limit: usize,
+    ) -> Result<Self, Failure> {
+        repeated(netlink, || Self::dump_of_link_once(netlink, name, limit)).await
     }
 
     /// Reads the neighbour proxies alone, once.
     pub async fn dump_proxies(netlink: &Netlink) -> Result<Vec<Proxy>, Failure> {
         let _one_at_a_time = netlink.dumping.lock().await;
-        Ok(proxies(netlink, usize::MAX)
-            .await?
-            .iter()
-            .filter_map(proxy)
-            .collect())
+        proxies(netlink).await
     }
 
-    async fn dump_once(netlink: &Netlink, limit: usize) -> Result<Self, Failure> {
+    async fn dump_of_link_once(
+        netlink: &Netlink,
+        name: &str,
+        limit: usize,
+    ) -> Result<Self, Failure> {
         let handle = &netlink.handle;
-        let links = all(limit, "links", handle.link().get().execute()).await?;
-        let addresses = all(limit, "addresses", handle.address().get().execute()).await?;
-        let mut routes = all(
-            limit,
-            "routes",
-            handle
-                .route()
-                .get(RouteMessageBuilder::<Ipv4Addr>::new().build())
-                .execute(),
-        )
-        .await?;
-        routes.extend(
-            all(
-                limit,
-                "routes",
-                handle
-                    .route()
-                    .get(RouteMessageBuilder::<Ipv6Addr>::new().build())
-                    .execute(),
-            )
-            .await?,
-        );
-        let neighbours = all(limit, "neighbours", handle.neighbours().get().execute()).await?;
-        let proxies = proxies(netlink, limit).await?;
-        let forwarding = all(
-            limit,
-            "forwarding entries",
-            handle
-                .neighbours()
-                .get()
-                .set_address_family(AddressFamily::Bridge)
-                .execute(),
-        )
-        .await?;
+        let link_of_name = handle.link().get().match_name(name.to_owned());
+        let links = match std::pin::pin!(link_of_name.execute()).try_next().await {
+            Ok(found) => found.iter().map(link).collect(),
+            // The guest may have renamed it.
+            Err(rtnetlink::Error::NetlinkError(message))
+                if GONE.contains(&message.raw_code().wrapping_neg()) =>
+            {
+                Vec::new()
+            }
+            Err(error) => return Err(error).doing(|| format!("look at the link {name}")),
+        };
+        let addresses = handle.address().get().execute();
         Ok(Self {
-            links: links.iter().map(link).collect(),
-            addresses: addresses.iter().filter_map(address).collect(),
-            routes: routes.iter().filter_map(route).collect(),
-            proxies: proxies.iter().filter_map(proxy).collect(),
-            neighbours: neighbours.iter().filter_map(neighbour).collect(),
-            forwarding: forwarding.iter().filter_map(forwarding_entry).collect(),
+            links,
+            addresses: all(limit, "addresses", addresses, address).await?,
+            routes: routes(netlink, limit).await?,
+            ..Self::default()
+        })
+    }
+
+    async fn dump_once(netlink: &Netlink) -> Result<Self, Failure> {
+        let (handle, limit) = (&netlink.handle, usize::MAX);
+        let links = handle.link().get().execute();
+        let addresses = handle.address().get().execute();
+        let neighbours = handle.neighbours().get().execute();
+        let forwarding = handle
+            .neighbours()
+            .get()
+            .set_address_family(AddressFamily::Bridge)
+            .execute();
+        Ok(Self {
+            links: all(limit, "links", links, |message| Some(link(message))).await?,
+            addresses: all(limit, "addresses", addresses, address).await?,
+            routes: routes(netlink, limit).await?,
+            neighbours: all(limit, "neighbours", neighbours, neighbour).await?,
+            proxies: proxies(netlink).await?,
+            forwarding: all(limit, "forwarding entries", forwarding, forwarding_entry).await?,
         })
     }
 }
 
-async fn proxies(netlink: &Netlink, limit: usize) -> Result<Vec<NeighbourMessage>, Failure> {
-    let request = netlink.handle.neighbours().get().proxies();
-    all(limit, "neighbour proxies", request.execute()).await
+/// Reads tables one after the other, and anew when the kernel had to break a dump off.
+async fn repeated(
+    netlink: &Netlink,
+    dump: impl AsyncFn() -> Result<Network, Failure>,
+) -> Result<Network, Failure> {
+    let _one_at_a_time = netlink.dumping.lock().await;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match dump().await {
+            Err(_) if tries < TRIES => {}
+            result => return result,
+        }
+    }
 }
 
-async fn all<T>(
+async fn proxies(netlink: &Netlink) -> Result<Vec<Proxy>, Failure> {
+    let request = netlink.handle.neighbours().get().proxies();
+    all(usize::MAX, "neighbour proxies", request.execute(), proxy).await
+}
+
+async fn routes(netlink: &Netlink, limit: usize) -> Result<Vec<Route>, Failure> {
+    let get = |family| netlink.handle.route().get(family).execute();
+    let four = get(RouteMessageBuilder::<Ipv4Addr>::new().build());
+    let mut routes = all(limit, "routes", four, route).await?;
+    let six = get(RouteMessageBuilder::<Ipv6Addr>::new().build());
+    routes.extend(all(limit, "routes", six, route).await?);
+    Ok(routes)
+}
+
+/// What matters of a table's messages. Converted one by one: a message takes ten times the memory.
+async fn all<T, U>(
     limit: usize,
     what: &str,
     stream: impl Stream<Item = Result<T, rtnetlink::Error>>,
-) -> Result<Vec<T>, Failure> {
+    convert: impl Fn(&T) -> Option<U>,
+) -> Result<Vec<U>, Failure> {
     let mut stream = std::pin::pin!(stream);
-    let mut found = Vec::new();
+    let (mut found, mut seen) = (Vec::new(), 0);
     while let Some(item) = stream
         .try_next()
         .await
         .doing(|| format!("list the {what}"))?
     {
-        if found.len() >= limit {
+        if seen >= limit {
             return Err(Failure::new(
                 FailureKind::System,
                 format!("there are more than {limit} {what}"),
             ));
         }
-        found.push(item);
+        seen += 1;
+        found.extend(convert(&item));
     }
     Ok(found)
 }

@@ -34,6 +34,32 @@ fn bridge(name: &str) -> NewBridge {
 }
 
 #[test]
+fn of_a_namespace_full_of_links_one_is_read() {
+    in_new_namespace(async |netlink| {
+        for number in 0..20 {
+            let name = format!("br{number}");
+            netlink.add_bridge(&bridge(&name)).await.unwrap();
+        }
+        let of_link = async |name| Network::dump_of_link(&netlink, name, 1).await;
+        let network = of_link("br9").await.unwrap();
+        assert_eq!(network.links.len(), 1);
+        let index = network.link("br9").unwrap().index;
+        assert!(of_link("gone").await.unwrap().links.is_empty());
+        for net in ["192.0.2.1/32", "192.0.2.2/32"] {
+            netlink
+                .add_address(index, net.parse().unwrap())
+                .await
+                .unwrap();
+        }
+        let failure = of_link("br9").await.unwrap_err();
+        assert!(
+            failure.message.contains("more than 1 addresses"),
+            "{failure}"
+        );
+    });
+}
+
+#[test]
 fn a_bridge_is_made_as_asked_and_goes() {
     in_new_namespace(async |netlink| {
         netlink.add_bridge(&bridge("br9")).await.unwrap();
