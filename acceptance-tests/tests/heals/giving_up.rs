@@ -13,11 +13,11 @@ const UNDOER: &str = "systemd-run -q --unit=undoer --collect sh -c \
 /// How the journal tells that something is given up, and how it tells the end of that.
 const TOLD: &str = "nspawn-agent mended this 20 times within";
 const OVER: &str = "this is over: the route to 203.0.113.2/32";
-/// Share of one processor that the service may use. Debug builds are some ten times slower.
-const BUSY: f64 = 0.1;
-const IDLE: f64 = 0.01;
-/// Kilobytes of memory of its own.
-const MEMORY: u64 = 10_000;
+/// Share of one processor that the service may use: 0.5 and 0.25 % were measured; a busy machine takes longer for the same.
+const BUSY: f64 = 0.02;
+const IDLE: f64 = 0.006;
+/// Kilobytes of memory of its own, of which 1600 were measured.
+const MEMORY: u64 = 4_000;
 
 /// Somebody who undoes a mend all the time, until this is dropped.
 struct Undoer<'a>(&'a Server);
@@ -148,8 +148,8 @@ impl Server {
             load * 100.0
         );
         ensure!(load < IDLE, "it uses {load} of a processor");
-        // A debug build's program is some 40 MB, and its pages count as well.
-        ensure!(own < MEMORY, "it uses {own} kB");
+        // Pages of the program are the rest: with this build's 10.5 MB in all, with the released agent's 6.1.
+        ensure!(own < MEMORY, "it uses {own} kB of its own");
         Ok(())
     }
 }
