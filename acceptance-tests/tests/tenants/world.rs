@@ -32,7 +32,11 @@ pub struct Guest {
 impl Guest {
     /// Whether an address is its own.
     pub fn has(&self, address: IpAddr) -> bool {
-        let prefix = self.name == "attacker" && address.to_string().starts_with(PREFIX_START);
+        let text = address.to_string();
+        let routed = [PREFIX_V4, PREFIX_V6]
+            .iter()
+            .any(|prefix| text.starts_with(prefix.start));
+        let prefix = self.name == "attacker" && routed;
         prefix || address == self.v4 || address == self.v6 || address == self.link_local()
     }
 
