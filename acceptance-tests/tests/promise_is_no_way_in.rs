@@ -3,8 +3,6 @@
 
 #[path = "no_way_in/deeds.rs"]
 mod deeds;
-#[path = "no_way_in/frozen.rs"]
-mod frozen;
 #[path = "no_way_in/guests.rs"]
 mod guests;
 #[path = "no_way_in/modes.rs"]

@@ -39,7 +39,7 @@ fn guests(lab: &Lab, names: &[&str], round: u32, more: &str) -> Result<String> {
 }
 
 /// Runs Terraform within the bound. Its errors, by the line that names what failed.
-pub fn run(terraform: &Terraform, arguments: &[&str]) -> Result<(Output, Vec<String>)> {
+fn run(terraform: &Terraform, arguments: &[&str]) -> Result<(Output, Vec<String>)> {
     let begun = Instant::now();
     let output = terraform.run(arguments)?;
     let seconds = begun.elapsed().as_secs();
@@ -61,14 +61,14 @@ pub fn run(terraform: &Terraform, arguments: &[&str]) -> Result<(Output, Vec<Str
 }
 
 /// "Changing the container etc-fifo"
-pub fn names_container(error: &str, name: &str) -> bool {
+fn names_container(error: &str, name: &str) -> bool {
     error
         .split([' ', '"', ':', ','])
         .any(|word| word.trim_end_matches('.') == name)
 }
 
 /// Runs a script as the guest's root, past its own D-Bus, as an intruder there would.
-pub fn in_guest(lab: &Lab, name: &str, script: &str) -> Result<String> {
+fn in_guest(lab: &Lab, name: &str, script: &str) -> Result<String> {
     let file = format!("/run/deed-{name}");
     fs::write(lab.folder().join("deed"), script)?;
     let text = fs::read_to_string(lab.folder().join("deed"))?.replace('\'', r"'\''");
