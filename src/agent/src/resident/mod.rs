@@ -23,7 +23,7 @@ use crate::{
     host::{pending, rollback},
     lock::{self, HostLock, Presence},
     reconcile::{ROUNDS, Scope, Step, Tried, look},
-    system::netlink::Netlink,
+    system::{self, netlink::Netlink},
 };
 
 /// How long one reconcile may take, waiting for the lock included.
@@ -47,6 +47,12 @@ pub async fn run(netlink: Netlink) -> Result<(), Failure> {
     let lock = signals.unless(take_lock(&context)).await?;
     healer.go_back_if_due().await;
     healer.heal().await;
+    // A note that is right needs no writing, so that nothing else takes up what a killed process has left of it.
+    tell(
+        system::files::clear_temporaries(&context.run_folder)
+            .err()
+            .map(|failure| failure.to_string()),
+    );
     healer.clear_away();
     drop(lock);
     notify::ready()?;

@@ -83,6 +83,29 @@ fn take_temporary(path: &Path, mode: u32) -> io::Result<File> {
     }
 }
 
+/// Removes what killed processes have left of the files in a folder that they were replacing; one that is just being
+/// written is locked.
+pub fn clear_temporaries(folder: &Path) -> Result<(), Failure> {
+    let is_temporary = |name: &&String| name.starts_with('.') && name.ends_with(".nspawn-agent");
+    for name in names(folder)?.iter().filter(is_temporary) {
+        let path = folder.join(name);
+        let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK;
+        let file = match OpenOptions::new()
+            .write(true)
+            .custom_flags(flags)
+            .open(&path)
+        {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened.doing(|| format!("open {}", path.display()))?,
+        };
+        let is_ours = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if is_ours && lock::is_at(&path, &file).doing(|| format!("look at {}", path.display()))? {
+            remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes a file in its place, which takes no room on the disk when it grows by little. A power cut may leave half
 /// of it.
 pub fn overwrite(path: &Path, contents: &[u8]) -> Result<(), Failure> {
@@ -260,6 +283,21 @@ mod tests {
         let left = fs::read_to_string(&path).unwrap();
         assert!(["one", "another"].contains(&left.as_str()), "{left}");
         assert_eq!(fs::read_dir(top.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_process_has_left_of_a_file_goes_and_what_is_being_written_stays() {
+        let top = tempfile::tempdir().unwrap();
+        for name in [".left.nspawn-agent", ".busy.nspawn-agent", ".other", "file"] {
+            fs::write(top.path().join(name), "half").unwrap();
+        }
+        let busy = File::open(top.path().join(".busy.nspawn-agent")).unwrap();
+        flock(&busy, FlockOperation::LockExclusive).unwrap();
+        clear_temporaries(top.path()).unwrap();
+        let mut left = names(top.path()).unwrap();
+        left.sort();
+        assert_eq!(left, [".busy.nspawn-agent", ".other", "file"]);
+        clear_temporaries(&top.path().join("nothing")).unwrap();
     }
 
     #[test]
