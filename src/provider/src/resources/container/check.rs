@@ -3,8 +3,7 @@
 use protocol::{desired::ObjectKey, observed::Snapshot};
 use tfplugin::{Context, Diagnostics, Parsed, path};
 
-use super::{Container, ContainerResource};
-use crate::resources::Managed as _;
+use super::Container;
 
 /// Warns of an image that is no more the one which the container was made from.
 pub(super) fn warn_of_newer_image(
@@ -30,17 +29,19 @@ pub(super) fn warn_of_newer_image(
     }
 }
 
-/// A warning of an image that is neither there nor `expected`. No error: another configuration of the
-/// provider (an alias) is a process of its own, and may plan it.
+/// Refuses an image that is neither there nor `expected`. A mistyped name is met far more often than a second
+/// configuration of the provider (an alias, a process of its own) that makes the image of this one's container.
 pub(super) fn unknown_image(
     host: &str,
     planned: &Container,
     snapshot: &Snapshot,
     expected: impl Fn(&ObjectKey) -> bool,
-) -> Option<(String, String)> {
-    let image = planned.image.known().map(Parsed::value)?;
+) -> Result<(), Diagnostics> {
+    let Some(image) = planned.image.known().map(Parsed::value) else {
+        return Ok(());
+    };
     if snapshot.images.contains_key(image) || expected(&ObjectKey::Image(image.clone())) {
-        return None;
+        return Ok(());
     }
     let known: Vec<_> = snapshot.images.keys().map(ToString::to_string).collect();
     let known = if known.is_empty() {
@@ -48,12 +49,12 @@ pub(super) fn unknown_image(
     } else {
         known.join(", ")
     };
-    let label = ContainerResource::label(planned);
-    Some((
-        format!("Unknown image {image} of {label}"),
+    Err(Diagnostics::error_at(
+        path!("image"),
+        format!("Unknown image {image}"),
         format!(
-            "{host} has no image {image}, and this configuration of the provider plans none before {label}. Unless another one, \
-             or somebody else, makes it before, the apply will fail. Write image = nspawn_image.x.name. Images there: {known}."
+            "{host} has no image {image}, and none is planned before this container. Write image = nspawn_image.x.name, and \
+             let one configuration of the provider make both. Images there: {known}."
         ),
     ))
 }
@@ -159,16 +160,16 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_only_another_process_may_plan_is_warned_of() {
-        let warning = |snapshot: &Snapshot, expected: bool| {
+    fn an_image_that_nobody_plans_is_refused() {
+        let check = |snapshot: &Snapshot, expected: bool| {
             unknown_image("root@a:22", &web(), snapshot, |_| expected)
+                .map_err(|error| error.to_string())
         };
         let empty = fixture::snapshot();
-        assert_eq!(check_host("root@a:22", &web(), &empty), Ok(()));
-        let (summary, detail) = warning(&empty, false).unwrap();
-        assert_eq!(summary, "Unknown image debian of container web");
-        assert!(detail.contains("Images there: none"), "{detail}");
-        assert_eq!(warning(&empty, true), None);
-        assert_eq!(warning(&with_image("sha256:old"), false), None);
+        let refused = check(&empty, false).unwrap_err();
+        assert!(refused.contains("Unknown image debian"), "{refused}");
+        assert!(refused.contains("Images there: none"), "{refused}");
+        assert_eq!(check(&empty, true), Ok(()));
+        assert_eq!(check(&with_image("sha256:old"), false), Ok(()));
     }
 }

@@ -73,11 +73,7 @@ impl ContainerResource {
             let host = target.to_string();
             let expected = |image: &ObjectKey| self.hosts.planned.expects(&target, image);
             check_host(&host, &plan.planned, &snapshot)?;
-            if let Some((summary, detail)) =
-                unknown_image(&host, &plan.planned, &snapshot, expected)
-            {
-                context.warn_at(path!("image"), summary, detail);
-            }
+            unknown_image(&host, &plan.planned, &snapshot, expected)?;
         } else if let Some(prior) = plan.prior.as_ref().filter(|_| !plan.is_replace()) {
             warn_of_newer_image(&label, prior, &snapshot, context);
         }
