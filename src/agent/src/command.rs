@@ -270,21 +270,25 @@ fn contents(file: &File) -> std::io::Result<Vec<u8>> {
 /// the next agent takes up or clears away. prctl(2), PR_SET_PDEATHSIG
 pub fn end_with_parent(command: &mut std::process::Command) {
     let parent = rustix::process::getpid();
-    let end = move || {
-        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-        // It died before that was set.
-        if rustix::process::getppid() != Some(parent) {
-            return Err(std::io::ErrorKind::BrokenPipe.into());
-        }
-        Ok(())
-    };
     #[allow(
         unsafe_code,
         reason = "what runs between fork(2) and execve(2) is marked unsafe"
     )]
     // SAFETY: it makes two system calls, and neither allocates nor takes a lock.
     unsafe {
-        command.pre_exec(end);
+        command.pre_exec(move || Ok(end_with(parent)?));
+    }
+}
+
+/// Lets the calling process end when its parent does, which is this one: two system calls. A change of its user id
+/// undoes that. prctl(2), PR_SET_PDEATHSIG
+pub fn end_with(parent: rustix::process::Pid) -> rustix::io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    // It died before that was set.
+    if rustix::process::getppid() == Some(parent) {
+        Ok(())
+    } else {
+        Err(rustix::io::Errno::SRCH)
     }
 }
 

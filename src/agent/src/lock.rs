@@ -70,15 +70,7 @@ fn try_file(path: &Path) -> Result<Option<File>, Failure> {
     if let Some(folder) = path.parent() {
         files::create_folder(folder, 0o755)?;
     }
-    let opened = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(path);
-    let file = match opened {
+    let file = match open(path) {
         // Its folder went at this very moment.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened.doing(deed)?,
@@ -150,16 +142,21 @@ impl Presence {
     }
 }
 
-/// Shares the lock of a file. None when somebody has just cleared the file away.
-fn share(path: &Path) -> io::Result<Option<File>> {
-    let file = OpenOptions::new()
+/// Opens a file that is there to be locked, or makes it.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(path)?;
+        .open(path)
+}
+
+/// Shares the lock of a file. None when somebody has just cleared the file away.
+fn share(path: &Path) -> io::Result<Option<File>> {
+    let file = open(path)?;
     // Whoever looks whether somebody is there has it locked for a moment.
     flock(&file, FlockOperation::LockShared)?;
     Ok(is_at(path, &file)?.then_some(file))

@@ -245,7 +245,7 @@ fn say(word: &Word) -> io::Result<()> {
 }
 
 /// A guest's root and what its files lack.
-struct Found {
+pub struct Found {
     stored: Stored<Container>,
     root: GuestRoot,
     changes: Vec<Change>,
@@ -253,7 +253,7 @@ struct Found {
 
 impl Found {
     /// None when it isn't mounted.
-    fn look(stored: Stored<Container>) -> Result<Option<Self>, Failure> {
+    pub fn look(stored: Stored<Container>) -> Result<Option<Self>, Failure> {
         let hash = secret::password_hash(&stored.desired)?;
         let root = Paths::of(&stored.desired.name).machine();
         match GuestRoot::open(&root, stored.assigned.uid_base) {
@@ -270,7 +270,8 @@ impl Found {
         }
     }
 
-    fn write(&self) -> Result<(), Failure> {
+    /// Makes them as they should be.
+    pub fn write(&self) -> Result<(), Failure> {
         let written = files::apply(&self.root, &self.changes);
         written.doing(|| format!("write the files of the guest {}", self.stored.desired.name))
     }

@@ -25,6 +25,7 @@ use protocol::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::{inside::Found, paths::Paths, started::Started};
 pub use self::{
     inside::{Deed, work as work_inside},
     observe::{Observed, observe, state},
@@ -32,7 +33,6 @@ pub use self::{
     plan::Step,
     storage::clear_after_nspawn,
 };
-use self::{paths::Paths, started::Started};
 use crate::{
     address,
     command::off_thread,
@@ -127,14 +127,10 @@ fn set_autostart(paths: &Paths, starts: bool) -> Result<(), Failure> {
 }
 
 fn write_guest_files(stored: &Stored<Container>) -> Result<(), Failure> {
-    let name = &stored.desired.name;
-    let root = Paths::of(name).machine();
-    let hash = secret::password_hash(&stored.desired)?;
-    let written = guest::root::GuestRoot::open(&root, stored.assigned.uid_base).and_then(|root| {
-        let changes = guest::files::changes(&root, &stored.desired, hash.as_deref());
-        guest::files::apply(&root, &changes)
-    });
-    written.doing(|| format!("write the files of the guest {name}"))
+    let found = Found::look(stored.clone())?;
+    let found = found.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound));
+    let found = found.doing(|| format!("write the files of the guest {}", stored.desired.name))?;
+    found.write()
 }
 
 fn give_host_keys(stored: &Stored<Container>, scratch: &Path) -> Result<(), Failure> {

@@ -29,6 +29,7 @@ use zbus::Connection;
 
 use super::{bounded, child::Child};
 use crate::{
+    command::end_with,
     context::Context,
     failure::Context as _,
     system::systemd::{Systemd, is_error},
@@ -132,7 +133,7 @@ async fn connect_as_guest_root(leader: u32) -> io::Result<OwnedFd> {
         fs::flock(&turn, FlockOperation::LockExclusive)?;
         if let Some(users) = &users {
             become_root_of(users.as_fd())?;
-            parent.end_with_it()?;
+            end_with(parent)?;
         }
         connect_beneath(&root, &socket)
     })?;

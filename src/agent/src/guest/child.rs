@@ -9,14 +9,12 @@ use std::{
 };
 
 use rustix::{
-    io::Errno,
     pipe::{PipeFlags, pipe_with},
-    process::{
-        Pid, Signal, WaitOptions, getpid, getppid, kill_process, set_parent_process_death_signal,
-        waitpid,
-    },
+    process::{Pid, Signal, WaitOptions, getpid, kill_process, waitpid},
 };
 use tokio::{io::AsyncReadExt as _, net::unix::pipe};
+
+use crate::command::end_with;
 
 /// Such a child.
 pub struct Child {
@@ -25,35 +23,18 @@ pub struct Child {
     ending: Option<OwnedFd>,
 }
 
-/// Whose end is the child's end, too.
-#[derive(Clone, Copy)]
-pub struct Parent(Pid);
-
-impl Parent {
-    /// Lets the calling child end when the agent does. A change of its user id undoes that. prctl(2), PR_SET_PDEATHSIG
-    pub fn end_with_it(self) -> rustix::io::Result<()> {
-        set_parent_process_death_signal(Some(Signal::KILL))?;
-        // It died before that was set.
-        if getppid() == Some(self.0) {
-            Ok(())
-        } else {
-            Err(Errno::SRCH)
-        }
-    }
-}
-
 impl Child {
-    /// Forks a child that does this with these descriptors, and ends. It may make system calls only: another
-    /// thread of the agent may have held the allocator's lock.
+    /// Forks a child that does this with these descriptors, and ends; with its parent, too, which the deed is told.
+    /// It may make system calls only: another thread of the agent may have held the allocator's lock.
     pub fn fork(
         keep: &[BorrowedFd<'_>],
-        deed: impl FnOnce(Parent) -> rustix::io::Result<()>,
+        deed: impl FnOnce(Pid) -> rustix::io::Result<()>,
     ) -> io::Result<Self> {
         let (ending, end) = pipe_with(PipeFlags::CLOEXEC)?;
         let mut kept: Vec<RawFd> = keep.iter().map(BorrowedFd::as_raw_fd).collect();
         kept.push(end.as_fd().as_raw_fd());
         kept.sort_unstable();
-        let parent = Parent(getpid());
+        let parent = getpid();
         #[allow(
             unsafe_code,
             reason = "fork(2), because setns(2) takes only a process with one thread"
@@ -63,7 +44,7 @@ impl Child {
         let child = unsafe {
             let child = libc::fork();
             if child == 0 {
-                if close_others(&kept) && parent.end_with_it().is_ok() {
+                if close_others(&kept) && end_with(parent).is_ok() {
                     let _ = deed(parent);
                 }
                 libc::_exit(0);

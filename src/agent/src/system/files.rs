@@ -88,20 +88,7 @@ fn take_temporary(path: &Path, mode: u32) -> io::Result<File> {
 pub fn clear_temporaries(folder: &Path) -> Result<(), Failure> {
     let is_temporary = |name: &&String| name.starts_with('.') && name.ends_with(".nspawn-agent");
     for name in names(folder)?.iter().filter(is_temporary) {
-        let path = folder.join(name);
-        let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK;
-        let file = match OpenOptions::new()
-            .write(true)
-            .custom_flags(flags)
-            .open(&path)
-        {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            opened => opened.doing(|| format!("open {}", path.display()))?,
-        };
-        let is_ours = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
-        if is_ours && lock::is_at(&path, &file).doing(|| format!("look at {}", path.display()))? {
-            remove_file(&path)?;
-        }
+        lock::Presence::clear(&folder.join(name))?;
     }
     Ok(())
 }
