@@ -3,10 +3,11 @@ section() { printf '@@ %s\n' "$1"; }
 tree() { # path [more words for find]
     path=$1; shift
     [ -e "$path" ] || return 0
-    # One sha256sum for all: three programs for each file of /etc took longer than all the rest.
+    # One sha256sum for all: three programs for each file of /etc took longer than all the rest. With --zero it doesn't
+    # write the backslashes of units' names in another way.
     {
         find "$path" -xdev "$@" -type f -printf '@ %p %M %U:%G\n'
-        find "$path" -xdev "$@" -type f -exec sha256sum {} +
+        find "$path" -xdev "$@" -type f -exec sha256sum --zero {} + | tr '\0' '\n'
     } | awk '
         $1 == "@" { sub(/^@ /, ""); file = $0; sub(/ [^ ]+ [^ ]+$/, "", file); about[file] = $0; next }
         { file = substr($0, 67); if (file in about) { print about[file], substr($0, 1, 16); delete about[file] } }

@@ -159,6 +159,8 @@ fn a_power_cut_drops_what_was_not_brought_to_the_disk() -> Result<()> {
 fn a_snapshot_equals_itself_and_sees_changes() -> Result<()> {
     let lab = Lab::start(Hosts::one())?;
     let vps = lab.vps1();
+    // As systemd names the unit of a path.
+    vps.root(r"printf one > '/etc/with\x2dbackslash'")?;
     // The machine-wide sysctls are shared with the labs of other tests.
     let before = Snapshot::take(vps)?.without("sysctl-machine");
     for section in before.names() {
@@ -176,7 +178,7 @@ fn a_snapshot_equals_itself_and_sees_changes() -> Result<()> {
     vps.root(
         "ip link add br9 type bridge; ip route add 203.0.113.77/32 dev lo; sysctl -qw net.ipv4.ip_forward=1
          ip neigh add proxy 203.0.113.77 dev eth0; nft add table inet mine; mkdir /var/lib/machines/x
-         echo x > /etc/x; mount -t tmpfs tmpfs /mnt
+         echo x > /etc/x; printf two > '/etc/with\\x2dbackslash'; mount -t tmpfs tmpfs /mnt
          printf '[Service]\\nExecStart=sleep inf\\n' > /etc/systemd/system/x.service
          systemctl daemon-reload; systemctl start x",
     )?;
@@ -189,6 +191,7 @@ fn a_snapshot_equals_itself_and_sees_changes() -> Result<()> {
         "+ nftables: table inet mine",
         "+ machines: /var/lib/machines/x drwx",
         "+ files-etc: /etc/x -rw",
+        r"+ files-etc: /etc/with\x2dbackslash -rw",
         "+ mounts: /mnt tmpfs",
         "+ unit-files: x.service",
         "+ units: x.service loaded active running",
