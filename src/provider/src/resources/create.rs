@@ -1,6 +1,10 @@
 //! Create, the same for every object of a host: whatever it comes to, the state tells what is there.
 
-use protocol::{desired::ContainerSecrets, message::Intent, name::OwnerToken};
+use protocol::{
+    desired::{ContainerSecrets, ObjectKey},
+    message::Intent,
+    name::OwnerToken,
+};
 use tfplugin::{Context, Create, Diagnostics, Failed, State};
 
 use super::{
@@ -10,6 +14,7 @@ use super::{
     ownership::may_have_been_made,
 };
 use crate::{
+    connection::Target,
     failure::{Place, diagnostics, failure_diagnostic},
     hosts::{Change, Fate},
     random,
@@ -26,7 +31,8 @@ pub async fn create<R: Managed>(
     let (target, key) = (required_target::<R>(planned)?, required_key::<R>(planned)?);
     let token = random::owner_token()
         .map_err(|error| Diagnostics::error(doing.clone(), error.to_string()))?;
-    let made = make(resource, request, &doing, token.clone(), context).await;
+    let object = (&target, &key, &token);
+    let made = make(resource, request, &doing, object, context).await;
     let has_state = match &made {
         Ok(_) => true,
         Err(failed) => failed.partial.is_some(),
@@ -35,21 +41,17 @@ pub async fn create<R: Managed>(
     made
 }
 
-/// Makes the object of this token.
+/// Makes the object on this host, of this name and token.
 async fn make<R: Managed>(
     resource: &R,
     request: Create<R>,
     doing: &str,
-    token: OwnerToken,
+    (target, key, token): (&Target, &ObjectKey, &OwnerToken),
     context: &Context,
 ) -> Result<State<R>, Failed<R>> {
     let Create {
         planned, config, ..
     } = request;
-    let (target, key) = (
-        required_target::<R>(&planned)?,
-        required_key::<R>(&planned)?,
-    );
     let mut private = Private {
         token: Some(token.clone()),
         session: Some(resource.hosts().session().clone()),
@@ -71,11 +73,11 @@ async fn make<R: Managed>(
     let changed = match Box::pin(resource.hosts().put(change, context)).await {
         Ok(changed) => changed,
         Err(error) => {
-            let error = with_import(resource, error, &target, &key).await;
+            let error = with_import(resource, error, target, key).await;
             let diagnostics = diagnostics(doing, &error, R::PLACE);
             let made = match may_have_been_made(&error) {
                 Some(made) => made,
-                None => resource.hosts().was_made(&target, &key, &token).await,
+                None => resource.hosts().was_made(target, key, token).await,
             };
             return Err(if made {
                 Failed::with_partial(State::new(planned, private), diagnostics)
