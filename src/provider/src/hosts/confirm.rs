@@ -117,7 +117,7 @@ impl Hosts {
         }
     }
 
-    /// After a change whose answer never came.
+    /// After a change whose answer never came, or says that it failed.
     pub(super) async fn find_out(
         &self,
         venture: Venture,
@@ -136,9 +136,15 @@ impl Hosts {
         };
         match end {
             // An update leaves a record; without one it never reached the host.
-            Outcome::Undone(None) if !venture.creates => Err(error),
-            undone @ Outcome::Undone(_) => {
-                let why = format!("the connection was lost before it could be confirmed: {error}");
+            Outcome::Undone(None) | Outcome::Absent if !venture.creates => Err(error),
+            // It failed before anything was made, or took it back itself.
+            Outcome::Absent if has_failed(&error) => Err(error),
+            undone @ (Outcome::Undone(_) | Outcome::Absent) => {
+                let why = if has_failed(&error) {
+                    format!("it failed before it could be confirmed: {error}")
+                } else {
+                    format!("the connection was lost before it could be confirmed: {error}")
+                };
                 Ok(venture.failed(undone, &why, &machine_id))
             }
             given_up @ Outcome::GivenUp(_) => {
@@ -152,6 +158,7 @@ impl Hosts {
     async fn outcome(&self, venture: &Venture, machine_id: &str, until: Instant) -> Outcome {
         let target = &venture.target;
         let mut was_kept = false;
+        let mut is_first = true;
         loop {
             let look = async {
                 let host = self.pool(target)?.new_connection(target).await?;
@@ -166,6 +173,7 @@ impl Hosts {
                         was_kept = true;
                         "the change is there".to_owned()
                     }
+                    Some(Outcome::Undone(None)) if is_first => return Outcome::Absent,
                     Some(outcome) => return outcome,
                     None => "the change is still waiting to be confirmed".to_owned(),
                 },
@@ -173,6 +181,7 @@ impl Hosts {
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => format!("{target}: no answer within {LOOK:?}"),
             };
+            is_first = false;
             if Instant::now() > until {
                 return Outcome::Unknown(said);
             }
@@ -208,12 +217,21 @@ fn may_be_undone(error: &CallError) -> bool {
         // Also of an agent that finds nothing of the change when it looks for its answer.
         CallError::Failure(failure) => {
             matches!(failure.kind, FailureKind::Timeout | FailureKind::NotFound)
+                || has_failed(error)
         }
         CallError::Connection(error) => matches!(
             error.kind,
             Kind::Lost | Kind::OutcomeUnknown | Kind::Timeout | Kind::Unreachable
         ),
     }
+}
+
+/// Whether the host itself failed at it. That says nothing of whether it had begun: a host that shuts down may lose
+/// systemd, and with it the answer, once all is made.
+fn has_failed(error: &CallError) -> bool {
+    use FailureKind as Kind;
+    matches!(error, CallError::Failure(failure)
+        if matches!(failure.kind, Kind::System | Kind::Command | Kind::DiskFull))
 }
 
 fn unanswered(venture: &Venture) -> CallError {

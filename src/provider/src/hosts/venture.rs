@@ -49,6 +49,8 @@ pub(super) enum Outcome {
     Kept(Box<Object>),
     /// The host is as before.
     Undone(Option<RolledBack>),
+    /// The first look finds nothing of it: it was undone by then, or never begun.
+    Absent,
     /// Nobody could say.
     Unknown(String),
     /// Nobody asks any more.
@@ -108,6 +110,7 @@ impl Venture {
     pub(super) fn failed(&self, outcome: Outcome, why: &str, machine_id: &str) -> Changed {
         let (fate, failure) = match outcome {
             Outcome::Undone(record) => (Fate::Undone, Some(self.undone(why, record.as_ref()))),
+            Outcome::Absent => (Fate::Undone, Some(self.undone(why, None))),
             Outcome::Unknown(said) => (Fate::BeingUndone, Some(self.unknown(why, &said))),
             Outcome::GivenUp(reason) => (Fate::BeingUndone, Some(self.unconfirmed(reason, why))),
             Outcome::Kept(_) => (Fate::Kept, None),

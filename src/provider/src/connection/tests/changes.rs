@@ -190,6 +190,20 @@ async fn what_was_rolled_back_is_not_claimed() {
     assert_eq!(claimed(&server), "");
 }
 
+/// A host that shuts down may lose systemd, and the answer with it, once the change is made.
+#[tokio::test]
+async fn a_change_that_failed_is_told_as_rolled_back_when_it_was() {
+    for (bridge, is_told) in [("fails-undone", true), ("fails", false)] {
+        let server = Server::new();
+        let (hosts, context) = provider(&server, server.credentials());
+        let planned = host(&server.target(), bridge, "30s");
+        let (_, diagnostics) = failed(create(&HostResource { hosts }, planned, &context).await);
+        let text = diagnostics.to_string();
+        assert!(text.contains("refused"), "{text}");
+        assert_eq!(text.contains("rolled back"), is_told, "{text}");
+    }
+}
+
 /// Removes an image with a limit.
 async fn remove(
     (hosts, context): &(Arc<Hosts>, Context),

@@ -172,6 +172,7 @@ impl FakeAgent {
                 return self.act(id, "fails-over");
             }
             "busy" => return refused(FailureKind::Busy),
+            "fails" => return refused(FailureKind::System),
             "busy-later" if again => return refused(FailureKind::Busy),
             "newer-later" if again => return refused(FailureKind::Unsupported),
             _ => {}
@@ -181,6 +182,9 @@ impl FakeAgent {
         if matches!(name.as_str(), "busy-later" | "newer-later" | "dies-once") && !again {
             self.die();
         }
+        if name == "fails-undone" {
+            return refused(FailureKind::System);
+        }
         let object = Box::new(object);
         let failure = None;
         say(id, &Event::Done(Ok(Answer::Changed { object, failure })));
@@ -189,10 +193,14 @@ impl FakeAgent {
     /// The host with what was made last.
     fn snapshot(&self) -> Box<Snapshot> {
         let mut snapshot = fixture::snapshot();
-        if let Ok(record) = fs::read(self.notes.join("object"))
-            && let Object::Image(image) = serde_json::from_slice(&record).unwrap()
-        {
-            snapshot.images.insert(image.desired.name.clone(), image);
+        if let Ok(record) = fs::read(self.notes.join("object")) {
+            match serde_json::from_slice(&record).unwrap() {
+                Object::Image(image) => {
+                    snapshot.images.insert(image.desired.name.clone(), image);
+                }
+                Object::Host(_, host) => snapshot.host = Some(host),
+                other => panic!("not made by the stand-in: {other:?}"),
+            }
         }
         Box::new(snapshot)
     }
@@ -247,7 +255,7 @@ pub(super) fn made(asked: Put) -> (String, Object) {
         }
         Desired::Host(desired) => {
             let name = desired.bridge.to_string();
-            let rolled_back = (name == "undone").then(|| RolledBack {
+            let rolled_back = name.ends_with("undone").then(|| RolledBack {
                 at: 1,
                 reason: "it was not confirmed".to_owned(),
                 changes: Vec::new(),
