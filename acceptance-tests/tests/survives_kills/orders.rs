@@ -62,10 +62,12 @@ fn some(pair: &Pair, number: usize, way: usize, recording: &Recording) -> VecDeq
         Fault::Agent | Fault::Power | Fault::PowerEverywhere => &recording.agent,
     };
     let point = points.get(somewhere(number * 2 + way, points.len()));
-    point
-        .map(|point| (fault, point.clone()))
-        .into_iter()
-        .collect()
+    // Once a host is removed, Terraform doesn't come back to what is left to be done.
+    let is_removed = (number, way) == (0, 1);
+    let last = is_removed.then(|| recording.agent.last()).flatten();
+    let last = last.map(|point| (Fault::Agent, point.clone()));
+    let point = point.map(|point| (fault, point.clone()));
+    point.into_iter().chain(last).collect()
 }
 
 /// Another place below `count` for each number, far from those of the numbers before it.

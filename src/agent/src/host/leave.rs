@@ -11,9 +11,11 @@ use super::{
 };
 use crate::{context::Context, lock::HostLock, serve::session, system::files};
 
-/// After a refresh or a create that failed. Whoever has the host's lock uses the machine, and leaves it itself.
+/// After the host's removal, a refresh or a create that failed. Whoever has the host's lock uses the machine, and leaves
+/// it itself.
 pub async fn if_nobody_uses_it(context: &Context) -> Result<(), Failure> {
-    if is_used(context)? {
+    let is_left = !context.run_folder.exists() && !is_installed();
+    if is_left || is_used(context)? {
         return Ok(());
     }
     match HostLock::take(&context.undisturbed(Duration::ZERO)).await {
@@ -31,10 +33,20 @@ pub fn if_unused(context: &Context) -> Result<(), Failure> {
     files::remove_tree(&context.run_folder)?;
     in_force::forget(context)?;
     context.store.remove_if_empty()?;
-    if install::uploaded().is_some() {
+    let mut left = vec![context.store.folder()];
+    if is_installed() {
         files::remove_tree(Path::new(FOLDER))?;
+        left.push(Path::new(FOLDER));
     }
-    Ok(())
+    // A power cut must not bring them back: nobody would come to remove them again.
+    left.iter()
+        .filter_map(|folder| folder.parent())
+        .try_for_each(files::sync_folder)
+}
+
+/// Whether the agent's own folder is there, and this program from it.
+fn is_installed() -> bool {
+    install::uploaded().is_some() && Path::new(FOLDER).exists()
 }
 
 fn is_used(context: &Context) -> Result<bool, Failure> {

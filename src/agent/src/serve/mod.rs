@@ -13,7 +13,7 @@ use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
 
 use protocol::{
     Failure, FailureKind,
-    desired::Desired,
+    desired::{Desired, ObjectKey},
     frame::{MAGIC, SILENCE},
     message::{Answer, Event, Put, Request},
 };
@@ -53,7 +53,8 @@ struct UnderWay {
 /// One connection.
 struct Connection {
     context: Context,
-    session: Option<Session>,
+    /// Closed before its time when the host was removed.
+    session: Rc<RefCell<Option<Session>>>,
     /// When this connection began, on the clock that a pending change is dated by.
     began: Duration,
     events: EventSender,
@@ -80,7 +81,7 @@ pub async fn run(context: Context) -> Result<(), Failure> {
     });
     let mut connection = Connection {
         context,
-        session: None,
+        session: Rc::default(),
         began: host::pending::clock(),
         events,
         under_way: Rc::default(),
@@ -105,7 +106,7 @@ impl Connection {
             let Some(incoming) = incoming else {
                 return Ok(());
             };
-            if let Some(session) = &self.session {
+            if let Some(session) = &*self.session.borrow() {
                 session.show_life()?;
             }
             match incoming {
@@ -144,7 +145,7 @@ impl Connection {
                 }
                 self.done(id, Ok(Answer::Noted));
             }
-            _ if self.session.is_none() => self.done(
+            _ if self.context.session.is_none() => self.done(
                 id,
                 Err(Failure::new(
                     FailureKind::Protocol,
@@ -158,8 +159,20 @@ impl Connection {
                     format!("{MOST_REQUESTS} requests are under way on this connection"),
                 )),
             ),
-            request => self.spawn(id, request),
+            request => match self.show_up() {
+                Ok(()) => self.spawn(id, request),
+                Err(failure) => self.done(id, Err(failure)),
+            },
         }
+    }
+
+    /// Notes that this provider is connected, also after its removal of the host.
+    fn show_up(&self) -> Result<(), Failure> {
+        let mut session = self.session.borrow_mut();
+        if let (None, Some(id)) = (&*session, &self.context.session) {
+            *session = Some(Session::open(&self.context.run_folder, id)?);
+        }
+        Ok(())
     }
 
     fn hello(
@@ -183,9 +196,9 @@ impl Connection {
             host::install::withdraw()?;
             return Err(failure);
         }
-        self.session = Some(Session::open(&self.context.run_folder, session)?);
         self.context.session = Some(session.clone());
         self.context.holder = holder;
+        self.show_up()?;
         Ok(Answer::Welcome {
             version: protocol::VERSION,
             agent_version: protocol::RELEASE.to_owned(),
@@ -207,6 +220,14 @@ impl Connection {
         let mut context = self.context.for_request(time, cancel.clone(), progress);
         context.upload = Some(upload);
         let began = self.began;
+        let is_last = matches!(
+            &request,
+            Request::Remove {
+                key: ObjectKey::Host,
+                ..
+            }
+        );
+        let session = is_last.then(|| Rc::clone(&self.session));
         let events = self.events.clone();
         let under_way = Rc::clone(&self.under_way);
         under_way
@@ -219,7 +240,15 @@ impl Connection {
                 }
             };
             // The lines end when the request's context, which holds their sender, is dropped.
-            let (result, ()) = tokio::join!(answer(context, request, began), forward);
+            let answered = async move {
+                let answer = answer(&context, request, began).await;
+                match (answer, session) {
+                    // Before the answer: Terraform, once it has that, doesn't come back to go on with it.
+                    (Ok(answer), Some(session)) => leave(&context, &session).await.map(|()| answer),
+                    (answer, _) => answer,
+                }
+            };
+            let (result, ()) = tokio::join!(answered, forward);
             under_way.borrow_mut().remove(&id);
             drop(events.send((id, Event::Done(result))));
         });
@@ -234,22 +263,26 @@ impl Connection {
         if tokio::time::timeout(GRACE, all).await.is_err() {
             self.tasks.abort_all();
         }
-        let Some(session) = self.session.take() else {
+        if self.context.session.is_none() {
             return;
-        };
-        let leave = async {
-            session.close()?;
-            host::leave::if_nobody_uses_it(&self.context).await
-        };
-        if let Err(failure) = leave.await {
+        }
+        if let Err(failure) = leave(&self.context, &self.session).await {
             eprintln!("nspawn-agent: {failure}");
         }
     }
 }
 
-async fn answer(context: Context, request: Request, began: Duration) -> Result<Answer, Failure> {
+/// Ends the session, and leaves nothing on a host that isn't ours.
+async fn leave(context: &Context, session: &RefCell<Option<Session>>) -> Result<(), Failure> {
+    if let Some(session) = session.take() {
+        session.close()?;
+    }
+    host::leave::if_nobody_uses_it(context).await
+}
+
+async fn answer(context: &Context, request: Request, began: Duration) -> Result<Answer, Failure> {
     match request {
-        Request::Snapshot { .. } => snapshot::snapshot(&context)
+        Request::Snapshot { .. } => snapshot::snapshot(context)
             .await
             .map(|snapshot| Answer::Snapshot(Box::new(snapshot))),
         Request::Put(put) => {
@@ -266,19 +299,19 @@ async fn answer(context: Context, request: Request, began: Duration) -> Result<A
                 secrets,
             };
             match desired {
-                Desired::Host(host) => change::put(&context, host, asked).await,
-                Desired::Image(image) => change::put(&context, image, asked).await,
-                Desired::Container(container) => change::put(&context, *container, asked).await,
-                Desired::Address(address) => change::put(&context, address, asked).await,
+                Desired::Host(host) => change::put(context, host, asked).await,
+                Desired::Image(image) => change::put(context, image, asked).await,
+                Desired::Container(container) => change::put(context, *container, asked).await,
+                Desired::Address(address) => change::put(context, address, asked).await,
             }
         }
-        Request::Remove { key, token, .. } => change::remove(&context, key, &token).await,
-        Request::Claim { objects } => claim::claim(&context, &objects).await,
-        Request::TakeOver { key, token } => claim::take_over(&context, &key, token).await,
+        Request::Remove { key, token, .. } => change::remove(context, key, &token).await,
+        Request::Claim { objects } => claim::claim(context, &objects).await,
+        Request::TakeOver { key, token } => claim::take_over(context, &key, token).await,
         Request::Confirm { token } => {
             // The change is undone when this comes too late.
             let _lock = HostLock::take(&context.in_haste()).await?;
-            host::pending::confirm(&context, &token, began)?;
+            host::pending::confirm(context, &token, began)?;
             Ok(Answer::Noted)
         }
         Request::Hello { .. } | Request::Cancel { .. } => Ok(Answer::Noted),

@@ -8,153 +8,18 @@ use futures_util::StreamExt;
 use protocol::{Failure, FailureKind};
 use zbus::{Connection, OwnedObjectPath};
 
+use self::calls::{
+    JobRemovedStream, MachineProxy, MachinesProxy, ManagerProxy, ServiceProxy, UnitProxy,
+};
+pub use self::unit_state::UnitState;
 use super::netlink::hexadecimal;
 use crate::{context::Context, failure::Context as _};
 
+mod calls;
+mod unit_state;
+
 /// How the units of containers begin; the container follows.
 pub const INSTANCE_OF: &str = "systemd-nspawn@";
-
-/// One entry of ListUnitsByPatterns.
-type ListedUnit = (
-    String,
-    String,
-    String,
-    String,
-    String,
-    String,
-    OwnedObjectPath,
-    u32,
-    String,
-    OwnedObjectPath,
-);
-
-#[zbus::proxy(
-    interface = "org.freedesktop.systemd1.Manager",
-    default_service = "org.freedesktop.systemd1",
-    default_path = "/org/freedesktop/systemd1"
-)]
-trait Manager {
-    fn reload(&self) -> zbus::Result<()>;
-    fn subscribe(&self) -> zbus::Result<()>;
-    fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
-    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-    fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-    fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
-    fn list_units_by_patterns(
-        &self,
-        states: &[&str],
-        patterns: &[&str],
-    ) -> zbus::Result<Vec<ListedUnit>>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn version(&self) -> zbus::Result<String>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn system_state(&self) -> zbus::Result<String>;
-    #[zbus(signal)]
-    fn job_removed(
-        &self,
-        id: u32,
-        job: OwnedObjectPath,
-        unit: String,
-        result: String,
-    ) -> zbus::Result<()>;
-}
-
-#[zbus::proxy(
-    interface = "org.freedesktop.systemd1.Unit",
-    default_service = "org.freedesktop.systemd1"
-)]
-trait Unit {
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn active_state(&self) -> zbus::Result<String>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn sub_state(&self) -> zbus::Result<String>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn need_daemon_reload(&self) -> zbus::Result<bool>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn job(&self) -> zbus::Result<(u32, OwnedObjectPath)>;
-    #[zbus(property(emits_changed_signal = "false"), name = "InvocationID")]
-    fn invocation(&self) -> zbus::Result<Vec<u8>>;
-}
-
-#[zbus::proxy(
-    interface = "org.freedesktop.systemd1.Service",
-    default_service = "org.freedesktop.systemd1"
-)]
-trait Service {
-    #[zbus(property(emits_changed_signal = "false"), name = "MainPID")]
-    fn main_process(&self) -> zbus::Result<u32>;
-}
-
-#[zbus::proxy(
-    interface = "org.freedesktop.machine1.Manager",
-    default_service = "org.freedesktop.machine1",
-    default_path = "/org/freedesktop/machine1"
-)]
-trait Machines {
-    fn list_machines(&self) -> zbus::Result<Vec<(String, String, String, OwnedObjectPath)>>;
-    fn get_machine(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
-    fn unregister_machine(&self, name: &str) -> zbus::Result<()>;
-    fn kill_machine(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
-}
-
-#[zbus::proxy(
-    interface = "org.freedesktop.machine1.Machine",
-    default_service = "org.freedesktop.machine1"
-)]
-trait Machine {
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn leader(&self) -> zbus::Result<u32>;
-}
-
-/// A unit's state in systemd's own words.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnitState {
-    /// "active", "activating", "inactive", "failed", …
-    pub active: String,
-    /// "running", "start", "dead", …
-    pub sub: String,
-}
-
-impl UnitState {
-    /// Of a unit that systemd has had no reason to load.
-    pub fn not_loaded() -> Self {
-        Self {
-            active: "inactive".to_owned(),
-            sub: "dead".to_owned(),
-        }
-    }
-
-    /// Whether processes of it may be there.
-    pub fn is_up(&self) -> bool {
-        !matches!(self.active.as_str(), "inactive" | "failed")
-    }
-
-    /// Whether it is up and running.
-    pub fn is_ready(&self) -> bool {
-        self.active == "active"
-    }
-
-    /// Whether it is on its way up.
-    pub fn is_starting(&self) -> bool {
-        self.active == "activating"
-    }
-
-    /// Whether it is on its way down: a start now waits until it is.
-    pub fn is_stopping(&self) -> bool {
-        self.active == "deactivating"
-    }
-
-    /// Whether it failed, and is started again in a moment or not at all.
-    pub fn is_failed(&self) -> bool {
-        self.active == "failed" || self.awaits_restart()
-    }
-
-    /// Whether it failed and is started again in a moment; nothing of it runs.
-    pub fn awaits_restart(&self) -> bool {
-        self.sub.starts_with("auto-restart")
-    }
-}
 
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

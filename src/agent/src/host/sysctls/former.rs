@@ -38,11 +38,15 @@ pub fn keys(store: &Store) -> Result<Vec<String>, Failure> {
     Ok(read(store)?.order)
 }
 
-/// Sets one, keeping its former value first.
+/// Sets one, keeping its former value first. One that a switch has set along by now has its own with the switch's.
 pub fn set(store: &Store, key: &str, value: u64) -> Result<(), Failure> {
     let mut former = read(store)?;
+    let before = sysctl::read(key)?;
+    if before.as_deref() == Some(value.to_string().as_str()) {
+        return Ok(());
+    }
     if !former.values.contains_key(key)
-        && let Some(before) = sysctl::read(key)?
+        && let Some(before) = before
     {
         former.values.insert(key.to_owned(), before);
         former.order.push(key.to_owned());
@@ -204,6 +208,21 @@ mod tests {
             assert_eq!(off.map(value), ["0"; 5]);
             assert_eq!([own, own_v6].map(value), ["1"; 2]);
             assert!(keys(&store).unwrap().is_empty());
+        });
+    }
+
+    #[test]
+    fn what_the_kernel_has_set_along_is_no_former_value() {
+        in_new_namespace(|store| {
+            let switch = "net/ipv4/ip_forward";
+            let along = "net/ipv4/conf/lo/forwarding";
+            sysctl::write(switch, "0").unwrap();
+            // Both were found to be wrong before either was set; a run that is killed in between finds one.
+            set(&store, switch, 1).unwrap();
+            set(&store, along, 1).unwrap();
+            assert_eq!(keys(&store).unwrap(), [switch]);
+            restore(&store, &Vec::new()).unwrap();
+            assert_eq!([switch, along].map(value), ["0"; 2]);
         });
     }
 

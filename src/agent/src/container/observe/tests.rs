@@ -1,0 +1,127 @@
+use super::*;
+use crate::{container::tests::container, testing};
+
+fn machine() -> Machine {
+    Machine {
+        has_folder: true,
+        settings: OwnFile::Same,
+        drop_in: OwnFile::Same,
+        autostart: true,
+        unit: UnitState {
+            active: "active".to_owned(),
+            sub: "running".to_owned(),
+        },
+        keeps_failing: false,
+        has_port: true,
+        is_mounted: true,
+        system_state: None,
+        inside: Inside::Changed(Vec::new()),
+        has_tree: true,
+        runs_as_it_should: true,
+    }
+}
+
+#[test]
+fn each_deviation_is_a_sentence() {
+    let desired = container("web");
+    assert_eq!(drift(&desired, &machine()), [""; 0]);
+    let wrong = Machine {
+        settings: OwnFile::Differs,
+        drop_in: OwnFile::Missing,
+        autostart: false,
+        has_port: false,
+        is_mounted: false,
+        inside: Inside::Changed(vec!["etc/hostname".to_owned()]),
+        has_tree: false,
+        runs_as_it_should: false,
+        ..machine()
+    };
+    assert_eq!(
+        drift(&desired, &wrong),
+        [
+            "the file /etc/systemd/nspawn/web.nspawn was changed",
+            "the file /etc/systemd/system/systemd-nspawn@web.service.d/nspawn-agent.conf is missing",
+            "the container web does not start with the host",
+            "the image's tree that web stands on is missing",
+            "the container web runs with settings of before its last change; the next apply restarts it",
+            "the interface vb-web of the container web is gone, and its network with it; the next apply restarts it",
+            "the mount at /var/lib/machines/web is missing",
+            "the file /etc/hostname in the guest was changed",
+        ]
+    );
+    let down = Machine {
+        unit: UnitState::not_loaded(),
+        is_mounted: false,
+        ..machine()
+    };
+    assert_eq!(
+        drift(&desired, &down),
+        ["systemd-nspawn@web.service is inactive"]
+    );
+    let hanging = Machine {
+        inside: Inside::Hangs,
+        ..machine()
+    };
+    assert_eq!(
+        drift(&desired, &hanging),
+        ["the files in the guest web can't be looked at: whoever looks one up there hangs"]
+    );
+    let failing = Machine {
+        unit: UnitState {
+            active: "activating".to_owned(),
+            sub: "start".to_owned(),
+        },
+        keeps_failing: true,
+        is_mounted: false,
+        ..machine()
+    };
+    assert_eq!(status(&failing), Status::Failed);
+    assert_eq!(
+        drift(&desired, &failing),
+        ["systemd-nspawn@web.service fails, and is started again"]
+    );
+}
+
+#[test]
+fn only_guests_that_go_on_running_are_looked_into() {
+    let mut inventory = testing::inventory(&["down", "to-stop", "web"], &[]);
+    let name = |text: &str| text.parse::<MachineName>().unwrap();
+    let to_stop = inventory.containers.get_mut(&name("to-stop")).unwrap();
+    to_stop.desired.running = false;
+    let mut machines: BTreeMap<MachineName, Machine> = ["down", "to-stop", "unknown", "web"]
+        .map(|text| (name(text), machine()))
+        .into();
+    machines.get_mut(&name("down")).unwrap().unit = UnitState::not_loaded();
+    let found: Vec<_> = staying(&inventory, &mut machines)
+        .map(|(stored, _)| stored.desired.name.to_string())
+        .collect();
+    assert_eq!(found, ["web"]);
+}
+
+#[test]
+fn leaders() {
+    let text = "# This is private data. Do not parse.\nNAME=web\nLEADER=248\nCLASS=container\n";
+    assert_eq!(parse_leader(text), Some(248));
+    for text in ["", "LEADER=\n", "LEADER=-1", "LEADER=1", "OLEADER=7"] {
+        assert_eq!(parse_leader(text), None, "{text}");
+    }
+}
+
+#[test]
+fn statuses() {
+    let of = |active: &str, system: Option<&str>| {
+        status(&Machine {
+            unit: UnitState {
+                active: active.to_owned(),
+                sub: String::new(),
+            },
+            system_state: system.map(str::to_owned),
+            ..machine()
+        })
+    };
+    assert_eq!(of("active", Some("running")), Status::Running);
+    assert_eq!(of("activating", None), Status::Running);
+    assert_eq!(of("active", Some("degraded")), Status::Degraded);
+    assert_eq!(of("failed", None), Status::Failed);
+    assert_eq!(of("inactive", None), Status::Stopped);
+}
