@@ -318,15 +318,16 @@ pub async fn clear_but_service(context: &Context, stored: &Stored<Host>) -> Resu
     if let Some(link) = bridge::of_host(stored, &network, &facts::machine_id()?) {
         context.netlink.delete_link(link.index).await?;
     }
-    sysctls::restore(&context.store, &Vec::new())?;
     for file in plan::files(&stored.desired, &Vec::new()) {
         let path = Path::new(&file.path);
         if file.path != install::UNIT_PATH
             && files::read(path)?.is_some_and(|contents| files::is_ours(&contents))
         {
-            files::remove_file(path)?;
+            files::remove_for_good(path)?;
         }
     }
+    // Once their file is gone for good: a boot that still found it would set them, and nobody knew the former values.
+    sysctls::restore(&context.store, &Vec::new())?;
     // A later change may have left the file of a host that had nesting on.
     let modules = Path::new(plan::MODULES_FILE);
     if files::read(modules)?.is_some_and(|contents| files::is_ours(&contents)) {

@@ -96,7 +96,7 @@ pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec
             .host
             .files
             .iter()
-            .filter(|(_, found)| *found != OwnFile::Same)
+            .filter(|(file, found)| *found != OwnFile::Same && file.path != sysctls::FILE)
             .map(|(file, _)| Step::WriteFile(file.clone())),
     );
     steps.extend(
@@ -125,6 +125,8 @@ pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec
     steps
 }
 
+/// What a boot finds in the file is always among the settings of which the former values are known: it comes after those
+/// are kept, and before they are forgotten.
 fn sysctl_steps(observed: &Observation) -> Vec<Step> {
     let host = &observed.host;
     let mut steps: Vec<_> = host
@@ -137,6 +139,11 @@ fn sysctl_steps(observed: &Observation) -> Vec<Step> {
         })
         .map(|(key, wanted)| Step::SetSysctl(key.clone(), wanted.value()))
         .collect();
+    let file = host
+        .files
+        .iter()
+        .filter(|(file, found)| *found != OwnFile::Same && file.path == sysctls::FILE);
+    steps.extend(file.map(|(file, _)| Step::WriteFile(file.clone())));
     if host.superfluous_sysctls {
         steps.push(Step::RestoreSysctls(host.wishes.clone()));
     }

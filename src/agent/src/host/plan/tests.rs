@@ -119,3 +119,28 @@ fn sysctls_that_deviate_are_set_and_those_the_kernel_lacks_are_passed_over() {
         []
     );
 }
+
+#[test]
+fn the_file_of_sysctls_never_sets_one_whose_former_value_is_not_known() {
+    let mut observed = observation(network());
+    observed.host.wishes = vec![("a".to_owned(), Wanted::Exactly(1))];
+    observed.host.sysctls = [("a".to_owned(), "0".to_owned())].into();
+    observed.host.superfluous_sysctls = true;
+    let file = OwnedFile {
+        path: sysctls::FILE.to_owned(),
+        contents: String::new(),
+    };
+    observed.host.files = vec![(file.clone(), OwnFile::Differs)];
+    let own = Scope::Address("203.0.113.2".to_owned());
+    for scope in [Scope::Host, own] {
+        assert_eq!(
+            plan(&inventory(&[], &[]), &observed, &scope),
+            [
+                Step::SetSysctl("a".to_owned(), 1),
+                Step::WriteFile(file.clone()),
+                Step::RestoreSysctls(observed.host.wishes.clone()),
+            ],
+            "{scope:?}"
+        );
+    }
+}
