@@ -95,6 +95,11 @@ pub fn wishes(needs: &Needs<'_>) -> Wishes {
             Wanted::Exactly(1),
         ));
     }
+    // Without isolation the host would tell guests to talk to each other directly, which they would go on trying for
+    // five minutes after it is turned on. Each interface has its own switch beside `all`. ip-sysctl.rst, send_redirects
+    for name in ["all", needs.bridge] {
+        wishes.push(exactly(&format!("net/ipv4/conf/{name}/send_redirects"), 0));
+    }
     wishes.extend(density());
     if needs.nesting {
         wishes.extend(nesting());
