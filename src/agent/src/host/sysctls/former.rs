@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::Failure;
+use protocol::{Failure, desired::Host};
 use serde::{Deserialize, Serialize};
 
 use super::{Wanted, Wishes, density, nesting};
@@ -45,6 +45,9 @@ pub fn set(store: &Store, key: &str, value: u64) -> Result<(), Failure> {
     if before.as_deref() == Some(value.to_string().as_str()) {
         return Ok(());
     }
+    if is_of_bridge(store, key)? {
+        return sysctl::write(key, &value.to_string());
+    }
     if !former.values.contains_key(key)
         && let Some(before) = before
     {
@@ -54,6 +57,13 @@ pub fn set(store: &Store, key: &str, value: u64) -> Result<(), Failure> {
         store.put_beside(FILE, &former)?;
     }
     sysctl::write(key, &value.to_string())
+}
+
+/// Whether it goes with the host's own bridge, and so has no former value. Often udev has set it by then from our file,
+/// as for every new interface. systemd-sysctl.service(8)
+fn is_of_bridge(store: &Store, key: &str) -> Result<bool, Failure> {
+    let host = store.get::<Host>("host")?;
+    Ok(host.is_some_and(|host| key.contains(&format!("/conf/{}/", host.desired.bridge))))
 }
 
 /// What the kernel sets along with this, as it is.
@@ -223,6 +233,23 @@ mod tests {
             assert_eq!(keys(&store).unwrap(), [switch]);
             restore(&store, &Vec::new()).unwrap();
             assert_eq!([switch, along].map(value), ["0"; 2]);
+        });
+    }
+
+    #[test]
+    fn what_goes_with_the_bridge_has_no_former_value() {
+        in_new_namespace(|store| {
+            let host = crate::testing::inventory(&[], &[]).host.unwrap();
+            assert_eq!(host.desired.bridge.as_str(), "br0");
+            store.put(&host).unwrap();
+            let add = ["link", "add", "br0", "type", "bridge"];
+            let made = std::process::Command::new("ip").args(add).status();
+            assert!(made.unwrap().success());
+            let own = "net/ipv4/conf/br0/send_redirects";
+            sysctl::write(own, "1").unwrap();
+            set(&store, own, 0).unwrap();
+            assert_eq!(value(own), "0");
+            assert!(keys(&store).unwrap().is_empty());
         });
     }
 
