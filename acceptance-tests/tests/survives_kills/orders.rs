@@ -63,11 +63,12 @@ fn some(pair: &Pair, number: usize, way: usize, recording: &Recording) -> VecDeq
     };
     let point = points.get(somewhere(number * 2 + way, points.len()));
     // Once a host is removed, Terraform doesn't come back to what is left to be done.
-    let is_removed = (number, way) == (0, 1);
-    let last = is_removed.then(|| recording.agent.last()).flatten();
-    let last = last.map(|point| (Fault::Agent, point.clone()));
-    let point = point.map(|point| (fault, point.clone()));
-    point.into_iter().chain(last).collect()
+    let last = recording.agent.last();
+    let last = last.filter(|_| (number, way) == (0, 1));
+    let orders = [(fault, point), (Fault::Agent, last)].into_iter();
+    orders
+        .filter_map(|(fault, point)| Some((fault, point?.clone())))
+        .collect()
 }
 
 /// Another place below `count` for each number, far from those of the numbers before it.

@@ -126,9 +126,14 @@ pub fn are_unchanged(world: &World, before: &str) -> Result<()> {
     Ok(())
 }
 
+/// A MAC address as iproute2 writes it.
+pub fn words(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 /// Whether the bridge takes a MAC address to be the attacker's.
 pub fn bridge_has_it_at_the_attacker(world: &World, mac: Mac) -> Result<bool> {
-    let text = mac.map(|byte| format!("{byte:02x}")).join(":");
+    let text = words(mac);
     let listing = world.lab.vps1().root("bridge fdb show dev vb-attacker")?;
     Ok(listing.lines().any(|line| line.starts_with(&text)))
 }

@@ -19,7 +19,7 @@ use super::{
     attacks::{Attack, Shows},
     tables,
     watch::{Listener, Watch, mark},
-    world::{Prefix, World},
+    world::{Guest, Prefix, World},
 };
 
 /// How often each forged frame is sent.
@@ -99,20 +99,18 @@ pub fn has_its_effect(world: &World, watch: &Watch, attack: &Attack, number: u16
         let is_seen = match &shows {
             Shows::AtVictim => !watch.victim.seen(&forged).is_empty(),
             Shows::AtRouter => !watch.router.seen(&forged).is_empty(),
-            Shows::Neighbour(address, mac) => tables::of_host(world)?
-                .iter()
-                .any(|entry| entry.address == *address && entry.mac == Some(*mac)),
+            Shows::Neighbour(address, mac) => {
+                let mut known = tables::of_host(world)?;
+                known.retain(|entry| entry.address == *address);
+                if known.is_empty() {
+                    // An advertisement changes what is known, and makes no entry.
+                    forget(world)?;
+                }
+                known.iter().any(|entry| entry.mac == Some(*mac))
+            }
             Shows::Forwarding(mac) => tables::bridge_has_it_at_the_attacker(world, *mac)?,
             Shows::Never(_) => false,
         };
-        if let Shows::Neighbour(address, _) = &shows
-            && !tables::of_host(world)?
-                .iter()
-                .any(|entry| entry.address == *address)
-        {
-            // An advertisement changes what is known, and makes no entry.
-            forget(world)?;
-        }
         ensure!(is_seen, "no effect: {shows:?}");
         Ok(())
     };
@@ -139,7 +137,10 @@ pub fn guests_talk(world: &World) -> Result<()> {
     const REDIRECTS: &str = "awk '/^Icmp:/ { if (!names) { names = split($0, name); next } \
                              for (i in name) if (name[i] == \"OutRedirects\") print $i }' /proc/net/snmp";
     for address in [world.attacker.v4.to_string(), world.attacker.v6.to_string()] {
-        in_victim(world, &format!("ping -n -q -c 20 -i 0.1 -W 1 {address}"))?;
+        inside(
+            &world.victim,
+            &format!("ping -n -q -c 20 -i 0.1 -W 1 {address}"),
+        )?;
     }
     let redirects = world.lab.vps1().root(REDIRECTS)?;
     ensure!(
@@ -149,12 +150,9 @@ pub fn guests_talk(world: &World) -> Result<()> {
     Ok(())
 }
 
-fn words(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
-}
-
-fn in_victim(world: &World, script: &str) -> Result<String> {
-    let network = format!("--net={}", world.victim.namespace.display());
+/// Runs a script in a guest's network.
+fn inside(guest: &Guest, script: &str) -> Result<String> {
+    let network = format!("--net={}", guest.namespace.display());
     check(&mut command("nsenter", [&network, "sh", "-ec", script]))
 }
 
@@ -168,7 +166,7 @@ pub fn guests_meet_again(world: &World) -> Result<()> {
     let began = Instant::now();
     for address in [world.attacker.v4.to_string(), world.attacker.v6.to_string()] {
         wait_until(&format!("the victim reaches {address}"), MISLED, || {
-            in_victim(world, &format!("ping -n -q -c 1 -W 1 {address}"))
+            inside(&world.victim, &format!("ping -n -q -c 1 -W 1 {address}"))
         })?;
         eprintln!(
             "         the victim reached {address} after {:.1?}",
@@ -177,11 +175,7 @@ pub fn guests_meet_again(world: &World) -> Result<()> {
     }
     // What is left of that are entries that nobody uses any more.
     for guest in [&world.victim, &world.bystander] {
-        let network = format!("--net={}", guest.namespace.display());
-        check(&mut command(
-            "nsenter",
-            [&network, "ip", "neigh", "flush", "dev", "host0"],
-        ))?;
+        inside(guest, "ip neigh flush dev host0")?;
     }
     Ok(())
 }
@@ -273,7 +267,7 @@ pub fn scan_the_prefix(world: &World, prefix: &Prefix) -> Result<usize> {
 /// With the bridge's entry of the victim gone and nobody there to put it back, its packets are nobody's.
 pub fn sniff_without_an_entry(world: &World, watch: &Watch) -> Result<()> {
     let vps = world.lab.vps1();
-    let victim = words(world.victim.mac);
+    let victim = tables::words(world.victim.mac);
     let before = watch.attacker.frames().len();
     vps.root(&format!(
         "systemctl stop nspawn-agent; bridge fdb del {victim} dev vb-victim master"
@@ -298,7 +292,7 @@ pub fn sniff_without_an_entry(world: &World, watch: &Watch) -> Result<()> {
 /// what is fixed has to stay. Fixed in the bridge's ordinary way, it doesn't.
 pub fn steal_from_a_port_that_learns(world: &World, watch: &Watch) -> Result<()> {
     let vps = world.lab.vps1();
-    let victim = words(world.victim.mac);
+    let victim = tables::words(world.victim.mac);
     let steals = |prepare: &str| -> Result<bool> {
         vps.root(&format!(
             "systemctl stop nspawn-agent; bridge link set dev vb-attacker learning on; {prepare}"
@@ -337,7 +331,7 @@ pub fn steal_from_a_port_that_learns(world: &World, watch: &Watch) -> Result<()>
 
 /// Without isolation the attacker does see them.
 pub fn sniffs_without_an_entry(world: &World, watch: &Watch) -> Result<()> {
-    let victim = words(world.victim.mac);
+    let victim = tables::words(world.victim.mac);
     let before = watch.attacker.frames().len();
     let script = format!(
         "bridge fdb del {victim} dev vb-victim master; ping -n -c 1 -W 1 {}",

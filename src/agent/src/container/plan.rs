@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use crate::container::{
         inside::Inside,
-        tests::{container, host, stored},
+        tests::{container, host, machine, stored},
     };
 
     fn up() -> UnitState {
@@ -137,23 +137,6 @@ mod tests {
         }
     }
 
-    fn good() -> Machine {
-        Machine {
-            has_folder: true,
-            settings: OwnFile::Same,
-            drop_in: OwnFile::Same,
-            autostart: true,
-            unit: up(),
-            keeps_failing: false,
-            has_port: true,
-            is_mounted: true,
-            system_state: None,
-            inside: Inside::Changed(Vec::new()),
-            has_tree: true,
-            runs_as_it_should: true,
-        }
-    }
-
     fn steps(change: impl FnOnce(&mut Machine), scope: &Scope) -> Vec<&'static str> {
         steps_of(container("web"), change, scope)
     }
@@ -163,7 +146,7 @@ mod tests {
         change: impl FnOnce(&mut Machine),
         scope: &Scope,
     ) -> Vec<&'static str> {
-        let mut machine = good();
+        let mut machine = machine();
         change(&mut machine);
         let inventory = Inventory {
             host: Some(host()),

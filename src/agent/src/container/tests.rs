@@ -5,8 +5,11 @@ use protocol::{
     observed::Owner,
 };
 
-use super::Assigned;
-use crate::store::{Kept, Stored};
+use super::{Assigned, inside::Inside, observe::Machine};
+use crate::{
+    store::{Kept, Stored},
+    system::{files::OwnFile, systemd::UnitState},
+};
 
 /// A container with every default.
 pub fn container(name: &str) -> Container {
@@ -36,6 +39,27 @@ pub fn container(name: &str) -> Container {
         labels: None,
         nspawn_config: None,
         timeouts: None,
+    }
+}
+
+/// A machine that is all as it should be.
+pub fn machine() -> Machine {
+    Machine {
+        has_folder: true,
+        settings: OwnFile::Same,
+        drop_in: OwnFile::Same,
+        autostart: true,
+        unit: UnitState {
+            active: "active".to_owned(),
+            sub: "running".to_owned(),
+        },
+        keeps_failing: false,
+        has_port: true,
+        is_mounted: true,
+        system_state: None,
+        inside: Inside::Changed(Vec::new()),
+        has_tree: true,
+        runs_as_it_should: true,
     }
 }
 

@@ -91,14 +91,8 @@ pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec
             .cloned()
             .map(Step::LoadModule),
     );
-    steps.extend(
-        observed
-            .host
-            .files
-            .iter()
-            .filter(|(file, found)| *found != OwnFile::Same && file.path != sysctls::FILE)
-            .map(|(file, _)| Step::WriteFile(file.clone())),
-    );
+    let others = wrong_files(observed).filter(|file| file.path != sysctls::FILE);
+    steps.extend(others.cloned().map(Step::WriteFile));
     steps.extend(
         observed
             .host
@@ -125,6 +119,14 @@ pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec
     steps
 }
 
+/// Our files that don't hold what they should.
+fn wrong_files(observed: &Observation) -> impl Iterator<Item = &OwnedFile> {
+    let files = observed.host.files.iter();
+    files
+        .filter(|(_, found)| *found != OwnFile::Same)
+        .map(|(file, _)| file)
+}
+
 /// What a boot finds in the file is always among the settings of which the former values are known: it comes after those
 /// are kept, and before they are forgotten.
 fn sysctl_steps(observed: &Observation) -> Vec<Step> {
@@ -139,11 +141,8 @@ fn sysctl_steps(observed: &Observation) -> Vec<Step> {
         })
         .map(|(key, wanted)| Step::SetSysctl(key.clone(), wanted.value()))
         .collect();
-    let file = host
-        .files
-        .iter()
-        .filter(|(file, found)| *found != OwnFile::Same && file.path == sysctls::FILE);
-    steps.extend(file.map(|(file, _)| Step::WriteFile(file.clone())));
+    let file = wrong_files(observed).filter(|file| file.path == sysctls::FILE);
+    steps.extend(file.cloned().map(Step::WriteFile));
     if host.superfluous_sysctls {
         steps.push(Step::RestoreSysctls(host.wishes.clone()));
     }

@@ -1,25 +1,8 @@
 use super::*;
-use crate::{container::tests::container, testing};
-
-fn machine() -> Machine {
-    Machine {
-        has_folder: true,
-        settings: OwnFile::Same,
-        drop_in: OwnFile::Same,
-        autostart: true,
-        unit: UnitState {
-            active: "active".to_owned(),
-            sub: "running".to_owned(),
-        },
-        keeps_failing: false,
-        has_port: true,
-        is_mounted: true,
-        system_state: None,
-        inside: Inside::Changed(Vec::new()),
-        has_tree: true,
-        runs_as_it_should: true,
-    }
-}
+use crate::{
+    container::tests::{container, machine},
+    testing,
+};
 
 #[test]
 fn each_deviation_is_a_sentence() {

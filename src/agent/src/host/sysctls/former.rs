@@ -40,15 +40,13 @@ pub fn keys(store: &Store) -> Result<Vec<String>, Failure> {
 
 /// Sets one, keeping its former value first. One that a switch has set along by now has its own with the switch's.
 pub fn set(store: &Store, key: &str, value: u64) -> Result<(), Failure> {
-    let mut former = read(store)?;
-    let before = sysctl::read(key)?;
-    if before.as_deref() == Some(value.to_string().as_str()) {
+    let (value, before) = (value.to_string(), sysctl::read(key)?);
+    if before.as_ref() == Some(&value) {
         return Ok(());
     }
-    if is_of_bridge(store, key)? {
-        return sysctl::write(key, &value.to_string());
-    }
+    let mut former = read(store)?;
     if !former.values.contains_key(key)
+        && !is_of_bridge(store, key)?
         && let Some(before) = before
     {
         former.values.insert(key.to_owned(), before);
@@ -56,7 +54,7 @@ pub fn set(store: &Store, key: &str, value: u64) -> Result<(), Failure> {
         former.along.insert(key.to_owned(), along(key)?);
         store.put_beside(FILE, &former)?;
     }
-    sysctl::write(key, &value.to_string())
+    sysctl::write(key, &value)
 }
 
 /// Whether it goes with the host's own bridge, and so has no former value. Often udev has set it by then from our file,
