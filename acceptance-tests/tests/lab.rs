@@ -1,27 +1,16 @@
 //! The lab keeps its own promises: what the other tests build on.
 
-use std::{
-    fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::{Shutdown, SocketAddr},
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+#[path = "lab/leftovers.rs"]
+mod leftovers;
+#[path = "lab/operator.rs"]
+mod operator;
+
+use std::{fs, time::Duration};
 
 use acceptance_tests::{
-    Flavour, Hosts, Lab, Snapshot, Terraform, User,
-    command::wait_until,
-    images::Guest,
-    instance::Instance,
-    namespace::Namespace,
-    probe::Probe,
-    proxy::{Fault, Line, Proxy},
-    servers::ECHO_PORT,
+    Flavour, Hosts, Lab, Snapshot, User, command::wait_until, images::Guest, servers::ECHO_PORT,
 };
-use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Result, ensure};
 
 #[test]
 fn a_debian_13_host_is_a_server_in_a_cloud() -> Result<()> {
@@ -149,8 +138,7 @@ fn a_power_cut_drops_what_was_not_brought_to_the_disk() -> Result<()> {
     vps.root("test \"$(cat /root/kept)\" = kept; ! test -e /root/lost")?;
     let disk = lab.folder().join("vps1.disk").display().to_string();
     drop(lab);
-    let left =
-        std::fs::read_to_string("/proc/self/mounts")?.contains(disk.trim_end_matches(".disk"));
+    let left = fs::read_to_string("/proc/self/mounts")?.contains(disk.trim_end_matches(".disk"));
     ensure!(!left, "the disk is still mounted");
     Ok(())
 }
@@ -228,102 +216,6 @@ fn a_bare_host_installs_from_the_labs_mirror() -> Result<()> {
 }
 
 #[test]
-fn a_probe_sees_when_ssh_is_interrupted() -> Result<()> {
-    let lab = Lab::start(Hosts::one())?;
-    let pause = Duration::from_millis(200);
-    let probe = Probe::start(lab.vps1(), pause)?;
-    wait_until("the probe has worked", Duration::from_mins(1), || {
-        let seen = probe.seen();
-        ensure!(seen.echoes > 3 && seen.logins > 3, "{seen:?}");
-        Ok(())
-    })?;
-    probe.finish()?;
-    let probe = Probe::start(lab.vps1(), pause)?;
-    lab.vps1().root("systemctl stop ssh.service ssh.socket")?;
-    wait_until("the probe has noticed", Duration::from_mins(1), || {
-        ensure!(!probe.seen().failures.is_empty(), "it has seen no failure");
-        Ok(())
-    })?;
-    assert!(probe.finish().is_err());
-    Ok(())
-}
-
-#[test]
-fn a_proxy_delays_cuts_and_stalls() -> Result<()> {
-    let lab = Lab::start(Hosts(Vec::new()))?;
-    let listener = lab.client().listen(SocketAddr::from(([127, 0, 0, 1], 9)))?;
-    let target = listener.local_addr()?;
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            let mut from = stream.try_clone().expect("a socket can be doubled");
-            std::thread::spawn(move || std::io::copy(&mut from, &mut &stream));
-        }
-    });
-    let through = |line: Line| -> Result<(std::io::Result<String>, Duration)> {
-        let proxy = Proxy::start(lab.client(), target, line)?;
-        let mut stream = lab
-            .client()
-            .connect(proxy.address(), Duration::from_secs(1))?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        let start = Instant::now();
-        stream.write_all(b"0123456789")?;
-        stream.shutdown(Shutdown::Write)?;
-        let mut answer = [0; 16];
-        let mut length = 0;
-        let end = loop {
-            match stream.read(&mut answer[length..]) {
-                Ok(0) => break Ok(()),
-                Ok(more) => length += more,
-                Err(error) => break Err(error),
-            }
-        };
-        let breaks = line.upwards.or(line.downwards).is_some();
-        ensure!(proxy.has_struck() == breaks, "{line:?}");
-        let text = String::from_utf8_lossy(&answer[..length]).into_owned();
-        Ok((end.map(|()| text), start.elapsed()))
-    };
-    let delay = Duration::from_millis(50);
-    let (text, took) = through(Line {
-        delay,
-        ..Line::default()
-    })?;
-    assert_eq!(text?, "0123456789");
-    assert!(took >= delay * 2, "{took:?}");
-    assert_eq!(
-        through(Line {
-            upwards: Some((2, Fault::Trickle(1))),
-            ..Line::default()
-        })?
-        .0?,
-        "0123456789"
-    );
-    assert_eq!(
-        through(Line {
-            downwards: Some((4, Fault::Close)),
-            ..Line::default()
-        })?
-        .0?,
-        "0123"
-    );
-    let reset = through(Line {
-        upwards: Some((4, Fault::Reset)),
-        ..Line::default()
-    })?
-    .0;
-    assert_eq!(
-        reset.unwrap_err().kind(),
-        std::io::ErrorKind::ConnectionReset
-    );
-    let stalled = through(Line {
-        downwards: Some((4, Fault::Stall)),
-        ..Line::default()
-    })?
-    .0;
-    assert_eq!(stalled.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
-    Ok(())
-}
-
-#[test]
 fn the_guests_images_boot() -> Result<()> {
     let lab = Lab::start(Hosts::one())?;
     let vps = lab.vps1();
@@ -356,143 +248,5 @@ fn the_guests_images_boot() -> Result<()> {
     vps.guest("a", "systemctl is-active systemd-networkd")?;
     vps.guest("b", "! systemctl cat systemd-networkd")?;
     vps.guest("c", "etcd --version && etcdctl version")?;
-    Ok(())
-}
-
-#[test]
-fn terraform_runs_in_the_operators_network() -> Result<()> {
-    let lab = Lab::start(Hosts(Vec::new()))?;
-    let terraform = Terraform::create(
-        lab.folder(),
-        lab.client(),
-        Path::new(env!("CARGO_BIN_EXE_lab")),
-    )?;
-    let configuration = |script: &str| {
-        format!(
-            "resource \"terraform_data\" \"x\" {{\n  input = \"{script}\"\n  \
-             provisioner \"local-exec\" {{ command = \"{script}\" }}\n}}\n"
-        )
-    };
-    terraform.configure(&configuration("ip -br addr show dev eth0"))?;
-    assert!(terraform.apply()?.contains("198.51.100.2/24"));
-    terraform.assert_plan_is_empty()?;
-    let values = terraform.resource("terraform_data.x")?;
-    assert_eq!(values["output"], "ip -br addr show dev eth0");
-    terraform.forget("terraform_data.x")?;
-    assert!(terraform.assert_plan_is_empty().is_err());
-    terraform.configure(&configuration("echo it has begun; sleep 60"))?;
-    let mut run = terraform.start(&["apply", "-auto-approve"])?;
-    wait_until("the apply is in the middle", Duration::from_mins(1), || {
-        ensure!(
-            run.printed().contains("): it has begun"),
-            "{}",
-            run.printed()
-        );
-        Ok(())
-    })?;
-    assert!(run.is_running());
-    run.signal(Signal::INT)?;
-    let output = run.wait(Duration::from_mins(1))?;
-    assert!(
-        !output.success() && output.stdout.contains("Interrupt received"),
-        "{output:?}"
-    );
-    terraform.destroy()?;
-    assert!(terraform.resource("terraform_data.x").is_err());
-    terraform.configure("resource \"nonsense\" {")?;
-    assert!(terraform.plan_fails()?.contains("Error:"));
-    Ok(())
-}
-
-#[test]
-fn a_panic_leaves_nothing() -> Result<()> {
-    let mut id = String::new();
-    let panicked = catch_unwind(AssertUnwindSafe(|| {
-        let lab = Lab::start(Hosts::one()).expect("the lab starts");
-        lab.id().clone_into(&mut id);
-        panic!("a test that fails");
-    }));
-    assert!(panicked.is_err());
-    nothing_is_left(&id)
-}
-
-#[test]
-fn ctrl_c_leaves_nothing() -> Result<()> {
-    let (mut lab, id) = lab_up()?;
-    signal(&lab, Signal::INT)?;
-    assert_eq!(lab.wait()?.code(), Some(130));
-    nothing_is_left(&id)
-}
-
-#[test]
-fn what_a_killed_lab_has_left_is_removed_by_the_next() -> Result<()> {
-    let (mut killed, id) = lab_up()?;
-    signal(&killed, Signal::KILL)?;
-    killed.wait()?;
-    assert!(
-        nothing_is_left(&id).is_err(),
-        "a killed lab can't clean up after itself"
-    );
-    Instance::remove_leftovers()?;
-    nothing_is_left(&id)
-}
-
-fn lab_up() -> Result<(Child, String)> {
-    let mut lab = Command::new(env!("CARGO_BIN_EXE_lab"))
-        .arg("up")
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut id = None;
-    for line in BufReader::new(lab.stdout.take().context("it is piped")?).lines() {
-        let line = line?;
-        if let Some(rest) = line.strip_prefix("Lab ") {
-            id = rest.split(' ').next().map(str::to_owned);
-        }
-        if let (Some(id), true) = (&id, line.starts_with("Ctrl-C")) {
-            return Ok((lab, id.clone()));
-        }
-    }
-    bail!("`lab up` ended with {}", lab.wait()?)
-}
-
-fn signal(child: &Child, signal: Signal) -> Result<()> {
-    let pid = i32::try_from(child.id())
-        .ok()
-        .and_then(Pid::from_raw)
-        .context("a child has an id")?;
-    Ok(kill_process(pid, signal)?)
-}
-
-/// Looks for processes, namespaces, mounts, control groups and files of a lab.
-fn nothing_is_left(id: &str) -> Result<()> {
-    let namespaces = Namespace::with_prefix(&format!("lab-{id}-"));
-    ensure!(namespaces.is_empty(), "{namespaces:?}");
-    let folder = acceptance_tests::cache::folder().join("labs").join(id);
-    ensure!(!folder.exists(), "{} is there", folder.display());
-    let folder = folder.display().to_string();
-    ensure!(
-        !fs::read_to_string("/proc/mounts")?.contains(&folder),
-        "{folder} is mounted"
-    );
-    for process in fs::read_dir("/proc")?.flatten() {
-        let arguments = fs::read(process.path().join("cmdline")).unwrap_or_default();
-        let arguments = String::from_utf8_lossy(&arguments).replace('\0', " ");
-        ensure!(
-            !arguments.contains(&format!("{folder}/")),
-            "{arguments} is running"
-        );
-        // One that has ended and waits for its parent to notice is no process any more.
-        let status = fs::read_to_string(process.path().join("status")).unwrap_or_default();
-        if status.contains("State:\tZ") {
-            continue;
-        }
-        let groups = fs::read_to_string(process.path().join("cgroup")).unwrap_or_default();
-        ensure!(
-            !groups.contains(&format!("/nspawn-lab/{id}/")),
-            "{arguments} is running"
-        );
-    }
-    let registered = format!("/run/nspawn-lab/{id}.lab");
-    ensure!(!Path::new(&registered).exists(), "{registered} is there");
     Ok(())
 }

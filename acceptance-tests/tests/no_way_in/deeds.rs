@@ -72,6 +72,7 @@ fn buses() -> Vec<(&'static str, String)> {
         )
     };
     vec![
+        ("bus-frozen", frozen("/run/dbus")),
         (
             "bus-fifo",
             "mv /run/dbus/system_bus_socket /run/dbus/former; mkfifo /run/dbus/system_bus_socket"
@@ -93,6 +94,26 @@ fn buses() -> Vec<(&'static str, String)> {
             instead_of_bus("$flood = \"x\" x 65536; 1 while syswrite(C, $flood);"),
         ),
     ]
+}
+
+/// Where a guest with a frozen folder notes each look that hangs for ever there.
+pub const HANGING_LOOKS: &str = "/run/hanging-looks";
+
+/// A folder in which each look hangs for ever, beyond SIGKILL: its file system takes requests and answers none.
+/// linux/fuse.h, FUSE_INIT
+fn frozen(folder: &str) -> String {
+    perl(&format!(
+        "use Fcntl; $^F = 255; sysopen(F, \"/dev/fuse\", O_RDWR) or die \"no /dev/fuse: $!\"; $fd = fileno(F); \
+         $how = \"fd=$fd,rootmode=40000,user_id=0,group_id=0,allow_other\"; \
+         system(\"mount -i -t fuse -o $how frozen {folder}\") == 0 or die \"not mounted\"; pipe(R, W); \
+         if (fork) {{ close W; sysread(R, $ready, 1) == 1 or die \"it never began\"; exit }} \
+         close STDIN; close STDOUT; close STDERR; \
+         while (sysread(F, $request, 1 << 18)) {{ ($length, $kind, $number) = unpack(\"VVQ<\", $request); \
+             if ($kind != 26) {{ open(S, \">>\", \"{HANGING_LOOKS}\"); syswrite(S, \"$kind\\n\"); close S; next }} \
+             syswrite(F, pack(\"V l< Q< V4 v2 V2 v2 V2 x24\", \
+                 80, 0, $number, 7, 31, 65536, 0, 16, 12, 65536, 1, 0, 0, 0, 0)); \
+             syswrite(W, \"x\"); close W }}"
+    ))
 }
 
 fn others(effort: Effort) -> Vec<(&'static str, String)> {

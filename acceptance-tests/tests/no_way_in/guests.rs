@@ -11,7 +11,10 @@ use acceptance_tests::{
 };
 use anyhow::{Context, Result, anyhow, ensure};
 
-use super::{deeds::deeds, modes};
+use super::{
+    deeds::{HANGING_LOOKS, deeds},
+    modes,
+};
 
 /// What guests are to reach, and must not.
 const CANARY: &str = "only root of the host has written this";
@@ -173,6 +176,9 @@ fn a_hostile_guest_harms_itself_alone() -> Result<()> {
         let (output, errors) = run(&terraform, &["plan", "-input=false"])?;
         ensure!(output.success() && errors.is_empty(), "{}", output.stderr);
         Ok(())
+    });
+    cases.case("who looked into a frozen folder hangs there", || {
+        in_guest(&lab, "bus-frozen", &format!("test -s {HANGING_LOOKS}")).map(drop)
     });
     let restarts = "  nspawn_config = { Exec = { Environment = [\"A=1\"] } }";
     for round in [("a live change", 2, ""), ("a restart", 3, restarts)] {
