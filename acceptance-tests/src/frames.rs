@@ -78,6 +78,28 @@ fn ipv4(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     [&header[..], payload].concat()
 }
 
+/// More fragments follow. RFC 791
+const MORE: u16 = 0x2000;
+
+/// An IPv4 packet in two fragments, of which the first has this much of the payload (a multiple of 8); `number` tells
+/// which belong together.
+pub fn fragments(packet: &[u8], first: usize, number: u16) -> [Vec<u8>; 2] {
+    let (header, payload) = packet.split_at(20);
+    let (start, end) = payload.split_at(first);
+    let part = |payload: &[u8], place: u16| {
+        let mut header = header.to_vec();
+        header[2..4].copy_from_slice(&length(20 + payload.len()));
+        header[4..6].copy_from_slice(&number.to_be_bytes());
+        header[6..8].copy_from_slice(&place.to_be_bytes());
+        header[10..12].copy_from_slice(&[0, 0]);
+        let sum = checksum(&[&header]);
+        header[10..12].copy_from_slice(&sum);
+        [&header[..], payload].concat()
+    };
+    let place = u16::try_from(first / 8).unwrap_or(u16::MAX);
+    [part(start, MORE), part(end, place)]
+}
+
 fn ipv6(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
     [
         &[0x60, 0, 0, 0],

@@ -7,7 +7,7 @@ mod giving_up;
 #[path = "heals/meddling.rs"]
 mod meddling;
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use acceptance_tests::{
     Flavour, Hosts, Lab, Snapshot, Terraform,
@@ -54,6 +54,9 @@ impl Server {
         let functions = format!("cat > /dev/shm/listing.sh << 'FUNCTIONS'\n{LISTING}FUNCTIONS");
         lab.vps1().root(&functions)?;
         shell(&lab, "set_up_foreign")?;
+        let tarball = lab.vps1().root_folder().join("root/stranger.tar.zst");
+        fs::copy(&Guest::Debian.tarball()?.path, tarball)?;
+        shell(&lab, "start_stranger /root/stranger.tar.zst")?;
         // The machine-wide sysctls are shared with the labs of other tests.
         let before = Snapshot::take(lab.vps1())?.without("sysctl-machine");
         let mut text = configuration::host(lab.vps1(), "")

@@ -48,7 +48,8 @@ fn addresses(number: u16) -> [IpAddr; 2] {
 }
 
 fn whole(lab: &Lab, count: u16) -> Result<String> {
-    Ok(configuration::host(lab.vps1(), "")
+    // The settings for nesting are the machine's, too: only here, where no other lab is, can it be seen that they go.
+    Ok(configuration::host(lab.vps1(), "  nesting = true")
         + &configuration::image(Guest::Debian)?
         + &format!(
             r#"

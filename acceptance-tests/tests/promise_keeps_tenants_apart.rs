@@ -94,6 +94,16 @@ fn with_isolation(
             Ok(())
         },
     );
+    cases.case(
+        format!("{prefix}a fragment in another's name is put together with none of its own"),
+        || {
+            ensure!(
+                !tries::forged_fragment_joins(world, watch)?,
+                "the host has joined them"
+            );
+            Ok(())
+        },
+    );
     for block in [PREFIX_V4, PREFIX_V6] {
         cases.case(
             format!(
@@ -167,8 +177,12 @@ fn without_isolation(
         );
     }
     cases.case(
-        format!("{prefix}without isolation it shows: addresses, prefix and sniffing"),
+        format!("{prefix}without isolation it shows: addresses, fragments, prefix and sniffing"),
         || {
+            ensure!(
+                tries::forged_fragment_joins(world, watch)?,
+                "a forged fragment was not joined"
+            );
             ensure!(
                 tries::claim_addresses(world, watch)?,
                 "no claimed address left the uplink"

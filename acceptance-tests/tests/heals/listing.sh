@@ -43,7 +43,12 @@ foreign() {
     ip -o addr show dev foreign0 | sed -E 's/^[0-9]+: //'
     ip -d link show dev foreign-br | grep -oE 'foreign-br|mtu [0-9]+|state [A-Z]+'
     for table in 'inet foreign' 'bridge foreign' 'ip filter' 'ip nat' 'ip6 filter'; do nft list table $table; done
-    cat /etc/systemd/nspawn/foreign.nspawn /var/lib/machines/foreign/etc/hostname
+    cat /etc/systemd/nspawn/foreign.nspawn /etc/systemd/nspawn/stranger.nspawn
+    machinectl show -p Leader -p State stranger
+    systemctl show -p InvocationID -p ActiveState systemd-nspawn@stranger.service
+    stat -c '%n %u' /var/lib/machines/stranger
+    ip -o addr show dev ve-stranger | sed -E 's/^[0-9]+: //'
+    ping -n -q -c 1 -W 5 198.18.9.2 | grep received
     sysctl net.ipv4.conf.foreign0.forwarding
 }
 
@@ -66,8 +71,7 @@ set_up_foreign() {
     ip neigh replace proxy 198.18.0.9 dev "$UPLINK"
     ip route replace 198.18.1.0/24 dev foreign0 proto 99
     ip -6 route replace 2001:db8:99::/64 dev foreign0 proto 99
-    mkdir -p /etc/systemd/nspawn /var/lib/machines/foreign/etc
-    echo foreign > /var/lib/machines/foreign/etc/hostname
+    mkdir -p /etc/systemd/nspawn
     printf '[Exec]\nBoot=yes\n' > /etc/systemd/nspawn/foreign.nspawn
     # As Docker and ufw set theirs up with iptables-nft; both let the bridge pass.
     nft -f - <<'END'
@@ -103,6 +107,22 @@ table ip6 filter {
     chain FORWARD { type filter hook forward priority 0; policy drop; jump ufw6-before-forward; }
 }
 END
+}
+
+# Somebody else's guest, with a link and user ids of its own. $1: a tarball
+start_stranger() {
+    # systemd-networkd would give the link an address of its own choice, and masquerade.
+    ln -sf /dev/null /etc/systemd/network/80-container-ve.network
+    mkdir -p -m 755 /var/lib/machines/stranger /etc/systemd/nspawn
+    tar -C /var/lib/machines/stranger -xf "$1"
+    printf '[Exec]\nPrivateUsers=pick\nBoot=yes\n[Network]\nVirtualEthernet=yes\n' > /etc/systemd/nspawn/stranger.nspawn
+    systemctl start systemd-nspawn@stranger
+    ip addr add 198.18.9.1/24 dev ve-stranger
+    bring_up ve-stranger
+    guest=$(machinectl show --value -p Leader stranger)
+    nsenter -n -t "$guest" sh -c 'ip link set host0 addrgenmode none; ip link set host0 up; ip addr add 198.18.9.2/24 dev host0'
+    timeout 60 sh -c 'until ping -n -q -c 1 -W 1 198.18.9.2; do :; done'
+    timeout 60 systemd-run -q --machine=stranger --wait --pipe --collect systemctl is-system-running --wait
 }
 
 # Somebody else's routes over the bridge, once that is there.

@@ -9,17 +9,17 @@ use std::{
 use acceptance_tests::{
     command::{check, command, wait_until},
     frames::{
-        ARP, BROADCAST, ICMPV6, IPV6, arp, ethernet, icmpv6, kind_of, packet, ping, solicitation,
-        source,
+        ARP, BROADCAST, ICMPV6, IPV4, IPV6, arp, ethernet, fragments, icmpv6, kind_of, packet,
+        ping, solicitation, source, to_hex,
     },
 };
 use anyhow::{Result, ensure};
 
 use super::{
-    attacks::{Attack, Shows},
+    attacks::{Attack, BRIDGE_GROUP, Shows},
     tables,
     watch::{Listener, Watch, mark},
-    world::{Guest, Prefix, World},
+    world::{FRAMES, Guest, Prefix, World},
 };
 
 /// How often each forged frame is sent.
@@ -262,6 +262,42 @@ pub fn scan_the_prefix(world: &World, prefix: &Prefix) -> Result<usize> {
     // After the last of them.
     world.lab.ping(&last)?;
     tables::in_prefix(world, prefix)
+}
+
+/// Past the bridge, the attacker sends the first half of a ping of the host in the victim's name, and the victim a last
+/// half of its own that would go with it; tells whether the host has put them together. It tracks connections, for which
+/// it puts fragments together before nearly all else.
+pub fn forged_fragment_joins(world: &World, watch: &Watch) -> Result<bool> {
+    // Above those of what is sent behind each attack.
+    static NEXT: AtomicU16 = AtomicU16::new(0xf000);
+    let next = || NEXT.fetch_add(2, Ordering::Relaxed);
+    let (number, honest) = (next(), mark(next()));
+    let forged = mark(number);
+    let (from, to) = (world.victim.v4.into(), world.host_v4);
+    let whole = ping(from, to, &[&forged[..], &[0; 8]].concat());
+    // The first has the message's header and the mark.
+    let [first, last] = fragments(&whole, 16, number);
+    let vps = world.lab.vps1();
+    vps.root(
+        "nft 'table ip tracked { chain prerouting { type filter hook prerouting priority 0; ct state invalid counter; }; }'",
+    )?;
+    let first = ethernet(BRIDGE_GROUP, world.attacker.mac, IPV4, &first);
+    send_and_wait(world, &[first], 1, &[&watch.router])?;
+    let last = ethernet(world.bridge, world.victim.mac, IPV4, &last);
+    inside(
+        &world.victim,
+        &format!(
+            "{FRAMES} send host0 --times 1 {}; ping -n -q -c 1 -W 5 -p {} {to}",
+            to_hex(&last),
+            to_hex(&honest)
+        ),
+    )?;
+    wait_until("the victim's own ping is answered", PATIENCE, || {
+        ensure!(watch.victim.seen(&honest).len() > 1);
+        Ok(())
+    })?;
+    vps.root("nft delete table ip tracked")?;
+    Ok(!watch.victim.seen(&forged).is_empty())
 }
 
 /// With the bridge's entry of the victim gone and nobody there to put it back, its packets are nobody's.

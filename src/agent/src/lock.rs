@@ -129,7 +129,7 @@ impl Presence {
         if !is_at(path, file).doing(|| format!("look at {}", path.display()))? {
             return Ok(false);
         }
-        files::remove_file(path)?;
+        files::unlink(path)?;
         Ok(true)
     }
 
@@ -211,10 +211,9 @@ fn end_processes_when(path: &Path, is_ours: impl Fn(Pid) -> bool) -> Result<usiz
         return Ok(0);
     };
     let device = (major(metadata.dev()), minor(metadata.dev()));
-    let locks = fs::read_to_string("/proc/locks").doing(|| "read /proc/locks")?;
     let mut ended = 0;
-    for pid in holders(&locks, device, metadata.ino()) {
-        if pid == getpid() {
+    for pid in processes()? {
+        if pid == getpid() || !is_ours(pid) {
             continue;
         }
         // The number can't come to mean another process once this is open. pidfd_open(2)
@@ -223,7 +222,7 @@ fn end_processes_when(path: &Path, is_ours: impl Fn(Pid) -> bool) -> Result<usiz
             Err(Errno::SRCH) => continue,
             Err(error) => return Err(error).doing(|| format!("open the process {pid}")),
         };
-        if is_ours(pid) {
+        if is_ours(pid) && has_locked(pid, device, metadata.ino()) {
             match pidfd_send_signal(&process, Signal::KILL) {
                 Ok(()) => ended += 1,
                 Err(Errno::SRCH) => {}
@@ -234,20 +233,29 @@ fn end_processes_when(path: &Path, is_ours: impl Fn(Pid) -> bool) -> Result<usiz
     Ok(ended)
 }
 
-/// Who holds a flock(2) on a file, in the kernel's list. proc_locks(5)
-fn holders(locks: &str, (major, minor): (u32, u32), inode: u64) -> Vec<Pid> {
+fn processes() -> Result<Vec<Pid>, Failure> {
+    let names = files::names(Path::new("/proc"))?;
+    let pid = |name: &String| Pid::from_raw(name.parse().ok()?);
+    Ok(names.iter().filter_map(pid).collect())
+}
+
+/// Whether a process has a flock(2) on a file. Not looked up in /proc/locks: guests may have millions there, through which
+/// the kernel goes from the start again with each piece that is read.
+fn has_locked(pid: Pid, device: (u32, u32), inode: u64) -> bool {
+    let folder = PathBuf::from(format!("/proc/{}/fdinfo", pid.as_raw_nonzero()));
+    let descriptors = fs::read_dir(folder).into_iter().flatten().flatten();
+    descriptors
+        .filter_map(|entry| fs::read_to_string(entry.path()).ok())
+        .any(|about| tells_of_lock(&about, device, inode))
+}
+
+/// Whether what the kernel says of a descriptor names a flock(2) on a file. proc_pid_fdinfo(5), proc_locks(5)
+fn tells_of_lock(about: &str, (major, minor): (u32, u32), inode: u64) -> bool {
     let place = format!("{major:02x}:{minor:02x}:{inode}");
-    locks
-        .lines()
-        .filter_map(|line| {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            // Whoever waits has an arrow in the second place.
-            match words[..] {
-                [_, "FLOCK", _, _, pid, at, ..] if at == place => Pid::from_raw(pid.parse().ok()?),
-                _ => None,
-            }
-        })
-        .collect()
+    about.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        matches!(words[..], ["lock:", _, "FLOCK", _, _, _, at, ..] if at == place)
+    })
 }
 
 fn busy(path: &Path) -> Failure {

@@ -21,6 +21,12 @@ use crate::system::files;
 /// Where the desired state lives.
 pub const FOLDER: &str = "/etc/nspawn-agent";
 
+/// Where the records of containers are that are being removed.
+const REMOVALS: &str = "removals";
+
+/// All folders of the store, and itself at the end.
+const FOLDERS: [&str; 6] = ["images", "containers", "addresses", "secrets", REMOVALS, ""];
+
 /// One object, as it is kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(bound(
@@ -151,16 +157,7 @@ impl Store {
 
     /// All objects of a kind, by name.
     pub fn all<D: Kept>(&self) -> Result<BTreeMap<String, Stored<D>>, Failure> {
-        let folder = self.folder.join(D::FOLDER);
-        let mut all = BTreeMap::new();
-        for name in files::names(&folder)? {
-            if name.strip_suffix(".json").is_some()
-                && let Some(stored) = read::<Stored<D>>(&folder.join(&name))?
-            {
-                all.insert(stored.desired.name(), stored);
-            }
-        }
-        Ok(all)
+        all_in(&self.folder.join(D::FOLDER))
     }
 
     /// Writes one object.
@@ -179,6 +176,29 @@ impl Store {
     /// Removes one object for good; nothing happens when it isn't there.
     pub fn remove<D: Kept>(&self, name: &str) -> Result<(), Failure> {
         files::remove_for_good(&self.path::<D>(name))
+    }
+
+    /// From here on the container is no more: what is left of it is removed by whoever comes next, also when this is cut
+    /// off. Its record is kept until then.
+    pub fn begin_removal(&self, stored: &Stored<Container>) -> Result<(), Failure> {
+        let name = stored.desired.name();
+        self.put_file(&self.removal(&name), stored)?;
+        self.remove::<Container>(&name)
+    }
+
+    /// The containers of which a removal was begun, and not ended.
+    pub fn removals(&self) -> Result<Vec<Stored<Container>>, Failure> {
+        Ok(all_in(&self.folder.join(REMOVALS))?.into_values().collect())
+    }
+
+    /// Nothing is left of this one.
+    pub fn end_removal(&self, name: &MachineName) -> Result<(), Failure> {
+        files::remove_for_good(&self.removal(name.as_str()))?;
+        files::remove_empty_folder(&self.folder.join(REMOVALS))
+    }
+
+    fn removal(&self, name: &str) -> PathBuf {
+        self.folder.join(REMOVALS).join(format!("{name}.json"))
     }
 
     /// Reads a file beside the objects, such as former sysctls.
@@ -207,10 +227,17 @@ impl Store {
         if self.all::<Container>()?.is_empty() {
             files::remove_tree(&self.folder.join("secrets"))?;
         }
-        for folder in ["images", "containers", "addresses", "secrets", ""] {
+        self.clear_temporaries()?;
+        for folder in FOLDERS {
             files::remove_empty_folder(&self.folder.join(folder))?;
         }
         Ok(())
+    }
+
+    /// Removes what killed processes have left of files that they were writing.
+    pub fn clear_temporaries(&self) -> Result<(), Failure> {
+        let mut folders = FOLDERS.iter().map(|folder| self.folder.join(folder));
+        folders.try_for_each(|folder| files::clear_temporaries(&folder))
     }
 
     fn path<D: Kept>(&self, name: &str) -> PathBuf {
@@ -226,6 +253,18 @@ impl Store {
         files::create_folder(folder, 0o700)?;
         files::replace(path, &text_of(path, value)?, 0o600)
     }
+}
+
+fn all_in<D: Kept>(folder: &Path) -> Result<BTreeMap<String, Stored<D>>, Failure> {
+    let mut all = BTreeMap::new();
+    for name in files::names(folder)? {
+        if name.strip_suffix(".json").is_some()
+            && let Some(stored) = read::<Stored<D>>(&folder.join(&name))?
+        {
+            all.insert(stored.desired.name(), stored);
+        }
+    }
+    Ok(all)
 }
 
 fn text_of<T: Serialize>(path: &Path, value: &T) -> Result<Vec<u8>, Failure> {

@@ -78,7 +78,7 @@ const FOREIGN_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbad, 0, 0, 0, 0, 9);
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: Mac = [0x33, 0x33, 0, 0, 0, 1];
 /// The last byte of the groups that a bridge keeps to itself varies. IEEE 802.1D, table 7-10
-const BRIDGE_GROUP: Mac = [0x01, 0x80, 0xc2, 0, 0, 0x0e];
+pub const BRIDGE_GROUP: Mac = [0x01, 0x80, 0xc2, 0, 0, 0x0e];
 
 /// Frames of the attacker, from its own MAC address.
 impl World<'_> {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    ffi::CString,
+    ffi::{CStr, CString},
     fs, io,
     os::unix::{
         ffi::OsStrExt as _,
@@ -18,7 +18,11 @@ use super::user_ids::COUNT;
 use crate::{command, failure::Context as _};
 
 /// The extended attribute of file capabilities. capabilities(7)
-const CAPABILITY: &std::ffi::CStr = c"security.capability";
+const CAPABILITY: &CStr = c"security.capability";
+/// Those of access control lists. acl(5)
+const LISTS: [&CStr; 2] = [c"system.posix_acl_access", c"system.posix_acl_default"];
+/// The longest extended attribute. Bytes; linux/limits.h, XATTR_SIZE_MAX
+const LONGEST: usize = 64 * 1024;
 
 /// Copies a tree, sharing blocks where the file system can, and shifts its owners.
 pub fn copy_tree(tree: &Path, to: &Path, uid_base: u32) -> Result<(), Failure> {
@@ -60,7 +64,7 @@ fn shift(path: &Path, base: u32) -> io::Result<()> {
 fn shift_beneath(path: &Path, base: u32, done: &mut HashSet<u64>) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
     if found.is_dir() || found.nlink() == 1 || done.insert(found.ino()) {
-        let capability = get_capability(path);
+        let capability = get_attribute(path, CAPABILITY);
         lchown(
             path,
             Some(shifted(found.uid(), base)),
@@ -72,7 +76,12 @@ fn shift_beneath(path: &Path, base: u32, done: &mut HashSet<u64>) -> io::Result<
         }
         fault::point(|| "change the owner of a file of a copy");
         if let Some(capability) = capability.and_then(|bytes| with_root_id(&bytes, base)) {
-            set_capability(path, &capability)?;
+            set_attribute(path, CAPABILITY, &capability)?;
+        }
+        for name in LISTS {
+            if let Some(list) = get_attribute(path, name) {
+                set_attribute(path, name, &with_shifted_ids(list, base))?;
+            }
         }
     }
     if found.is_dir() {
@@ -103,22 +112,43 @@ fn with_root_id(capability: &[u8], base: u32) -> Option<Vec<u8>> {
     })
 }
 
-fn get_capability(path: &Path) -> Option<Vec<u8>> {
-    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
-    let mut bytes = [0_u8; 64];
-    let length = rustix::fs::lgetxattr(path.as_c_str(), CAPABILITY, &mut bytes[..]).ok()?;
-    Some(bytes[..length].to_vec())
+/// An access control list whose named users and groups are the guest's. struct posix_acl_xattr_entry
+fn with_shifted_ids(mut list: Vec<u8>, base: u32) -> Vec<u8> {
+    const HEADER: usize = 4;
+    const ENTRY: usize = 8;
+    /// ACL_USER and ACL_GROUP; the other kinds have no id.
+    const NAMED: [u16; 2] = [2, 8];
+    for entry in list
+        .get_mut(HEADER..)
+        .unwrap_or_default()
+        .chunks_exact_mut(ENTRY)
+    {
+        if let [kind_low, kind_high, _, _, id @ ..] = entry
+            && NAMED.contains(&u16::from_le_bytes([*kind_low, *kind_high]))
+            && let Some(id) = id.first_chunk_mut::<4>()
+        {
+            *id = shifted(u32::from_le_bytes(*id), base).to_le_bytes();
+        }
+    }
+    list
 }
 
-fn set_capability(path: &Path, capability: &[u8]) -> io::Result<()> {
+/// None also where there are no attributes.
+fn get_attribute(path: &Path, name: &CStr) -> Option<Vec<u8>> {
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    // Nearly all are short.
+    [128, LONGEST].into_iter().find_map(|room| {
+        let mut bytes = vec![0; room];
+        let length = rustix::fs::lgetxattr(path.as_c_str(), name, &mut bytes[..]).ok()?;
+        bytes.truncate(length);
+        Some(bytes)
+    })
+}
+
+fn set_attribute(path: &Path, name: &CStr, value: &[u8]) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let flags = rustix::fs::XattrFlags::empty();
-    Ok(rustix::fs::lsetxattr(
-        path.as_c_str(),
-        CAPABILITY,
-        capability,
-        flags,
-    )?)
+    Ok(rustix::fs::lsetxattr(path.as_c_str(), name, value, flags)?)
 }
 
 #[cfg(test)]
@@ -142,7 +172,28 @@ mod tests {
         let mut capability = [0_u8; 20];
         capability[..4].copy_from_slice(&0x0200_0001_u32.to_le_bytes());
         capability[5] = 0x20;
-        set_capability(&file, &capability).unwrap();
+        set_attribute(&file, CAPABILITY, &capability).unwrap();
+        let list = |user: u32, group: u32| {
+            let entry = |kind: u16, rights: u16, id: u32| {
+                [
+                    &kind.to_le_bytes()[..],
+                    &rights.to_le_bytes(),
+                    &id.to_le_bytes(),
+                ]
+                .concat()
+            };
+            let all = [
+                2_u32.to_le_bytes().to_vec(),
+                entry(1, 7, u32::MAX),
+                entry(2, 6, user),
+                entry(4, 5, u32::MAX),
+                entry(8, 4, group),
+                entry(0x10, 5, u32::MAX),
+                entry(0x20, 5, u32::MAX),
+            ];
+            all.concat()
+        };
+        set_attribute(&tree, LISTS[1], &list(7, 70_000)).unwrap();
 
         let copy = folder.path().join("copy");
         copy_tree(&tree, &copy, 600_000).unwrap();
@@ -156,7 +207,9 @@ mod tests {
             600_000
         );
         assert_eq!(fs::metadata(&copy).unwrap().uid(), 600_000);
-        let shifted = get_capability(&copy.join("file")).unwrap();
+        let inherited = get_attribute(&copy, LISTS[1]).unwrap();
+        assert_eq!(inherited, list(600_007, 665_534));
+        let shifted = get_attribute(&copy.join("file"), CAPABILITY).unwrap();
         assert_eq!(shifted[..4], 0x0300_0001_u32.to_le_bytes());
         assert_eq!(shifted[20..], 600_000_u32.to_le_bytes());
         assert_eq!(
@@ -170,6 +223,13 @@ mod tests {
     fn what_is_no_capability_is_left_out() {
         for bytes in [&[][..], &[1, 2, 3], &[0; 20], &[0; 64]] {
             assert_eq!(with_root_id(bytes, 1), None);
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_stays() {
+        for bytes in [&[][..], &[2, 0, 0, 0], &[2, 0, 0, 0, 2, 0, 6], &[1, 2, 3]] {
+            assert_eq!(with_shifted_ids(bytes.to_vec(), 1), bytes);
         }
     }
 

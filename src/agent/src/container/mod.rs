@@ -8,6 +8,7 @@ mod mount;
 mod observe;
 mod paths;
 mod plan;
+mod remove;
 mod run;
 mod secret;
 mod settings;
@@ -31,6 +32,7 @@ pub use self::{
     observe::{Observed, observe, state},
     paths::{STATE_FOLDER, storages},
     plan::Step,
+    remove::finish,
     storage::clear_after_nspawn,
 };
 use crate::{
@@ -76,6 +78,7 @@ pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
         }
         Step::SetAutostart(name, starts) => set_autostart(&Paths::of(name), *starts),
         Step::WriteGuestFiles(name) => inside::write(name).await,
+        Step::TakeDown(name) => run::take_down(context, name).await,
     }
 }
 
@@ -95,6 +98,9 @@ pub fn sentence(step: &Step) -> String {
         }
         Step::SetAutostart(name, false) => format!("the container {name} starts with the host"),
         Step::WriteGuestFiles(name) => format!("files in the guest {name} were changed"),
+        Step::TakeDown(name) => {
+            format!("the container {name} is stopped, and its root is mounted still")
+        }
     }
 }
 
@@ -115,7 +121,7 @@ pub fn watched(name: &MachineName) -> [PathBuf; 4] {
 
 fn set_autostart(paths: &Paths, starts: bool) -> Result<(), Failure> {
     let link = paths.autostart();
-    files::remove_file(&link)?;
+    files::remove_for_good(&link)?;
     if !starts {
         return Ok(());
     }
@@ -123,7 +129,8 @@ fn set_autostart(paths: &Paths, starts: bool) -> Result<(), Failure> {
         files::create_folder(folder, 0o755)?;
     }
     std::os::unix::fs::symlink("/usr/lib/systemd/system/systemd-nspawn@.service", &link)
-        .doing(|| format!("make the link {}", link.display()))
+        .doing(|| format!("make the link {}", link.display()))?;
+    link.parent().map_or(Ok(()), files::sync_folder)
 }
 
 fn write_guest_files(stored: &Stored<Container>) -> Result<(), Failure> {
@@ -150,9 +157,7 @@ pub async fn prepare_start(context: &Context, name: &MachineName) -> Result<(), 
     write_guest_files(&stored)?;
     let paths = Paths::of(name);
     Started::note(&paths, &stored.desired, has_settings(context, &stored)?)?;
-    // No container's name begins with a dot.
-    let scratch = paths.started().with_file_name(format!(".{name}"));
-    give_host_keys(&stored, &scratch)
+    give_host_keys(&stored, &paths.scratch())
 }
 
 /// Brings the settings file up to date: a guest that reboots by itself may come between an update's record and that
@@ -299,29 +304,10 @@ impl Object for Container {
         inventory: &Inventory,
         stored: &Stored<Self>,
     ) -> Result<(), Failure> {
-        let container = &stored.desired;
         let systemd = Systemd::of_host(context).await?;
-        run::end(&systemd, container).await?;
-        let paths = Paths::of(&container.name);
-        off_thread(container.clone(), |container| storage::remove(&container)).await?;
-        for file in [
-            paths.autostart(),
-            paths.drop_in(),
-            paths.settings(),
-            paths.started(),
-        ] {
-            files::remove_file(&file)?;
-        }
-        files::remove_empty_folder(&paths.drop_ins())?;
-        for shared in [
-            "/etc/systemd/system/machines.target.wants",
-            "/etc/systemd/nspawn",
-        ] {
-            files::remove_empty_folder(Path::new(shared))?;
-        }
-        secret::forget(&container.name)?;
-        secret::sweep(inventory)?;
-        systemd.forget_unit(&paths.unit()).await
+        run::end(&systemd, &stored.desired).await?;
+        context.store.begin_removal(stored)?;
+        remove::finish_one(context, inventory, stored).await
     }
 
     async fn clear_away(context: &Context, stored: &Stored<Self>) -> Result<(), Failure> {

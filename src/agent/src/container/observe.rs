@@ -80,6 +80,8 @@ pub struct Machine {
     pub has_port: bool,
     /// Whether its root is mounted.
     pub is_mounted: bool,
+    /// Whether that is, or what lies beneath.
+    pub has_mounts: bool,
     /// What the guest's service manager says of itself, where it was asked.
     pub system_state: Option<String>,
     /// The files inside a running guest, where they were looked at.
@@ -186,6 +188,7 @@ fn look_at(
         None => OwnFile::Same,
     };
     let started = Started::read(&paths)?;
+    let is_mounted = mount::is_mounted(&paths.machine());
     Ok(Machine {
         has_folder: paths.machine().is_dir(),
         settings,
@@ -195,7 +198,8 @@ fn look_at(
         keeps_failing: unit.awaits_restart() || (unit.is_starting() && started.is_after_failure()),
         unit,
         has_port: port::exists(&container.name),
-        is_mounted: mount::is_mounted(&paths.machine()),
+        is_mounted,
+        has_mounts: is_mounted || mount::is_mounted(&paths.lower()),
         system_state: None,
         inside: Inside::Changed(Vec::new()),
         has_tree: tree::folder(&assigned.image_digest).is_dir(),
@@ -211,7 +215,21 @@ async fn foreign_names(systemd: &Systemd, inventory: &Inventory) -> Result<Vec<S
     for name in inventory.containers.keys() {
         names.remove(name.as_str());
     }
+    // What of ours has outlived its record is in nobody's way.
+    names.retain(|name| !is_left_over(name));
     Ok(names.into_iter().collect())
+}
+
+/// Whether nothing is there of a machine but settings that are ours.
+fn is_left_over(name: &str) -> bool {
+    let settings = Path::new("/etc/systemd/nspawn").join(format!("{name}.nspawn"));
+    let is_ours =
+        || files::read(&settings).is_ok_and(|text| text.is_some_and(|text| files::is_ours(&text)));
+    let is_there = |path: String| fs::symlink_metadata(path).is_ok();
+    is_ours()
+        && !is_there(format!("/var/lib/machines/{name}"))
+        && !is_there(format!("/var/lib/machines/{name}.raw"))
+        && !is_there(format!("/run/systemd/machines/{name}"))
 }
 
 fn entries(folder: &str, suffix: &str) -> Result<Vec<String>, Failure> {

@@ -108,6 +108,11 @@ impl Paths {
         PathBuf::from("/run/nspawn-agent/started").join(&self.name)
     }
 
+    /// Where its host keys are made. No container's name begins with a dot.
+    pub fn scratch(&self) -> PathBuf {
+        self.started().with_file_name(format!(".{}", self.name))
+    }
+
     /// The hash of its root password.
     pub fn secret(&self) -> PathBuf {
         PathBuf::from(crate::store::FOLDER)

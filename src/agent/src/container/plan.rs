@@ -30,6 +30,8 @@ pub enum Step {
     SetAutostart(MachineName, bool),
     /// Writes the files that Terraform owns into a running guest.
     WriteGuestFiles(MachineName),
+    /// Takes the root of a stopped container away, which its own unit does when it isn't killed.
+    TakeDown(MachineName),
 }
 
 /// What is done to a unit after its files are right, and without the host's lock.
@@ -78,6 +80,9 @@ fn plan_one(
         OwnFile::Differs | OwnFile::Missing => true,
     };
     let mut steps = Vec::new();
+    if machine.has_mounts && !machine.unit.is_up() {
+        steps.push(Step::TakeDown(name()));
+    }
     if !machine.has_folder {
         steps.push(Step::MakeFolder(name()));
     }
@@ -167,6 +172,7 @@ mod tests {
                 Step::SetAutostart(_, true) => "enable",
                 Step::SetAutostart(_, false) => "disable",
                 Step::WriteGuestFiles(_) => "guest",
+                Step::TakeDown(_) => "take down",
             })
             .collect()
     }
@@ -181,6 +187,7 @@ mod tests {
             machine.drop_in = OwnFile::Missing;
             machine.autostart = false;
             machine.unit = down();
+            machine.has_mounts = false;
         };
         assert_eq!(
             steps(missing, &own),
@@ -190,6 +197,11 @@ mod tests {
             steps(missing, &Scope::All),
             ["folder", "settings", "drop-in", "enable"]
         );
+        let killed = |machine: &mut Machine| {
+            machine.unit = down();
+            machine.has_mounts = true;
+        };
+        assert_eq!(steps(killed, &Scope::All), ["take down"]);
         assert_eq!(
             steps(missing, &Scope::Container("db".parse().unwrap())),
             [""; 0]
@@ -216,6 +228,7 @@ mod tests {
         assert_eq!(steps_of(to_stop, inside, &own), [""; 0], "it is to stop");
         let stopped = |machine: &mut Machine| {
             machine.unit = down();
+            machine.has_mounts = false;
             machine.inside = changed();
         };
         assert_eq!(steps(stopped, &own), [""; 0], "a start applies them anyway");

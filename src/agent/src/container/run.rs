@@ -2,15 +2,17 @@
 
 use std::{fmt::Write as _, fs, io::Read as _, time::Duration};
 
-use protocol::{Failure, FailureKind, desired::Container};
+use protocol::{Failure, FailureKind, desired::Container, name::MachineName};
 use tokio::time::{Instant, sleep};
 
 use super::{
     paths::Paths,
     plan::{self, Run},
     started::Started,
+    storage,
 };
 use crate::{
+    command::off_thread,
     context::Context,
     filter::port,
     guest,
@@ -30,7 +32,7 @@ const REASON: Duration = Duration::from_secs(20);
 
 /// How long a unit may take to end once it is killed: nothing ends a process that brings a copied root to a busy disk
 /// before that is done. syncfs(2)
-const CLEAR_UP: Duration = Duration::from_mins(2);
+pub const CLEAR_UP: Duration = Duration::from_mins(2);
 
 /// How often the guest's listening sockets are looked at; the kernel tells of none.
 const PORT_INTERVAL: Duration = Duration::from_millis(50);
@@ -58,9 +60,12 @@ pub async fn settle(context: &Context, stored: &Stored<Container>) -> Result<(),
                 "{}: restarting for its new settings",
                 container.name
             ));
+            // What is asked for is no crash: it must not count for the limit of starts. systemctl(1), reset-failed
+            systemd.reset_failed(&unit).await?;
             Some(systemd.restart(&unit).await?)
         }
         Run::Leave if container.running => systemd.current_job(&unit).await?,
+        Run::Leave if state.is_failed() => return systemd.reset_failed(&unit).await,
         Run::Leave => return Ok(()),
     };
     let is_new = job.is_some();
@@ -240,8 +245,26 @@ async fn shut_down(systemd: &Systemd, container: &Container) -> Result<(), Failu
     let job = systemd.stop(&Paths::of(&container.name).unit()).await?;
     match job.end(SHUTDOWN).await? {
         JobEnd::TimedOut => end(systemd, container).await,
-        JobEnd::Done | JobEnd::Other(_) => Ok(()),
+        // A guest that failed on its way down was to go all the same.
+        JobEnd::Done | JobEnd::Other(_) => {
+            systemd
+                .reset_failed(&Paths::of(&container.name).unit())
+                .await
+        }
     }
+}
+
+/// Takes away the root of a stopped container, whose own unit was killed when it should have.
+pub async fn take_down(context: &Context, name: &MachineName) -> Result<(), Failure> {
+    let systemd = Systemd::of_host(context).await?;
+    // It may have been started since.
+    if systemd.unit_state(&Paths::of(name).unit()).await?.is_up() {
+        return Ok(());
+    }
+    let Some(stored) = context.store.get::<Container>(name.as_str())? else {
+        return Ok(());
+    };
+    off_thread(stored.desired, |container| storage::take_down(&container)).await
 }
 
 /// Ends a guest at once and waits until its unit has cleared up.

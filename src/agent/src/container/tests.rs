@@ -56,6 +56,7 @@ pub fn machine() -> Machine {
         keeps_failing: false,
         has_port: true,
         is_mounted: true,
+        has_mounts: true,
         system_state: None,
         inside: Inside::Changed(Vec::new()),
         has_tree: true,

@@ -16,6 +16,8 @@ const AGENT: &str = "/usr/local/lib/nspawn-agent/nspawn-agent";
 /// because NotifyReady=yes would have systemd kill a guest that boots slowly. Restart= because a
 /// guest whose init or systemd-nspawn is killed stays down otherwise; a poweroff from inside and a
 /// stop are no failure, and one that can't start is given up after a while (status = "failed").
+/// LogRateLimit…= because what a guest writes to its console goes to the host's journal, where one that writes without
+/// end would push out what others have told; a boot takes some 200 lines.
 pub fn render(container: &Container) -> String {
     let mut text = format!(
         "{HEADER}
@@ -31,6 +33,8 @@ ExecStopPost=+{AGENT} container-release %i
 TimeoutStartSec=infinity
 Restart=on-failure
 RestartSec=100ms
+LogRateLimitIntervalSec=5min
+LogRateLimitBurst=1000
 "
     );
     if let Some(cpus) = container.cpus {
@@ -78,6 +82,8 @@ ExecStopPost=+/usr/local/lib/nspawn-agent/nspawn-agent container-release %i
 TimeoutStartSec=infinity
 Restart=on-failure
 RestartSec=100ms
+LogRateLimitIntervalSec=5min
+LogRateLimitBurst=1000
 ";
         assert_eq!(render(&container("web")), format!("{HEADER}{expected}"));
     }

@@ -6,8 +6,9 @@ use std::ops::Range;
 /// How many ids a guest has.
 pub const COUNT: u32 = 0x1_0000;
 
-/// systemd's range for containers. <https://systemd.io/UIDS-GIDS>
-const CONTAINERS: Range<u32> = 0x0008_0000..0x6fff_0000;
+/// systemd's range for containers (<https://systemd.io/UIDS-GIDS>), above what useradd(8) hands out to users later
+/// (login.defs(5), SUB_UID_MAX is 600100000): they could send signals to a guest whose ids they have, too.
+const CONTAINERS: Range<u32> = 0x2400_0000..0x6fff_0000;
 
 /// The lowest range that none of the ranges in use touches.
 pub fn allocate(in_use: &[Range<u32>]) -> Option<u32> {

@@ -11,7 +11,10 @@ use super::TABLE;
 ///
 /// Frames to the bridge's own groups (01:80:c2:00:00:0X) pass all hooks of the bridge by, and the host takes
 /// what is in them as if the port were an interface of its own: br_handle_frame() of the kernel. There is
-/// nothing honest in that, so the other two families drop all that comes in by a port and not by the bridge.
+/// nothing honest in that, so the other two families drop all that comes in by a port and not by the bridge: before
+/// conntrack puts fragments together (-400, linux/netfilter_ipv4.h), which would join them to others' of the same name.
+///
+/// A cloud's metadata (169.254.169.254) tells who asks through the host what only the host may know.
 pub fn text() -> String {
     format!(
         "table bridge {TABLE} {{
@@ -67,6 +70,7 @@ pub fn text() -> String {
 		iifname != @ports accept
 		iifname . ether saddr != @macs drop
 		ether type arp goto arp_in
+		ether type ip ip daddr 169.254.0.0/16 drop
 		ether type ip iifname . ip saddr @v4 accept
 		ether type ip6 goto v6_in
 		drop
@@ -87,7 +91,7 @@ table inet {TABLE} {{
 	set ports {{ type ifname; }}
 
 	chain prerouting {{
-		type filter hook prerouting priority -300; policy accept;
+		type filter hook prerouting priority -450; policy accept;
 		iifname @ports drop
 	}}
 }}

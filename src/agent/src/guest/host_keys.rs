@@ -13,47 +13,51 @@ const TYPES: [&str; 2] = ["ed25519", "ecdsa"];
 /// Makes host keys where there is an sshd without any. `scratch` is a folder of this guest's own,
 /// made for the time being: hostnames may be shared, and a killed start must not stop the next.
 pub fn ensure(root: &GuestRoot, hostname: &HostName, scratch: &Path) -> io::Result<()> {
+    // A start that was killed in the middle has left it, and perhaps one of the keys.
+    let is_taken_up = match fs::remove_dir_all(scratch) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        removed => removed.map(|()| true)?,
+    };
     // A guest that has put something else in their place has no sshd to start.
     let has_sshd = matches!(root.access("usr/sbin/sshd"), Ok(Some(_)));
-    let lacks_keys = root.names("etc/ssh").is_ok_and(|names| !has_key(&names));
-    if !has_sshd || !lacks_keys {
+    let Ok(names) = root.names("etc/ssh") else {
         return Ok(());
-    }
-    match fs::remove_dir_all(scratch) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    };
+    if !has_sshd || (has_key(&names) && !is_taken_up) {
+        return Ok(());
     }
     fs::DirBuilder::new().mode(0o700).create(scratch)?;
     fault::point(|| "make a folder for host keys");
-    let made = make_all(root, hostname, scratch);
+    let missing = TYPES.iter().filter(|kind| !names.contains(&file_of(kind)));
+    let made = make_all(root, hostname, scratch, missing);
     fs::remove_dir_all(scratch)?;
     made
 }
 
-fn make_all(root: &GuestRoot, hostname: &HostName, scratch: &Path) -> io::Result<()> {
-    for kind in TYPES {
-        let file = scratch.join(kind);
-        let public = file.with_added_extension("pub");
-        make(kind, hostname, &file)?;
+fn file_of(kind: &str) -> String {
+    format!("ssh_host_{kind}_key")
+}
+
+fn make_all<'a>(
+    root: &GuestRoot,
+    hostname: &HostName,
+    scratch: &Path,
+    kinds: impl Iterator<Item = &'a &'a str>,
+) -> io::Result<()> {
+    for kind in kinds {
+        let private = scratch.join(kind);
+        let public = private.with_added_extension("pub");
+        make(kind, hostname, &private)?;
         fault::point(|| format!("make a host key of type {kind}"));
-        let path = format!("etc/ssh/ssh_host_{kind}_key");
-        root.write(
-            &path,
-            &fs::read_to_string(&file)?,
-            Access {
-                mode: 0o600,
-                group: 0,
-            },
-        )?;
-        let path = format!("{path}.pub");
-        root.write(
-            &path,
-            &fs::read_to_string(&public)?,
-            Access {
-                mode: 0o644,
-                group: 0,
-            },
-        )?;
+        let path = format!("etc/ssh/{}", file_of(kind));
+        // The private one last: where it is, all is.
+        for (file, path, mode) in [
+            (&public, format!("{path}.pub"), 0o644),
+            (&private, path, 0o600),
+        ] {
+            let access = Access { mode, group: 0 };
+            root.write(&path, &fs::read_to_string(file)?, access)?;
+        }
     }
     Ok(())
 }

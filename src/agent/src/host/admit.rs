@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use protocol::{Failure, FailureKind, desired::Host};
+use protocol::{Failure, FailureKind, desired::Host, observed::Owner};
 use serde_json::Value;
 
 use super::{Assigned, bridge, facts};
@@ -249,37 +249,45 @@ fn blocked_by(ruleset: &Value, bridge: &str) -> Option<Blocker> {
 
 /// Whether nothing of ours stands on this host any more.
 pub fn check_unused(inventory: &Inventory) -> Result<(), Failure> {
-    let mut left: Vec<String> = Vec::new();
-    left.extend(
-        inventory
-            .containers
-            .keys()
-            .map(|name| format!("the container {name}")),
-    );
-    left.extend(
-        inventory
-            .addresses
-            .keys()
-            .map(|name| format!("the address {name}")),
-    );
-    left.extend(
-        inventory
-            .images
-            .keys()
-            .map(|name| format!("the image {name}")),
-    );
+    let containers = inventory.containers.iter();
+    let addresses = inventory.addresses.iter();
+    let images = inventory.images.iter();
+    let left: Vec<(String, &Owner)> = containers
+        .map(|(name, stored)| (format!("the container {name}"), &stored.owner))
+        .chain(addresses.map(|(name, stored)| (format!("the address {name}"), &stored.owner)))
+        .chain(images.map(|(name, stored)| (format!("the image {name}"), &stored.owner)))
+        .collect();
     if left.is_empty() {
         return Ok(());
     }
-    Err(Failure::new(
+    let named = |(what, owner): &(String, &Owner)| match &owner.holder {
+        Some(holder) if !owner.claimed => format!(
+            "{what} (made by a run of {} that has not ended)",
+            holder.name
+        ),
+        _ => what.clone(),
+    };
+    let all: Vec<String> = left.iter().map(named).collect();
+    let failure = Failure::new(
         FailureKind::InUse,
-        format!("the host can't be removed while these are left on it: {}", left.join(", ")),
-    )
-    .help("Destroy them first, or refer to the host as host = nspawn_host.example, so that Terraform keeps the order."))
+        format!(
+            "the host can't be removed while these are left on it: {}",
+            all.join(", ")
+        ),
+    );
+    Err(if left.iter().any(|(_, owner)| !owner.claimed) {
+        failure.help(
+            "A run that was killed leaves what it made in no state. Apply the same configuration once more, which takes it \
+             up, and then destroy it; or import it.",
+        )
+    } else {
+        failure.help("Destroy them first, or refer to the host as host = nspawn_host.example, so that Terraform keeps the order.")
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use protocol::observed::Holder;
     use serde_json::json;
 
     use super::*;
@@ -287,6 +295,36 @@ mod tests {
         system::netlink::{Link, Route},
         testing,
     };
+
+    #[test]
+    fn what_a_killed_run_has_left_is_called_that() {
+        let mut inventory = testing::inventory(&["db", "web"], &[]);
+        for stored in inventory.containers.values_mut() {
+            stored.owner.claimed = true;
+        }
+        let failure = check_unused(&inventory).unwrap_err();
+        assert!(
+            failure
+                .message
+                .ends_with("the container db, the container web"),
+            "{failure}"
+        );
+        let web = inventory.containers.values_mut().last().unwrap();
+        web.owner.claimed = false;
+        web.owner.holder = Some(Holder {
+            name: "alice@laptop".to_owned(),
+            since: 0,
+        });
+        let failure = check_unused(&inventory).unwrap_err();
+        let ending = "the container db, the container web (made by a run of alice@laptop that has not ended)";
+        assert!(failure.message.ends_with(ending), "{failure}");
+        assert!(
+            failure
+                .help
+                .unwrap()
+                .contains("Apply the same configuration")
+        );
+    }
 
     #[test]
     fn the_bridge_under_guests_stays() {

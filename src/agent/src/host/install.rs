@@ -141,7 +141,8 @@ fn link(program: &Path) -> Result<(), Failure> {
     files::remove_file(Path::new(&temporary))?;
     let name = PathBuf::from(program.file_name().unwrap_or_default());
     symlink(name, &temporary).doing(deed)?;
-    fs::rename(&temporary, BINARY).doing(deed)
+    fs::rename(&temporary, BINARY).doing(deed)?;
+    files::sync_folder(Path::new(FOLDER))
 }
 
 /// Removes this binary from a host that another one is in force on, and that it may not speak for.
@@ -200,6 +201,7 @@ pub async fn enable(context: &Context) -> Result<(), Failure> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             made => made.doing(|| format!("enable {UNIT}"))?,
         }
+        wants.parent().map_or(Ok(()), files::sync_folder)?;
     }
     Systemd::of_host(context).await?.reload().await
 }
@@ -324,11 +326,9 @@ pub async fn stop_service(context: &Context) -> Result<(), Failure> {
 
 /// Removes the service's files.
 pub async fn remove_service(context: &Context) -> Result<(), Failure> {
-    files::remove_file(Path::new(WANTS))?;
-    let path = Path::new(UNIT_PATH);
-    if files::read(path)?.is_some_and(|contents| files::is_ours(&contents)) {
-        files::remove_file(path)?;
-    }
+    // Without its program, which goes next, a power cut must not bring it back.
+    files::remove_for_good(Path::new(WANTS))?;
+    files::remove_own_for_good(Path::new(UNIT_PATH))?;
     Systemd::of_host(context).await?.reload().await
 }
 

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     command::off_thread,
+    container,
     context::Context,
     discarded, image,
     object::Object,
@@ -291,6 +292,7 @@ impl Object for Host {
         stored: &Stored<Self>,
     ) -> Result<(), Failure> {
         admit::check_unused(inventory)?;
+        container::finish(context).await?;
         clear(context, stored).await
     }
 
@@ -319,20 +321,14 @@ pub async fn clear_but_service(context: &Context, stored: &Stored<Host>) -> Resu
         context.netlink.delete_link(link.index).await?;
     }
     for file in plan::files(&stored.desired, &Vec::new()) {
-        let path = Path::new(&file.path);
-        if file.path != install::UNIT_PATH
-            && files::read(path)?.is_some_and(|contents| files::is_ours(&contents))
-        {
-            files::remove_for_good(path)?;
+        if file.path != install::UNIT_PATH {
+            files::remove_own_for_good(Path::new(&file.path))?;
         }
     }
     // Once their file is gone for good: a boot that still found it would set them, and nobody knew the former values.
     sysctls::restore(&context.store, &Vec::new())?;
     // A later change may have left the file of a host that had nesting on.
-    let modules = Path::new(plan::MODULES_FILE);
-    if files::read(modules)?.is_some_and(|contents| files::is_ours(&contents)) {
-        files::remove_file(modules)?;
-    }
+    files::remove_own_for_good(Path::new(plan::MODULES_FILE))?;
     install::reload_networkd(context).await?;
     // What an image that could not be made has left, too; check_unused() has seen that nobody needs it.
     image::tree::collect(&Inventory::default())?;

@@ -266,6 +266,27 @@ mod tests {
     }
 
     #[test]
+    fn the_neighbour_tables_have_room_for_hundreds_of_guests() {
+        let needs = Needs {
+            bridge: "br0",
+            uplink: "eth0",
+            other_uplinks: BTreeSet::new(),
+            nesting: false,
+            advertised: BTreeSet::new(),
+        };
+        let wishes = wishes(&needs);
+        for family in ["ipv4", "ipv6"] {
+            for (number, least) in [(1, 2048), (2, 8192), (3, 16_384)] {
+                let wish = at_least(
+                    &format!("net/{family}/neigh/default/gc_thresh{number}"),
+                    least,
+                );
+                assert!(wishes.contains(&wish), "{wish:?}");
+            }
+        }
+    }
+
+    #[test]
     fn who_learns_by_advertisement_is_told_by_routes_and_addresses() {
         let mut network = crate::testing::network();
         let link = |index, name: &str, kind: Option<&str>| crate::system::netlink::Link {

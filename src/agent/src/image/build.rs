@@ -131,6 +131,7 @@ async fn unpacked(
 
 async fn debootstrap(context: &Context, recipe: &Debootstrap, root: &Path) -> Result<(), Failure> {
     packages::ensure(context, &["debootstrap", "ca-certificates"]).await?;
+    packages::ensure(context, &missing_keyrings(&recipe.suite)).await?;
     for (word, attribute) in [(&recipe.suite, "suite"), (&recipe.variant, "variant")] {
         if word.is_empty() || word.starts_with('-') {
             return Err(Failure::new(
@@ -144,6 +145,8 @@ async fn debootstrap(context: &Context, recipe: &Debootstrap, root: &Path) -> Re
     // It mounts within the tree, and leaves dpkg running when only its shell is killed.
     let mut program =
         Program::contained("debootstrap").arg(format!("--variant={}", recipe.variant));
+    // Without the suite's keyring it would only warn, and take what anybody on the way sends. debootstrap(8)
+    program = program.arg("--force-check-gpg");
     for (option, values) in [
         ("include", &recipe.include),
         ("components", &recipe.components),
@@ -157,9 +160,32 @@ async fn debootstrap(context: &Context, recipe: &Debootstrap, root: &Path) -> Re
         let log = fs::read(root.join("debootstrap/debootstrap.log")).unwrap_or_default();
         let last = crate::command::tail(&log);
         Failure::new(failure.kind, format!("{}\n{last}", failure.message))
-            .help("Check suite, mirror and package names, and that the host reaches the mirror.")
+            .help(
+                "Check suite, mirror and package names, that the host reaches the mirror, and that the mirror's Release is \
+                 signed by a key in the keyring of the suite's distribution, below /usr/share/keyrings on the host.",
+            )
             .at("debootstrap")
     })
+}
+
+/// The packages of the keyrings that a suite's script wants, and that aren't there: those of another distribution.
+fn missing_keyrings(suite: &str) -> Vec<&'static str> {
+    const KEYRINGS: [(&str, &str); 2] = [
+        (
+            "/usr/share/keyrings/debian-archive-keyring.gpg",
+            "debian-archive-keyring",
+        ),
+        (
+            "/usr/share/keyrings/ubuntu-archive-keyring.gpg",
+            "ubuntu-keyring",
+        ),
+    ];
+    let script = Path::new("/usr/share/debootstrap/scripts").join(suite);
+    // debootstrap itself says what is wrong with a suite that it has no script for.
+    let script = fs::read_to_string(script).unwrap_or_default();
+    let is_missing = |(file, _): &&(&str, &str)| script.contains(file) && !Path::new(file).exists();
+    let missing = KEYRINGS.iter().filter(is_missing);
+    missing.map(|(_, package)| *package).collect()
 }
 
 /// What debootstrap and the commands installed, to tell this build from another of the same recipe.

@@ -107,13 +107,12 @@ fn the_file_of_somebody_who_came_back_stays() {
 }
 
 #[test]
-fn who_holds_a_lock_is_read_from_the_kernels_list() {
-    let locks = "1: POSIX  ADVISORY  WRITE 11 00:1a:77 0 EOF\n\
-                 2: FLOCK  ADVISORY  WRITE 12 00:1a:77 0 EOF\n\
-                 2: -> FLOCK  ADVISORY  WRITE 13 00:1a:77 0 EOF\n\
-                 3: FLOCK  ADVISORY  WRITE 14 00:1a:78 0 EOF\n";
-    let found = holders(locks, (0, 0x1a), 77);
-    assert_eq!(found, [Pid::from_raw(12).unwrap()]);
+fn a_lock_is_read_from_what_the_kernel_says_of_a_descriptor() {
+    let about = "pos:\t0\nflags:\t02100000\nlock:\t1: FLOCK  ADVISORY  WRITE 12 00:1a:77 0 EOF\n\
+                 lock:\t2: POSIX  ADVISORY  WRITE 12 00:1a:78 0 EOF\n";
+    assert!(tells_of_lock(about, (0, 0x1a), 77));
+    assert!(!tells_of_lock(about, (0, 0x1a), 78), "no flock(2)");
+    assert!(!tells_of_lock(about, (1, 0x1a), 77));
 }
 
 #[test]

@@ -18,6 +18,7 @@ use tokio::{
 
 use self::{pace::Pace, patience::Patience, signals::Signals, watch::Watch};
 use crate::{
+    container,
     context::Context,
     discarded, given_up, host,
     host::{pending, rollback},
@@ -50,6 +51,7 @@ pub async fn run(netlink: Netlink) -> Result<(), Failure> {
     // A note that is right needs no writing, so that nothing else takes up what a killed process has left of it.
     tell(
         system::files::clear_temporaries(&context.run_folder)
+            .and_then(|()| context.store.clear_temporaries())
             .err()
             .map(|failure| failure.to_string()),
     );
@@ -261,6 +263,7 @@ impl Healer {
             self.patience.try_all_afresh();
         }
         let context = self.context.within_time(TIME);
+        container::finish(&context).await?;
         for _ in 0..ROUNDS {
             let look = look(&context, &Scope::All).await?;
             self.watch.follow(&context, &look)?;

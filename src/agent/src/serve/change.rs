@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{session, snapshot};
 use crate::{
+    container,
     context::Context,
     given_up,
     host::{in_force, install, rollback},
@@ -180,6 +181,10 @@ pub(super) async fn take_turn(context: &Context) -> Result<HostLock, Failure> {
     let lock = HostLock::take(context).await?;
     in_force::refuse_newer(context)?;
     rollback::if_due(context).await?;
+    // Where it fails, it is tried again by the next one, and keeps nobody but the host's own removal from going on.
+    if let Err(failure) = container::finish(context).await {
+        eprintln!("nspawn-agent: {failure}");
+    }
     Ok(lock)
 }
 

@@ -152,6 +152,13 @@ impl Connection {
                     "the first request of a connection has to be hello",
                 )),
             ),
+            _ if self.under_way.borrow().contains_key(&id) => self.done(
+                id,
+                Err(Failure::new(
+                    FailureKind::Protocol,
+                    format!("another request has the number {id}, and is under way"),
+                )),
+            ),
             _ if self.under_way.borrow().len() >= MOST_REQUESTS => self.done(
                 id,
                 Err(Failure::new(
@@ -315,5 +322,36 @@ async fn answer(context: &Context, request: Request, began: Duration) -> Result<
             Ok(Answer::Noted)
         }
         Request::Hello { .. } | Request::Cancel { .. } => Ok(Answer::Noted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_number_of_a_request_under_way_is_not_taken_again() {
+        let top = tempfile::tempdir().unwrap();
+        testing::within(Duration::from_secs(20), async |context| {
+            let (events, mut queue) = mpsc::unbounded_channel();
+            let mut connection = Connection {
+                context: testing::in_folder(context, top.path()),
+                session: Rc::default(),
+                began: Duration::ZERO,
+                events,
+                under_way: Rc::default(),
+                tasks: JoinSet::new(),
+            };
+            for _ in 0..2 {
+                connection.begin(1, Request::Snapshot { deadline: 5 });
+            }
+            let (id, event) = queue.recv().await.unwrap();
+            let is_refused =
+                matches!(&event, Event::Done(Err(failure)) if failure.kind == FailureKind::Protocol);
+            assert!(id == 1 && is_refused, "{event:?}");
+            assert_eq!(connection.under_way.borrow().len(), 1, "the first goes on");
+        })
+        .await;
     }
 }

@@ -70,6 +70,35 @@ fn a_crash_before_the_rename_leaves_the_old_object() {
 }
 
 #[test]
+fn what_is_left_of_a_killed_create_goes_with_the_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path().join("etc"));
+    store.put(&address("203.0.113.2")).unwrap();
+    store.remove::<Address>("203.0.113.2").unwrap();
+    let left = "etc/addresses/.203.0.113.3.json.nspawn-agent4711-0";
+    fs::write(folder.path().join(left), "{\"ow").unwrap();
+    store.remove_if_empty().unwrap();
+    assert!(!folder.path().join("etc").exists());
+}
+
+#[test]
+fn a_container_that_is_being_removed_is_none_and_is_not_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path().join("etc"));
+    let inventory = crate::testing::inventory(&["web"], &[]);
+    let web = inventory.containers.values().next().unwrap();
+    store.put(web).unwrap();
+    store.begin_removal(web).unwrap();
+    assert!(store.inventory().unwrap().containers.is_empty());
+    store.remove_if_empty().unwrap();
+    assert_eq!(store.removals().unwrap(), [web.clone()]);
+    store.end_removal(&web.desired.name).unwrap();
+    assert!(store.removals().unwrap().is_empty());
+    store.remove_if_empty().unwrap();
+    assert!(!folder.path().join("etc").exists());
+}
+
+#[test]
 fn a_link_in_a_files_place_is_not_followed() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path().join("etc"));

@@ -4,7 +4,8 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use protocol::{Failure, FailureKind};
@@ -37,17 +38,18 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
 /// Replaces a file as a whole and makes it last: a crash leaves the old or the new one.
 pub fn replace(path: &Path, contents: &[u8], mode: u32) -> Result<(), Failure> {
     let deed = || format!("write {}", path.display());
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+    let Some(folder) = path.parent() else {
         return Err(Failure::new(
             FailureKind::System,
             format!("{} names no file", path.display()),
         ));
     };
-    let temporary = folder.join(format!(".{}.nspawn-agent", name.to_string_lossy()));
-    let mut file = take_temporary(&temporary, mode).doing(deed)?;
+    clear_left_of(path)?;
+    let (temporary, mut file) = make_temporary(path).doing(deed)?;
     let written = (|| {
         fault::point(|| format!("make {}", temporary.display()));
         file.write_all(contents)?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
         fault::point(|| format!("fill {}", temporary.display()));
         file.sync_all()?;
         fault::point(|| format!("sync {}", temporary.display()));
@@ -55,39 +57,83 @@ pub fn replace(path: &Path, contents: &[u8], mode: u32) -> Result<(), Failure> {
         fault::point(|| format!("rename {}", temporary.display()));
         File::open(folder)?.sync_all()
     })();
-    // Once it is renamed, another process may have one of that name.
-    if written.is_err() && lock::is_at(&temporary, &file).doing(deed)? {
-        remove_file(&temporary)?;
+    if written.is_err() {
+        unlink(&temporary)?;
     }
     written.doing(deed)
 }
 
-/// An empty file that is locked, so that another process which replaces the same file waits: a container's own unit
-/// writes without the host's lock. One that a killed process has left is taken up.
-fn take_temporary(path: &Path, mode: u32) -> io::Result<File> {
-    loop {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(mode)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK)
-            .open(path)?;
-        flock(&file, FlockOperation::LockExclusive)?;
-        // The other one has put it in place, or given up.
-        if lock::is_at(path, &file)? {
-            file.set_len(0)?;
-            file.set_permissions(fs::Permissions::from_mode(mode))?;
-            return Ok(file);
-        }
-    }
+/// What a file is called while it is written; a number of its writer's own follows, for a container's own unit writes
+/// without the host's lock.
+fn temporary_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    format!(".{name}{TEMPORARY}")
 }
 
-/// Removes what killed processes have left of the files in a folder that they were replacing; one that is just being
-/// written is locked.
+const TEMPORARY: &str = ".nspawn-agent";
+
+/// Whether a file of this name was being written, after this much of it: also by an earlier agent, without a number.
+fn is_temporary(rest: &str) -> bool {
+    rest.chars()
+        .all(|letter| letter.is_ascii_digit() || letter == '-')
+}
+
+/// An empty file that is locked, so that nobody clears it away, and that root alone can open until it is put in place.
+/// A lock is never waited for: in a folder that a guest is shown, the guest may have taken it.
+fn make_temporary(path: &Path) -> io::Result<(PathBuf, File)> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    const TRIES: usize = 100;
+    let name = temporary_name(path);
+    for _ in 0..TRIES {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let temporary = path.with_file_name(format!("{name}{}-{number}", std::process::id()));
+        // A killed process that had this number may have left it.
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+            .open(&temporary)?;
+        let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        // Whoever clears up may just have had it.
+        if locked.is_ok() && lock::is_at(&temporary, &file)? {
+            return Ok((temporary, file));
+        }
+        let _ = fs::remove_file(&temporary);
+    }
+    Err(io::Error::other(
+        "somebody locks each file that is to be written there",
+    ))
+}
+
+/// Removes what killed processes have left of a file that they were replacing; one that is just being written is locked.
+fn clear_left_of(path: &Path) -> Result<(), Failure> {
+    let own = temporary_name(path);
+    clear_temporaries_in(path.parent(), |name| {
+        name.strip_prefix(&own).is_some_and(is_temporary)
+    })
+}
+
+/// The same of all files in a folder.
 pub fn clear_temporaries(folder: &Path) -> Result<(), Failure> {
-    let is_temporary = |name: &&String| name.starts_with('.') && name.ends_with(".nspawn-agent");
-    for name in names(folder)?.iter().filter(is_temporary) {
+    clear_temporaries_in(Some(folder), |name| {
+        let rest = name.rsplit_once(TEMPORARY).map(|(_, rest)| rest);
+        name.starts_with('.') && rest.is_some_and(is_temporary)
+    })
+}
+
+fn clear_temporaries_in(
+    folder: Option<&Path>,
+    is_to_go: impl Fn(&str) -> bool,
+) -> Result<(), Failure> {
+    let Some(folder) = folder.filter(|folder| folder.is_dir()) else {
+        return Ok(());
+    };
+    for name in names(folder)?.iter().filter(|name| is_to_go(name)) {
         lock::Presence::clear(&folder.join(name))?;
     }
     Ok(())
@@ -105,8 +151,14 @@ pub fn overwrite(path: &Path, contents: &[u8]) -> Result<(), Failure> {
     write().doing(|| format!("write {} in its place", path.display()))
 }
 
-/// Removes a file; nothing happens when it isn't there.
+/// Removes a file, and what killed processes have left of it; nothing happens when it isn't there.
 pub fn remove_file(path: &Path) -> Result<(), Failure> {
+    unlink(path)?;
+    clear_left_of(path)
+}
+
+/// Removes a file; nothing happens when it isn't there.
+pub fn unlink(path: &Path) -> Result<(), Failure> {
     match fs::remove_file(path) {
         Err(error)
             if matches!(
@@ -124,6 +176,15 @@ pub fn remove_file(path: &Path) -> Result<(), Failure> {
 pub fn remove_for_good(path: &Path) -> Result<(), Failure> {
     remove_file(path)?;
     path.parent().map_or(Ok(()), sync_folder)
+}
+
+/// The same of a file of ours, and nothing to somebody else's in its place; what killed processes have left of it goes
+/// in any case.
+pub fn remove_own_for_good(path: &Path) -> Result<(), Failure> {
+    if compare(path, "")? == OwnFile::Foreign {
+        return clear_left_of(path);
+    }
+    remove_for_good(path)
 }
 
 /// Brings to the disk what has come to a folder, and what has gone from it. Without the folder nothing can come back.
@@ -247,7 +308,10 @@ pub fn write_own(path: &Path, contents: &str, mode: u32) -> Result<(), Failure> 
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Barrier;
+    use std::{
+        os::unix::fs::MetadataExt as _,
+        sync::{Barrier, atomic::AtomicBool},
+    };
 
     use super::*;
 
@@ -255,8 +319,10 @@ mod tests {
     fn a_file_is_replaced_by_several_at_once() {
         let top = tempfile::tempdir().unwrap();
         let path = top.path().join("file");
-        // A killed process has left it.
-        fs::write(top.path().join(".file.nspawn-agent"), "rest of another").unwrap();
+        // Killed processes have left them, one of which an earlier agent's.
+        for left in [".file.nspawn-agent", ".file.nspawn-agent4711-0"] {
+            fs::write(top.path().join(left), "rest of another").unwrap();
+        }
         std::thread::scope(|scope| {
             for text in ["one", "another"] {
                 let path = &path;
@@ -273,9 +339,60 @@ mod tests {
     }
 
     #[test]
+    fn whoever_locks_all_that_is_there_holds_nobody_up() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("file");
+        let left = top.path().join(".file.nspawn-agent");
+        fs::write(&left, "half").unwrap();
+        let left = File::open(left).unwrap();
+        flock(&left, FlockOperation::LockShared).unwrap();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut locked = Vec::new();
+                while !over.load(Ordering::Relaxed) {
+                    let open = |name: &String| File::open(top.path().join(name)).ok();
+                    for file in names(top.path()).unwrap().iter().filter_map(open) {
+                        if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+                            locked.push(file);
+                        }
+                    }
+                }
+            });
+            for _ in 0..50 {
+                replace(&path, b"whole", 0o644).unwrap();
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o644);
+    }
+
+    #[test]
+    fn with_a_file_goes_what_was_left_of_it_and_nothing_else() {
+        let top = tempfile::tempdir().unwrap();
+        let others = [".file.nspawn-agent.json", ".file2.nspawn-agent1-0", "file2"];
+        let own = ["file", ".file.nspawn-agent", ".file.nspawn-agent12-3"];
+        for name in [&others[..], &own[..]].concat() {
+            fs::write(top.path().join(name), "half").unwrap();
+        }
+        remove_file(&top.path().join("file")).unwrap();
+        let mut left = names(top.path()).unwrap();
+        left.sort();
+        assert_eq!(left, others);
+        remove_file(&top.path().join("nothing/file")).unwrap();
+    }
+
+    #[test]
     fn what_a_killed_process_has_left_of_a_file_goes_and_what_is_being_written_stays() {
         let top = tempfile::tempdir().unwrap();
-        for name in [".left.nspawn-agent", ".busy.nspawn-agent", ".other", "file"] {
+        for name in [
+            ".left.nspawn-agent",
+            ".left.nspawn-agent1-2",
+            ".busy.nspawn-agent",
+            ".other",
+            "file",
+        ] {
             fs::write(top.path().join(name), "half").unwrap();
         }
         let busy = File::open(top.path().join(".busy.nspawn-agent")).unwrap();
