@@ -111,18 +111,21 @@ END
 
 # Somebody else's guest, with a link and user ids of its own. $1: a tarball
 start_stranger() {
-    # systemd-networkd would give the link an address of its own choice, and masquerade.
+    # systemd-networkd would give both ends of the link addresses of its own choice, and masquerade.
     ln -sf /dev/null /etc/systemd/network/80-container-ve.network
+    networkctl reload
     mkdir -p -m 755 /var/lib/machines/stranger /etc/systemd/nspawn
     tar -C /var/lib/machines/stranger -xf "$1"
+    mkdir -p /var/lib/machines/stranger/etc/systemd/network
+    ln -sf /dev/null /var/lib/machines/stranger/etc/systemd/network/80-container-host0.network
     printf '[Exec]\nPrivateUsers=pick\nBoot=yes\n[Network]\nVirtualEthernet=yes\n' > /etc/systemd/nspawn/stranger.nspawn
     systemctl start systemd-nspawn@stranger
     ip addr add 198.18.9.1/24 dev ve-stranger
     bring_up ve-stranger
     guest=$(machinectl show --value -p Leader stranger)
     nsenter -n -t "$guest" sh -c 'ip link set host0 addrgenmode none; ip link set host0 up; ip addr add 198.18.9.2/24 dev host0'
-    timeout 60 sh -c 'until ping -n -q -c 1 -W 1 198.18.9.2; do :; done'
-    timeout 60 systemd-run -q --machine=stranger --wait --pipe --collect systemctl is-system-running --wait
+    timeout 60 sh -c 'until ping -n -q -c 1 -W 1 198.18.9.2 > /dev/null; do :; done'
+    timeout 60 sh -c 'until systemctl -q --machine=stranger is-active multi-user.target 2> /dev/null; do sleep 0.1; done'
 }
 
 # Somebody else's routes over the bridge, once that is there.

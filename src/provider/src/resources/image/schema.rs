@@ -47,7 +47,7 @@ tfplugin::model! {
     pub struct Debootstrap {
         /// Code name of the release, such as `trixie`.
         suite: Attr<String> => required().validate(script),
-        /// Archive to take packages from. Without it, debootstrap's own default.
+        /// Archive to take packages from, signed by the distribution of the suite. Without it, debootstrap's own default.
         mirror: Attr<String> => optional().validate(url),
         /// Variant of the bootstrap.
         variant: Attr<String> => optional().default("minbase").validate(script),
