@@ -58,6 +58,8 @@ pub struct Strike<'a> {
     /// Whether Terraform takes one resource after the other: what runs side by side comes by in another order each
     /// time.
     pub in_turn: bool,
+    /// What is applied first afterwards, and how the host is then: somebody wants what was before after all.
+    pub regretted: Option<(&'a Stage, &'a Snapshot)>,
 }
 
 impl fmt::Display for Fault {
@@ -146,8 +148,8 @@ impl Sweep {
         self.check(&self.before)
     }
 
-    /// Applies a stage while something is ended at a point, and then once more as anybody would. The host must
-    /// then be as after an apply that nothing happened to. Whether the point was reached.
+    /// Applies a stage while something is ended at a point, and then once more as anybody would, perhaps after what was
+    /// before. The host must then be as after an apply that nothing happened to. Whether the point was reached.
     pub fn strike(&self, strike: &Strike, stage: &Stage, expected: &Snapshot) -> Result<bool> {
         self.terraform.configure(&stage.configuration)?;
         let point = strike.point;
@@ -158,13 +160,22 @@ impl Sweep {
         };
         let reached = struck.with_context(|| format!("at {point}"))?;
         let converges = || -> Result<()> {
-            self.terraform.apply().context("the apply after it")?;
-            self.terraform.assert_plan_is_empty()?;
-            self.check_guests(stage)?;
+            if let Some((former, expected)) = strike.regretted {
+                self.converges(former)?;
+                self.looks_as(expected).context("as it was before")?;
+            }
+            self.converges(stage)?;
             self.check(expected)
         };
         converges().with_context(|| format!("struck at {point}"))?;
         Ok(reached)
+    }
+
+    /// A plain apply brings a stage about.
+    fn converges(&self, stage: &Stage) -> Result<()> {
+        self.apply(stage).context("the apply after it")?;
+        self.terraform.assert_plan_is_empty()?;
+        self.check_guests(stage)
     }
 
     /// Fails unless the host comes to look like this.

@@ -85,7 +85,7 @@ impl Run {
                     self.sweep.check(&recordings[way].host)?;
                     continue;
                 };
-                if !self.try_order(pair, way, &order, &recordings[way]) {
+                if !self.try_order(pair, way, &order, &recordings) {
                     self.sweep = boot()?;
                     recordings = record(&self.sweep, pair)?;
                     if way == 0 {
@@ -114,8 +114,14 @@ impl Run {
     }
 
     /// Carries one order out; whether that held.
-    fn try_order(&mut self, pair: &Pair, way: usize, order: &Order, recording: &Recording) -> bool {
-        let name = case_name(pair, way, order);
+    fn try_order(
+        &mut self,
+        pair: &Pair,
+        way: usize,
+        order: &Order,
+        recordings: &[Recording; 2],
+    ) -> bool {
+        let (name, recording) = (case_name(pair, way, order), &recordings[way]);
         let (fault, point) = order;
         let points = match (self.effort, fault) {
             // All the others have cases of their own.
@@ -126,9 +132,17 @@ impl Run {
             (Effort::Quick, _) => nearest(&recording.agent, point, 2),
         };
         let sweep = &self.sweep;
+        let is_regretted = self.is_regretted(way);
         let mut reached = None;
         let held = self.cases.case(&name, || {
-            reached = strike(sweep, pair, way, (*fault, &points), recording)?;
+            reached = strike(
+                sweep,
+                pair,
+                way,
+                (*fault, &points),
+                recordings,
+                is_regretted,
+            )?;
             Ok(())
         });
         match reached {
@@ -140,6 +154,12 @@ impl Run {
             _ => {}
         }
         held
+    }
+
+    /// Whether what was before is applied first after this one. What a create has made when the provider is killed
+    /// stands in no state, so that only the same configuration takes it up.
+    fn is_regretted(&self, way: usize) -> bool {
+        way == 1 && (self.effort == Effort::Quick || (self.cases.tried() / 2).is_multiple_of(2))
     }
 
     fn unreached(&mut self, name: &str) {
@@ -223,7 +243,8 @@ fn strike(
     pair: &Pair,
     way: usize,
     (fault, points): (Fault, &[Point]),
-    recording: &Recording,
+    recordings: &[Recording; 2],
+    is_regretted: bool,
 ) -> Result<Option<Point>> {
     let tries: VecDeque<bool> = match points.len() {
         1 => [false, false, false, true].into(),
@@ -239,8 +260,9 @@ fn strike(
                 fault,
                 point,
                 in_turn,
+                regretted: is_regretted.then_some((from, &recordings[1 - way].host)),
             };
-            if sweep.strike(&strike, to, &recording.host)? {
+            if sweep.strike(&strike, to, &recordings[way].host)? {
                 return Ok(Some(point.clone()));
             }
         }

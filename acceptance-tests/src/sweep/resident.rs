@@ -114,7 +114,8 @@ impl Sweep {
         self.looks_as(host)
     }
 
-    fn looks_as(&self, host: &Snapshot) -> Result<()> {
+    /// Fails unless the host comes to look like this, but for what passes.
+    pub(super) fn looks_as(&self, host: &Snapshot) -> Result<()> {
         let stays = |line: &str| !PASSING.iter().any(|passing| line.starts_with(passing));
         let plain = |host: Snapshot| host.map(|_, line| stays(line).then(|| line.to_owned()));
         plain(host.clone()).comes_back_within(SETTLED, || Ok(plain(listing(self.vps())?)))
