@@ -194,6 +194,11 @@ impl Store {
     /// Nothing is left of this one.
     pub fn end_removal(&self, name: &MachineName) -> Result<(), Failure> {
         files::remove_for_good(&self.removal(name.as_str()))?;
+        self.end_removals()
+    }
+
+    /// No removal is under way. A power cut may bring the empty folder back.
+    pub fn end_removals(&self) -> Result<(), Failure> {
         files::remove_empty_folder(&self.folder.join(REMOVALS))
     }
 

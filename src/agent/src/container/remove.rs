@@ -16,7 +16,7 @@ use crate::{
 pub async fn finish(context: &Context) -> Result<(), Failure> {
     let removals = context.store.removals()?;
     if removals.is_empty() {
-        return Ok(());
+        return context.store.end_removals();
     }
     let inventory = context.store.inventory()?;
     let systemd = Systemd::of_host(context).await?;
