@@ -12,6 +12,9 @@ use crate::{command::wait_until, vps::Vps};
 
 const SCRIPT: &str = include_str!("snapshot.sh");
 
+/// The section of the machine's own sysctls.
+const SHARED: &str = "sysctl-machine";
+
 /// How long systemd and the kernel may take to end what was stopped, on a busy machine.
 const SETTLED: Duration = Duration::from_secs(30);
 
@@ -39,11 +42,16 @@ impl Snapshot {
         ))
     }
 
-    /// Leaves a section out: `sysctl-machine` is shared with the other labs on this machine.
+    /// Leaves out what is shared with the other labs on this machine: its sysctls, and what an agent has noted of them,
+    /// which is another thing when another lab has put them back meanwhile.
     #[must_use]
-    pub fn without(mut self, section: &str) -> Self {
-        self.sections.remove(section);
-        self
+    pub fn without_shared(mut self) -> Self {
+        self.sections.remove(SHARED);
+        self.map(|_, line| {
+            let is_note = line.starts_with("/etc/nspawn-agent/former-sysctls.json ");
+            let without_sum = line.rsplit_once(' ').filter(|_| is_note);
+            Some(without_sum.map_or(line, |(rest, _)| rest).to_owned())
+        })
     }
 
     /// Adds a section: what a command prints on the server.
@@ -86,7 +94,11 @@ impl Snapshot {
 
     /// Fails unless a server comes to look like this, in the sections that this has.
     pub fn comes_back(&self, vps: &Vps) -> Result<()> {
-        self.comes_back_within(SETTLED, || Self::take(vps))
+        let is_whole = self.sections.contains_key(SHARED);
+        self.comes_back_within(SETTLED, || {
+            let now = Self::take(vps)?;
+            Ok(if is_whole { now } else { now.without_shared() })
+        })
     }
 
     /// The same with another patience, and with a look of one's own.
@@ -170,16 +182,33 @@ mod tests {
         let differences = before.differences(&after);
         assert_eq!(differences.to_string(), "- routes: default\n+ links: br0\n");
         assert!(before.differences(&before).is_empty());
-        let routes = before.clone().without("links");
+        let without = |snapshot: &Snapshot, section: &str| {
+            let mut snapshot = snapshot.clone();
+            snapshot.sections.remove(section);
+            snapshot
+        };
+        let routes = without(&before, "links");
         let differences = routes.differences(&routes.sections_of(after.clone()));
         assert_eq!(differences.to_string(), "- routes: default\n");
-        assert!(
-            before
-                .without("routes")
-                .differences(&after.without("links"))
-                .gone
-                .len()
-                == 1
+        let differences = without(&before, "routes").differences(&without(&after, "links"));
+        assert_eq!(differences.gone.len(), 1);
+    }
+
+    #[test]
+    fn what_labs_share_is_left_out() {
+        let note = |sum: &str| {
+            let text = format!(
+                "@@ sysctl-machine\nkernel.x = {sum}\n@@ files-etc\n/etc/x -rw {sum}\n\
+                 /etc/nspawn-agent/former-sysctls.json -rw 0:0 {sum}\n"
+            );
+            Snapshot::parse(&text)
+        };
+        let differences = note("1")
+            .without_shared()
+            .differences(&note("2").without_shared());
+        assert_eq!(
+            differences.to_string(),
+            "- files-etc: /etc/x -rw 1\n+ files-etc: /etc/x -rw 2\n"
         );
     }
 }

@@ -73,7 +73,7 @@ fn what_can_be_known_from_the_text_fails_in_the_plan() -> Result<()> {
 fn what_only_the_host_knows_fails_with_the_attribute_and_a_way_out() -> Result<()> {
     let lab = Lab::start(Hosts::one())?;
     // The machine-wide sysctls are shared with the labs of other tests.
-    let before = Snapshot::take(lab.vps1())?.without("sysctl-machine");
+    let before = Snapshot::take(lab.vps1())?.without_shared();
     let host = configuration::host(lab.vps1(), "");
     let image = configuration::image(Guest::Debian)?;
     let base = host.clone() + &image;

@@ -35,7 +35,7 @@ const HARDENED_LISTED: [&str; 3] = [
 fn comes_and_goes(lab: &Lab) -> Result<()> {
     lab.vps1().root(HARDENED)?;
     // The machine-wide sysctls are shared with the labs of other tests.
-    let before = Snapshot::take(lab.vps1())?.without("sysctl-machine");
+    let before = Snapshot::take(lab.vps1())?.without_shared();
     for line in HARDENED_LISTED {
         let mut listed = before.section("sysctl-network");
         ensure!(listed.any(|found| found == line), "{line:?} is not listed");

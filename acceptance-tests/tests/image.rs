@@ -110,9 +110,29 @@ fn debootstrap_makes_an_image_and_customize_runs_inside() -> Result<()> {
         failed.contains("no luck") && failed.contains("customize"),
         "{failed}"
     );
+    unsigned(&lab, &terraform)?;
     terraform.destroy()?;
     let left = lab.vps1().root("find / -xdev -path '*nspawn-agent*'")?;
     ensure!(left.is_empty(), "something is left:\n{left}");
+    Ok(())
+}
+
+/// Without the keyring, debootstrap would take what anybody has signed.
+fn unsigned(lab: &Lab, terraform: &Terraform) -> Result<()> {
+    const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+    let move_it = |from: &str, to: &str| lab.vps1().root(&format!("mv {from} {to}"));
+    move_it(KEYRING, "/root/keyring")?;
+    let source = format!(
+        "  debootstrap = {{ suite = \"trixie\", mirror = \"{}\" }}",
+        lab.mirror_url()
+    );
+    terraform.configure(&(configuration::host(lab.vps1(), "") + &image("unsigned", &source)))?;
+    let failed = terraform.apply_fails()?;
+    move_it("/root/keyring", KEYRING)?;
+    ensure!(
+        failed.contains(KEYRING) && failed.contains("debootstrap"),
+        "{failed}"
+    );
     Ok(())
 }
 

@@ -20,7 +20,7 @@ fn whole(lab: &Lab) -> Result<String> {
 fn interrupted_by(signal: Signal, marks: &[&str]) -> Result<()> {
     let lab = Lab::start(Hosts::one())?;
     // The machine-wide sysctls are shared with the labs of other tests.
-    let before = Snapshot::take(lab.vps1())?.without("sysctl-machine");
+    let before = Snapshot::take(lab.vps1())?.without_shared();
     let terraform = lab.terraform(&whole(&lab)?)?;
     for mark in marks {
         let apply = terraform.start(&["apply", "-auto-approve", "-input=false", "-lock=false"])?;

@@ -150,7 +150,7 @@ fn a_snapshot_equals_itself_and_sees_changes() -> Result<()> {
     // As systemd names the unit of a path.
     vps.root(r"printf one > '/etc/with\x2dbackslash'")?;
     // The machine-wide sysctls are shared with the labs of other tests.
-    let before = Snapshot::take(vps)?.without("sysctl-machine");
+    let before = Snapshot::take(vps)?.without_shared();
     for section in before.names() {
         if !["bridge", "machines", "nftables", "neighbours"].contains(&section) {
             assert!(
@@ -161,7 +161,7 @@ fn a_snapshot_equals_itself_and_sees_changes() -> Result<()> {
     }
     // Logins, and services that come and go, change nothing.
     vps.ssh("hostnamectl; true")?.checked()?;
-    let same = before.differences(&Snapshot::take(vps)?.without("sysctl-machine"));
+    let same = before.differences(&Snapshot::take(vps)?.without_shared());
     assert!(same.is_empty(), "{same}");
     vps.root(
         "ip link add br9 type bridge; ip route add 203.0.113.77/32 dev lo; sysctl -qw net.ipv4.ip_forward=1

@@ -84,7 +84,7 @@ fn assert_source_is_own(lab: &Lab) -> Result<()> {
 fn three_containers_come_and_go_and_leave_nothing() -> Result<()> {
     let lab = Lab::start(Hosts::one())?;
     // The machine-wide sysctls are shared with the labs of other tests; promise_is_dense, which runs alone, compares them.
-    let before = Snapshot::take(lab.vps1())?.without("sysctl-machine");
+    let before = Snapshot::take(lab.vps1())?.without_shared();
     let probe = Probe::start(lab.vps1(), Duration::from_millis(200))?;
     let terraform = lab.terraform(&whole_configuration(&lab)?)?;
 

@@ -58,7 +58,7 @@ impl Server {
         fs::copy(&Guest::Debian.tarball()?.path, tarball)?;
         shell(&lab, "start_stranger /root/stranger.tar.zst")?;
         // The machine-wide sysctls are shared with the labs of other tests.
-        let before = Snapshot::take(lab.vps1())?.without("sysctl-machine");
+        let before = Snapshot::take(lab.vps1())?.without_shared();
         let mut text = configuration::host(lab.vps1(), "")
             + &configuration::image(Guest::Debian)?
             + &configuration::container("web", "")

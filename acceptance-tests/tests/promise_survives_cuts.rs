@@ -340,7 +340,7 @@ fn the_line_can_be_cut_while_a_host_is_made() -> Result<()> {
     let lab = Lab::start(Hosts::one())?;
     let vps = lab.vps1();
     Behind::without_penalties(vps)?;
-    let bare = Snapshot::take(vps)?.without("sysctl-machine");
+    let bare = Snapshot::take(vps)?.without_shared();
     let files = AgentFiles::watch(vps);
     let behind = Behind::new(&lab, vps)?;
     behind.terraform.configure(&host_of(&behind)?)?;
@@ -390,7 +390,7 @@ fn the_line_can_be_cut_while_containers_come_and_go() -> Result<()> {
     let first = Tenant::new(&lab, vps, 0)?;
     let rounds = rounds(&first, effort)?;
     // After the first container came and went: a bridge that has never had a port looks different.
-    let base = Snapshot::take(vps)?.without("sysctl-machine");
+    let base = Snapshot::take(vps)?.without_shared();
     try_rounds(&lab, vps, rounds, &mut cases)?;
     cases.case("nothing is left of the containers", || {
         is_as_before(vps, &base, Fault::Close)

@@ -145,14 +145,9 @@ impl Run {
             )?;
             Ok(())
         });
-        match reached {
-            Some(reached) if reached != *point => {
-                let instead = case_name(pair, way, &(*fault, reached));
-                self.cases.tried_instead(&name, &instead);
-            }
-            None if held => self.unreached(&name),
-            _ => {}
-        }
+        self.tell_where(point, reached.as_ref(), held, |point| {
+            case_name(pair, way, &(*fault, point.clone()))
+        });
         held
     }
 
@@ -160,12 +155,6 @@ impl Run {
     /// stands in no state, so that only the same configuration takes it up.
     fn is_regretted(&self, way: usize) -> bool {
         way == 1 && (self.effort == Effort::Quick || (self.cases.tried() / 2).is_multiple_of(2))
-    }
-
-    fn unreached(&mut self, name: &str) {
-        eprintln!("         but the point was not reached again");
-        self.cases.untried(name);
-        self.unreached += 1;
     }
 
     /// Removes everything, and sums up.
@@ -193,33 +182,60 @@ impl Run {
     fn try_deeds(&mut self, (stage, deeds): &(Stage, [Deed; 3])) -> Result<()> {
         let mut host = self.sweep.record(stage)?.host;
         for (number, deed) in deeds.iter().enumerate() {
-            let mut points = self.sweep.record_deed(deed, stage, &host)?;
-            self.points += points.len();
+            let all = self.sweep.record_deed(deed, stage, &host)?;
+            self.points += all.len();
+            let mut points = all.clone();
             if self.effort == Effort::Quick {
-                points = points
-                    .get(somewhere(number + 1, points.len()))
-                    .cloned()
-                    .into_iter()
-                    .collect();
+                let some = points.get(somewhere(number + 1, points.len()));
+                points = some.cloned().into_iter().collect();
             }
-            let name = |point: &Point| format!("{deed}: kill {point}");
-            points.retain(|point| self.wants(&name(point)));
+            let name_of = |point: &Point| format!("{deed}: kill {point}");
+            points.retain(|point| self.wants(&name_of(point)));
             for point in points {
-                let (sweep, name) = (&self.sweep, name(&point));
-                let mut reached = false;
+                let stand_ins = match self.effort {
+                    Effort::Long => vec![point.clone()],
+                    Effort::Quick => nearest(&all, &point, 2),
+                };
+                let (sweep, name) = (&self.sweep, name_of(&point));
+                let mut reached = None;
                 let held = self.cases.case(&name, || {
-                    reached = sweep.strike_deed(deed, &point, stage, &host)?;
+                    for point in &stand_ins {
+                        if sweep.strike_deed(deed, point, stage, &host)? {
+                            reached = Some(point.clone());
+                            break;
+                        }
+                    }
                     Ok(())
                 });
+                self.tell_where(&point, reached.as_ref(), held, name_of);
                 if !held {
                     self.sweep = boot()?;
                     host = self.sweep.record(stage)?.host;
-                } else if !reached {
-                    self.unreached(&name);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Says where it was that something was struck.
+    fn tell_where(
+        &mut self,
+        wanted: &Point,
+        reached: Option<&Point>,
+        held: bool,
+        name_of: impl Fn(&Point) -> String,
+    ) {
+        match reached {
+            Some(reached) if reached != wanted => {
+                self.cases.tried_instead(name_of(wanted), name_of(reached));
+            }
+            None if held => {
+                eprintln!("         but the point was not reached again");
+                self.cases.untried(name_of(wanted));
+                self.unreached += 1;
+            }
+            _ => {}
+        }
     }
 }
 

@@ -44,7 +44,7 @@ impl Site {
     fn start() -> Result<Self> {
         let lab = Lab::start(Hosts::one())?;
         // The machine-wide sysctls are shared with the labs of other tests.
-        let before = Snapshot::take(lab.vps1())?.without("sysctl-machine");
+        let before = Snapshot::take(lab.vps1())?.without_shared();
         Ok(Self { lab, before })
     }
 

@@ -33,7 +33,7 @@ fn assert_is_all(lab: &Lab, expected: &str) -> Result<()> {
 fn a_replacement_under_another_name_leaves_nothing_of_the_former() -> Result<()> {
     let lab = Lab::start(Hosts::one())?;
     // The machine-wide sysctls are shared with the labs of other tests.
-    let before = Snapshot::take(lab.vps1())?.without("sysctl-machine");
+    let before = Snapshot::take(lab.vps1())?.without_shared();
     let terraform = lab.terraform(&site(&lab, "web", "203.0.113.2", "")?)?;
     terraform.apply()?;
     lab.answers_as("203.0.113.2", "web")?;
@@ -59,7 +59,7 @@ fn a_replacement_under_another_name_leaves_nothing_of_the_former() -> Result<()>
     terraform.assert_plan_is_empty()?;
 
     terraform.destroy()?;
-    let differences = before.differences(&Snapshot::take(lab.vps1())?.without("sysctl-machine"));
+    let differences = before.differences(&Snapshot::take(lab.vps1())?.without_shared());
     ensure!(
         differences.is_empty(),
         "something is left over:\n{differences}"

@@ -33,7 +33,7 @@ pub(super) fn settled(vps: &Vps) -> Result<Snapshot> {
 /// How a host is, but for what differs after each apply, and what all labs on this machine share.
 pub(super) fn listing(vps: &Vps) -> Result<Snapshot> {
     let listing = Snapshot::take(vps)?
-        .without("sysctl-machine")
+        .without_shared()
         .with("files-of-the-agent", vps, OWN)?
         .with("former-sysctls", vps, FORMER_SYSCTLS)?;
     let verified = listing

@@ -162,7 +162,7 @@ fn a_hostile_guest_harms_itself_alone() -> Result<()> {
     vps.root(&format!(
         "echo '{CANARY}' > /root/canary; chmod 600 /root/canary"
     ))?;
-    let before = Snapshot::take(vps)?.without("sysctl-machine");
+    let before = Snapshot::take(vps)?.without_shared();
     let deeds = deeds(Effort::of_this_run());
     let names: Vec<&str> = deeds.iter().map(|(name, _)| *name).collect();
     let terraform = lab.terraform(&guests(&lab, &names, 1, "")?)?;

@@ -97,7 +97,7 @@ impl Range {
 
     /// All but what is shared with other labs, and the note of what was rolled back.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        Ok(Snapshot::take(self.lab.vps1())?.without("sysctl-machine"))
+        Ok(Snapshot::take(self.lab.vps1())?.without_shared())
     }
 
     /// Lets a drill strike as soon as a change is pending, however busy the machine is.
