@@ -181,10 +181,15 @@ pub fn remove_for_good(path: &Path) -> Result<(), Failure> {
 /// The same of a file of ours, and nothing to somebody else's in its place; what killed processes have left of it goes
 /// in any case.
 pub fn remove_own_for_good(path: &Path) -> Result<(), Failure> {
-    if compare(path, "")? == OwnFile::Foreign {
-        return clear_left_of(path);
+    match compare(path, "")? {
+        OwnFile::Foreign => clear_left_of(path),
+        // Nothing is asked of a folder that can't be written. unlink(2), EROFS
+        OwnFile::Missing => {
+            clear_left_of(path)?;
+            path.parent().map_or(Ok(()), sync_folder)
+        }
+        OwnFile::Same | OwnFile::Differs => remove_for_good(path),
     }
-    remove_for_good(path)
 }
 
 /// Brings to the disk what has come to a folder, and what has gone from it. Without the folder nothing can come back.
