@@ -103,14 +103,14 @@ pub fn sweep(connections: &[Traffic]) -> Vec<Place> {
     all
 }
 
-/// One place of each phase, connection and direction, in the middle of those; of the requests also one near the end,
+/// One place of each phase, connection and direction, in the middle of those; of the requests also one further on,
 /// where a connection has its confirmation, and what comes before that may be the login.
 pub fn one_of_each(places: &[Place]) -> Vec<Place> {
     let kind = |place: &Place| (place.connection, place.way, place.phase);
     let groups = places.chunk_by(|one, next| kind(one) == kind(next));
     groups
         .flat_map(|group| {
-            let late = (group[0].phase == Phase::Requests).then(|| group[group.len() * 9 / 10]);
+            let late = (group[0].phase == Phase::Requests).then(|| group[group.len() * 3 / 4]);
             std::iter::once(group[group.len() / 2]).chain(late)
         })
         .collect()

@@ -49,7 +49,9 @@ impl Snapshot {
         self.sections.remove(SHARED);
         self.map(|_, line| {
             let is_note = line.starts_with("/etc/nspawn-agent/former-sysctls.json ");
-            let without_sum = line.rsplit_once(' ').filter(|_| is_note);
+            let without_sum = line
+                .rsplit_once(' ')
+                .filter(|(_, last)| is_note && is_sum(last));
             Some(without_sum.map_or(line, |(rest, _)| rest).to_owned())
         })
     }
@@ -94,11 +96,7 @@ impl Snapshot {
 
     /// Fails unless a server comes to look like this, in the sections that this has.
     pub fn comes_back(&self, vps: &Vps) -> Result<()> {
-        let is_whole = self.sections.contains_key(SHARED);
-        self.comes_back_within(SETTLED, || {
-            let now = Self::take(vps)?;
-            Ok(if is_whole { now } else { now.without_shared() })
-        })
+        self.comes_back_within(SETTLED, || Self::take(vps))
     }
 
     /// The same with another patience, and with a look of one's own.
@@ -116,6 +114,9 @@ impl Snapshot {
 
     /// What was left out here is left out there.
     fn sections_of(&self, mut later: Self) -> Self {
+        if !self.sections.contains_key(SHARED) {
+            later = later.without_shared();
+        }
         later
             .sections
             .retain(|name, _| self.sections.contains_key(name));
@@ -150,6 +151,11 @@ impl Snapshot {
         }
         Self { sections }
     }
+}
+
+/// Whether a word of a listing is the beginning of a file's SHA-256.
+fn is_sum(word: &str) -> bool {
+    word.len() == 16 && word.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 impl Differences {
@@ -203,12 +209,16 @@ mod tests {
             );
             Snapshot::parse(&text)
         };
-        let differences = note("1")
-            .without_shared()
-            .differences(&note("2").without_shared());
-        assert_eq!(
-            differences.to_string(),
-            "- files-etc: /etc/x -rw 1\n+ files-etc: /etc/x -rw 2\n"
+        let (before, after) = (
+            note(&"1".repeat(16)).without_shared(),
+            note(&"2".repeat(16)),
         );
+        let differences = before.differences(&before.sections_of(after)).to_string();
+        let lines: Vec<&str> = differences.lines().collect();
+        assert!(
+            lines.len() == 2 && lines.iter().all(|line| line.contains("/etc/x")),
+            "{differences}"
+        );
+        assert_eq!(before.clone().without_shared(), before);
     }
 }
