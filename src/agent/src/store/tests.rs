@@ -91,7 +91,7 @@ fn a_container_that_is_being_removed_is_none_and_is_not_forgotten() {
     store.begin_removal(web).unwrap();
     assert!(store.inventory().unwrap().containers.is_empty());
     store.remove_if_empty().unwrap();
-    assert_eq!(store.removals().unwrap(), [web.clone()]);
+    assert_eq!(store.removals().unwrap(), std::slice::from_ref(web));
     store.end_removal(&web.desired.name).unwrap();
     assert!(store.removals().unwrap().is_empty());
     store.remove_if_empty().unwrap();
