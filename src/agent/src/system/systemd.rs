@@ -284,11 +284,15 @@ impl Systemd {
             .kill_machine(machine, "leader", libc::SIGKILL)
             .await
         {
-            Err(error) if is_unknown(&error) => Ok(()),
+            // It may end by itself just now: ESRCH of kill(2), in machined's words.
+            Err(error) if is_unknown(&error) || is_error(&error, &[GONE]) => Ok(()),
             ended => ended.doing(|| format!("end the machine {machine}")),
         }
     }
 }
+
+/// What a process is that has ended.
+const GONE: &str = "org.freedesktop.DBus.Error.UnixProcessIdUnknown";
 
 /// A job that systemd works on.
 #[derive(Debug)]
