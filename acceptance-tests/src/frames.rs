@@ -64,15 +64,20 @@ pub fn kind_of(address: IpAddr) -> u16 {
 }
 
 fn ipv4(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
-    let length = length(20 + payload.len());
-    let mut header = [
-        &[0x45, 0],
-        &length[..],
-        &[0, 0, 0, 0, 64, protocol, 0, 0],
+    let header = [
+        &[0x45, 0, 0, 0],
+        &[0, 0, 0, 0, 64, protocol, 0, 0][..],
         &from.octets(),
         &to.octets(),
     ]
     .concat();
+    headed(header, payload)
+}
+
+/// A payload behind an IPv4 header, into which its length and checksum are put.
+fn headed(mut header: Vec<u8>, payload: &[u8]) -> Vec<u8> {
+    header[2..4].copy_from_slice(&length(20 + payload.len()));
+    header[10..12].copy_from_slice(&[0, 0]);
     let sum = checksum(&[&header]);
     header[10..12].copy_from_slice(&sum);
     [&header[..], payload].concat()
@@ -88,13 +93,9 @@ pub fn fragments(packet: &[u8], first: usize, number: u16) -> [Vec<u8>; 2] {
     let (start, end) = payload.split_at(first);
     let part = |payload: &[u8], place: u16| {
         let mut header = header.to_vec();
-        header[2..4].copy_from_slice(&length(20 + payload.len()));
         header[4..6].copy_from_slice(&number.to_be_bytes());
         header[6..8].copy_from_slice(&place.to_be_bytes());
-        header[10..12].copy_from_slice(&[0, 0]);
-        let sum = checksum(&[&header]);
-        header[10..12].copy_from_slice(&sum);
-        [&header[..], payload].concat()
+        headed(header, payload)
     };
     let place = u16::try_from(first / 8).unwrap_or(u16::MAX);
     [part(start, MORE), part(end, place)]

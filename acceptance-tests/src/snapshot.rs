@@ -49,10 +49,7 @@ impl Snapshot {
         self.sections.remove(SHARED);
         self.map(|_, line| {
             let is_note = line.starts_with("/etc/nspawn-agent/former-sysctls.json ");
-            let without_sum = line
-                .rsplit_once(' ')
-                .filter(|(_, last)| is_note && is_sum(last));
-            Some(without_sum.map_or(line, |(rest, _)| rest).to_owned())
+            Some(if is_note { without_sum(line) } else { line }.to_owned())
         })
     }
 
@@ -153,9 +150,13 @@ impl Snapshot {
     }
 }
 
-/// Whether a word of a listing is the beginning of a file's SHA-256.
-fn is_sum(word: &str) -> bool {
-    word.len() == 16 && word.bytes().all(|byte| byte.is_ascii_hexdigit())
+/// A line of a listing without the beginning of a file's SHA-256 at its end.
+pub(crate) fn without_sum(line: &str) -> &str {
+    let is_sum = |word: &str| word.len() == 16 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match line.rsplit_once(' ') {
+        Some((rest, last)) if is_sum(last) => rest,
+        _ => line,
+    }
 }
 
 impl Differences {

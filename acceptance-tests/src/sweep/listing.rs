@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::SETTLED;
-use crate::{Snapshot, Vps, command::wait_until};
+use crate::{Snapshot, Vps, command::wait_until, snapshot::without_sum};
 
 /// The agent's files. Of the trees, and of what a running guest doesn't change of a copy, the contents, owners and modes
 /// in one sum each: a power cut may leave files empty. Of a tree that debootstrap makes, logs and caches hold times.
@@ -45,17 +45,16 @@ pub(super) fn listing(vps: &Vps) -> Result<Snapshot> {
 
 /// A line without what differs after each apply.
 fn steady(section: &str, line: &str) -> Option<String> {
-    let without_last = || line.rsplit_once(' ').map_or(line, |(rest, _)| rest);
     let without_first = || line.split_once(' ').map_or(line, |(_, rest)| rest);
     Some(match section {
         // The first boot has more to do than the others.
         "units" if line.ends_with(" loaded active exited") => return None,
         "files-etc" if line.starts_with("/etc/.updated ") => return None,
         // The contents hold tokens, sessions, salts and process ids.
-        "files-etc" if line.starts_with("/etc/nspawn-agent/") => without_last().to_owned(),
+        "files-etc" if line.starts_with("/etc/nspawn-agent/") => without_sum(line).to_owned(),
         "former-sysctls" => former_sysctls(line),
         "files-of-systemd" if line.starts_with("/run/systemd/machines/") => {
-            without_last().to_owned()
+            without_sum(line).to_owned()
         }
         "files-of-systemd" if line.starts_with("/run/systemd/nspawn/locks/inode-") => {
             "the lock of a machine's root".to_owned()

@@ -121,16 +121,15 @@ pub fn watched(name: &MachineName) -> [PathBuf; 4] {
 
 fn set_autostart(paths: &Paths, starts: bool) -> Result<(), Failure> {
     let link = paths.autostart();
-    files::remove_for_good(&link)?;
-    if !starts {
-        return Ok(());
+    files::remove_file(&link)?;
+    if starts {
+        if let Some(folder) = link.parent() {
+            files::create_folder(folder, 0o755)?;
+        }
+        std::os::unix::fs::symlink("/usr/lib/systemd/system/systemd-nspawn@.service", &link)
+            .doing(|| format!("make the link {}", link.display()))?;
     }
-    if let Some(folder) = link.parent() {
-        files::create_folder(folder, 0o755)?;
-    }
-    std::os::unix::fs::symlink("/usr/lib/systemd/system/systemd-nspawn@.service", &link)
-        .doing(|| format!("make the link {}", link.display()))?;
-    link.parent().map_or(Ok(()), files::sync_folder)
+    files::sync_parent(&link)
 }
 
 fn write_guest_files(stored: &Stored<Container>) -> Result<(), Failure> {

@@ -142,7 +142,7 @@ fn link(program: &Path) -> Result<(), Failure> {
     let name = PathBuf::from(program.file_name().unwrap_or_default());
     symlink(name, &temporary).doing(deed)?;
     fs::rename(&temporary, BINARY).doing(deed)?;
-    files::sync_folder(Path::new(FOLDER))
+    files::sync_parent(Path::new(BINARY))
 }
 
 /// Removes this binary from a host that another one is in force on, and that it may not speak for.
@@ -201,7 +201,7 @@ pub async fn enable(context: &Context) -> Result<(), Failure> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             made => made.doing(|| format!("enable {UNIT}"))?,
         }
-        wants.parent().map_or(Ok(()), files::sync_folder)?;
+        files::sync_parent(wants)?;
     }
     Systemd::of_host(context).await?.reload().await
 }

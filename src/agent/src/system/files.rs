@@ -175,7 +175,7 @@ pub fn unlink(path: &Path) -> Result<(), Failure> {
 /// Removes a file, which a power cut must not bring back.
 pub fn remove_for_good(path: &Path) -> Result<(), Failure> {
     remove_file(path)?;
-    path.parent().map_or(Ok(()), sync_folder)
+    sync_parent(path)
 }
 
 /// The same of a file of ours, and nothing to somebody else's in its place; what killed processes have left of it goes
@@ -186,7 +186,7 @@ pub fn remove_own_for_good(path: &Path) -> Result<(), Failure> {
         // Nothing is asked of a folder that can't be written. unlink(2), EROFS
         OwnFile::Missing => {
             clear_left_of(path)?;
-            path.parent().map_or(Ok(()), sync_folder)
+            sync_parent(path)
         }
         OwnFile::Same | OwnFile::Differs => remove_for_good(path),
     }
@@ -199,6 +199,11 @@ pub fn sync_folder(folder: &Path) -> Result<(), Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         opened => opened.and_then(|folder| folder.sync_all()).doing(deed),
     }
+}
+
+/// The same of the folder that a file or link is in.
+pub fn sync_parent(path: &Path) -> Result<(), Failure> {
+    path.parent().map_or(Ok(()), sync_folder)
 }
 
 /// Makes a folder and those above it.
