@@ -1,6 +1,10 @@
 //! Bad input: each gets an error that names the attribute and says what to do, at plan time where it can be known.
 
-use acceptance_tests::{Hosts, Lab, Snapshot, User, configuration, images::Guest};
+use std::time::Duration;
+
+use acceptance_tests::{
+    Hosts, Lab, Snapshot, User, command::wait_until, configuration, images::Guest,
+};
 use anyhow::{Result, ensure};
 
 fn assert_says(output: &str, words: &[&str]) -> Result<()> {
@@ -131,9 +135,12 @@ fn a_full_disk_leaves_nothing_half_made() -> Result<()> {
     let lab = Lab::start(Hosts::one())?;
     let terraform = lab.terraform(&configuration::host(lab.vps1(), ""))?;
     terraform.apply()?;
-    lab.vps1().root(
-        "mkdir -p /var/lib/nspawn-agent; mount -t tmpfs -o size=60M tmpfs /var/lib/nspawn-agent",
-    )?;
+    // The resident service removes that folder while it is empty.
+    wait_until("the small disk is mounted", Duration::from_secs(30), || {
+        lab.vps1().root(
+            "mkdir -p /var/lib/nspawn-agent && mount -t tmpfs -o size=60M tmpfs /var/lib/nspawn-agent",
+        )
+    })?;
     terraform.configure(
         &(configuration::host(lab.vps1(), "") + &configuration::image(Guest::Debian)?),
     )?;
@@ -142,7 +149,8 @@ fn a_full_disk_leaves_nothing_half_made() -> Result<()> {
         .vps1()
         .root("find /var/lib/nspawn-agent -type f | head -n 5")?;
     ensure!(left.is_empty(), "half-made things remain:\n{left}");
-    lab.vps1().root("umount /var/lib/nspawn-agent")?;
+    // Lazily: the resident service may be looking at it.
+    lab.vps1().root("umount --lazy /var/lib/nspawn-agent")?;
     terraform.apply()?;
     terraform.destroy()?;
     Ok(())

@@ -262,7 +262,18 @@ fn root_password(site: &Shared) -> Result<()> {
         ensure!(found.is_empty(), "the password is written in {found}");
         lab.vps1().root("systemctl restart systemd-nspawn@web")?;
     }
-    terraform.assert_plan_is_empty()
+    terraform.assert_plan_is_empty()?;
+    // What a change leaves that was killed before its record: that of before is in force, and the next change clears up.
+    let kept = "cd /etc/nspawn-agent/secrets; printf '$6$never' > web.2; systemctl restart systemd-nspawn@web; cat web.1";
+    let hash = lab.vps1().root(kept)?;
+    let line = lab.vps1().guest("web", "grep ^root: /etc/shadow")?;
+    ensure!(line.contains(hash.trim()), "{line} hasn't {hash}");
+    let changed = more.replace("_version = 1", "_version = 3");
+    site.configure(&configuration::container("web", &changed))?;
+    terraform.apply()?;
+    let kept = lab.vps1().root("ls /etc/nspawn-agent/secrets")?;
+    ensure!(kept == "web.3\n", "{kept}");
+    Ok(())
 }
 
 fn protected(site: &Shared) -> Result<()> {

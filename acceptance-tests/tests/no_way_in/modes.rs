@@ -26,7 +26,7 @@ fn nothing_is_others(lab: &Lab) -> Result<()> {
     ensure!(seen.contains("good"), "there is something to read: {seen}");
     for path in [
         "/etc/nspawn-agent",
-        "/etc/nspawn-agent/secrets/good",
+        "/etc/nspawn-agent/secrets/good.*",
         "/etc/nspawn-agent/containers/good.json",
         "/etc/systemd/nspawn/good.nspawn",
         "/var/lib/nspawn-agent",
@@ -39,8 +39,9 @@ fn nothing_is_others(lab: &Lab) -> Result<()> {
         let readable = vps.root(&format!("test -e {path}; if {test}; then echo yes; fi"))?;
         ensure!(readable.is_empty(), "nobody may read {path}");
     }
-    let modes = vps
-        .root("stat -c %a /etc/nspawn-agent/secrets/good /etc/nspawn-agent/containers/good.json")?;
+    let modes = vps.root(
+        "stat -c %a /etc/nspawn-agent/secrets/good.* /etc/nspawn-agent/containers/good.json",
+    )?;
     ensure!(modes == "600\n600\n", "{modes}");
     Ok(())
 }

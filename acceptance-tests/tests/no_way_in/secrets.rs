@@ -142,7 +142,7 @@ fn secrets_stay_secret() -> Result<()> {
         &["apply", "-input=false", "-auto-approve"],
         true,
     )?;
-    let hash = vps.root("cat /etc/nspawn-agent/secrets/web")?;
+    let hash = vps.root("cat /etc/nspawn-agent/secrets/web.1")?;
     ensure!(hash.starts_with("$6$"), "{hash}");
     needles.add_text("the hash of the root password", hash.trim());
     runs.fail(&lab, &right, &wrong)?;
@@ -222,10 +222,10 @@ fn only_the_hash_is_kept(lab: &Lab) -> Result<()> {
     };
     let found = files_with(&format!("{PASSWORD}\n{PASSPHRASE}"))?;
     ensure!(found.is_empty(), "{found}");
-    let hash = vps.root("cat /etc/nspawn-agent/secrets/web")?;
+    let hash = vps.root("cat /etc/nspawn-agent/secrets/web.1")?;
     let found = files_with(hash.trim())?;
     let expected = [
-        "/etc/nspawn-agent/secrets/web",
+        "/etc/nspawn-agent/secrets/web.1",
         "/var/lib/nspawn-agent/containers/web/upper/etc/shadow",
     ];
     ensure!(
@@ -233,6 +233,6 @@ fn only_the_hash_is_kept(lab: &Lab) -> Result<()> {
         "{found}"
     );
     ensure!(found.contains(expected[0]), "{found}");
-    ensure!(vps.root("stat -c '%a %u' /etc/nspawn-agent/secrets/web")? == "600 0\n");
+    ensure!(vps.root("stat -c '%a %u' /etc/nspawn-agent/secrets/web.1")? == "600 0\n");
     Ok(())
 }

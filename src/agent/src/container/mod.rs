@@ -79,6 +79,7 @@ pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
         Step::SetAutostart(name, starts) => set_autostart(&Paths::of(name), *starts),
         Step::WriteGuestFiles(name) => inside::write(name).await,
         Step::TakeDown(name) => run::take_down(context, name).await,
+        Step::ForgetPasswords(name, but) => secret::forget(name, *but),
     }
 }
 
@@ -100,6 +101,9 @@ pub fn sentence(step: &Step) -> String {
         Step::WriteGuestFiles(name) => format!("files in the guest {name} were changed"),
         Step::TakeDown(name) => {
             format!("the container {name} is stopped, and its root is mounted still")
+        }
+        Step::ForgetPasswords(name, _) => {
+            format!("the hash of a former root password of {name} is kept still")
         }
     }
 }
@@ -262,13 +266,11 @@ impl Object for Container {
             storage::set_left_aside(&paths::storages(), &self.name)?;
             assigned
         };
-        // A killed create may have kept one of a container that never was.
+        // A killed change may have kept one that no record asks for.
         secret::sweep(inventory)?;
-        match prepared {
-            Some(hash) => secret::keep(&self.name, &hash)?,
-            // It is sent only when it changes.
-            None if self.root_password_version.is_some() => {}
-            None => secret::forget(&self.name)?,
+        // It is sent only when it changes.
+        if let Some(hash) = prepared {
+            secret::keep(self, &hash)?;
         }
         Ok(assigned)
     }

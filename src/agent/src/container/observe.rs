@@ -18,7 +18,7 @@ use super::{
     inside::{self, Inside},
     mac, mount,
     paths::{Paths, machined_record},
-    settings,
+    secret, settings,
     started::Started,
     unit,
 };
@@ -90,6 +90,8 @@ pub struct Machine {
     pub has_tree: bool,
     /// Whether it was started with the settings that it should have, as far as that is known.
     pub runs_as_it_should: bool,
+    /// Whether hashes of other root passwords than its own are kept.
+    pub has_other_passwords: bool,
 }
 
 /// Looks at the containers.
@@ -100,6 +102,7 @@ pub async fn observe(
 ) -> Result<Observed, Failure> {
     let systemd = Systemd::of_host(context).await?;
     let units = systemd.units(&format!("{INSTANCE_OF}*.service")).await?;
+    let passwords = secret::Kept::look()?;
     let mut observed = Observed::default();
     for (name, stored) in &inventory.containers {
         let unit = units.get(&Paths::of(name).unit()).cloned();
@@ -111,7 +114,7 @@ pub async fn observe(
         }
         // On a full host, looking at every file of every container would make each change slow.
         if scope.has_container(name) {
-            let machine = look_at(inventory, stored, unit)?;
+            let machine = look_at(inventory, stored, unit, &passwords)?;
             observed.machines.insert(name.clone(), machine);
         }
     }
@@ -177,6 +180,7 @@ fn look_at(
     inventory: &Inventory,
     stored: &Stored<Container>,
     unit: UnitState,
+    passwords: &secret::Kept,
 ) -> Result<Machine, Failure> {
     let (container, assigned) = (&stored.desired, &stored.assigned);
     let paths = Paths::of(&container.name);
@@ -204,6 +208,7 @@ fn look_at(
         inside: Inside::Changed(Vec::new()),
         has_tree: tree::folder(&assigned.image_digest).is_dir(),
         runs_as_it_should: started.is_as_it_should(container),
+        has_other_passwords: passwords.has_others(container),
     })
 }
 

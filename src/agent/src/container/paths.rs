@@ -113,13 +113,6 @@ impl Paths {
         self.started().with_file_name(format!(".{}", self.name))
     }
 
-    /// The hash of its root password.
-    pub fn secret(&self) -> PathBuf {
-        PathBuf::from(crate::store::FOLDER)
-            .join("secrets")
-            .join(&self.name)
-    }
-
     /// systemd-nspawn's lock of a root, by its file system and inode, while it runs.
     pub fn lock_of_root(device: u64, inode: u64) -> PathBuf {
         PathBuf::from(format!("/run/systemd/nspawn/locks/inode-{device}:{inode}"))

@@ -32,6 +32,8 @@ pub enum Step {
     WriteGuestFiles(MachineName),
     /// Takes the root of a stopped container away, which its own unit does when it isn't killed.
     TakeDown(MachineName),
+    /// Forgets the hashes of its root passwords, but for the one of this version.
+    ForgetPasswords(MachineName, Option<i64>),
 }
 
 /// What is done to a unit after its files are right, and without the host's lock.
@@ -100,6 +102,12 @@ fn plan_one(
     let stays = container.running && machine.unit.is_up();
     if is_change && stays && !machine.inside.is_well() {
         steps.push(Step::WriteGuestFiles(name()));
+    }
+    if machine.has_other_passwords {
+        steps.push(Step::ForgetPasswords(
+            name(),
+            container.root_password_version,
+        ));
     }
     steps
 }
@@ -173,6 +181,8 @@ mod tests {
                 Step::SetAutostart(_, false) => "disable",
                 Step::WriteGuestFiles(_) => "guest",
                 Step::TakeDown(_) => "take down",
+                Step::ForgetPasswords(_, None) => "passwords",
+                Step::ForgetPasswords(..) => "former passwords",
             })
             .collect()
     }
@@ -202,6 +212,13 @@ mod tests {
             machine.has_mounts = true;
         };
         assert_eq!(steps(killed, &Scope::All), ["take down"]);
+        let former = |machine: &mut Machine| machine.has_other_passwords = true;
+        assert_eq!(steps(former, &Scope::All), ["passwords"]);
+        let with_one = Container {
+            root_password_version: Some(2),
+            ..container("web")
+        };
+        assert_eq!(steps_of(with_one, former, &own), ["former passwords"]);
         assert_eq!(
             steps(missing, &Scope::Container("db".parse().unwrap())),
             [""; 0]

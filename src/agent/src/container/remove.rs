@@ -60,7 +60,7 @@ pub(super) async fn finish_one(
     off_thread(container.clone(), |container| storage::remove(&container)).await?;
     files::remove_file(&paths.started())?;
     files::remove_tree(&paths.scratch())?;
-    secret::forget(&container.name)?;
+    secret::forget(&container.name, None)?;
     secret::sweep(inventory)?;
     let systemd = Systemd::of_host(context).await?;
     systemd.forget_unit(&paths.unit()).await?;

@@ -1,12 +1,11 @@
 //! The hash of a container's root password: the one secret that is kept, because an ephemeral
 //! root needs it at every start.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use protocol::{Failure, FailureKind, desired::Container, name::MachineName, secret::Secret};
 use sha_crypt::{PasswordHasher as _, ShaCrypt};
 
-use super::paths::Paths;
 use crate::{
     store::{self, Inventory},
     system::files,
@@ -24,40 +23,91 @@ pub fn hash(password: &Secret) -> Result<String, Failure> {
     })
 }
 
-/// Keeps a container's hash.
-pub fn keep(name: &MachineName, hash: &str) -> Result<(), Failure> {
-    let path = Paths::of(name).secret();
+/// Keeps the hash of a container's new password. Each version has a file of its own: until the record asks for the new
+/// one, that of before holds.
+pub fn keep(container: &Container, hash: &str) -> Result<(), Failure> {
+    let Some(version) = container.root_password_version else {
+        return Ok(());
+    };
+    let folder = folder();
     files::create_folder(store::FOLDER.as_ref(), 0o700)?;
-    if let Some(folder) = path.parent() {
-        files::create_folder(folder, 0o700)?;
-    }
+    files::create_folder(&folder, 0o700)?;
+    let path = folder.join(file_name(&container.name, version));
     files::replace(&path, hash.as_bytes(), 0o600)
 }
 
 /// A container's hash, where it wants one.
 pub fn password_hash(container: &Container) -> Result<Option<String>, Failure> {
-    if container.root_password_version.is_none() {
+    let Some(version) = container.root_password_version else {
         return Ok(None);
-    }
-    let bytes = files::read(&Paths::of(&container.name).secret())?;
+    };
+    let bytes = files::read(&folder().join(file_name(&container.name, version)))?;
     Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// Forgets a container's hash.
-pub fn forget(name: &MachineName) -> Result<(), Failure> {
-    files::remove_file(&Paths::of(name).secret())
+/// Forgets a container's hashes, but for that of one version.
+pub fn forget(name: &MachineName, but: Option<i64>) -> Result<(), Failure> {
+    clear(&folder(), |of, version| {
+        of != name.as_str() || Some(version) == but
+    })
 }
 
-/// Forgets the hashes of containers that nothing is recorded of. The host's lock is held by the caller.
+/// Forgets the hashes that no record asks for. The host's lock is held by the caller.
 pub fn sweep(inventory: &Inventory) -> Result<(), Failure> {
-    sweep_in(&Path::new(store::FOLDER).join("secrets"), inventory)
+    sweep_in(&folder(), inventory)
 }
 
 fn sweep_in(folder: &Path, inventory: &Inventory) -> Result<(), Failure> {
-    for name in files::names(folder)? {
-        let is_recorded = |known: &MachineName| known.as_str() == name;
-        if !inventory.containers.keys().any(is_recorded) {
-            files::remove_file(&folder.join(name))?;
+    clear(folder, |of, version| {
+        inventory.containers.iter().any(|(name, stored)| {
+            name.as_str() == of && stored.desired.root_password_version == Some(version)
+        })
+    })
+}
+
+/// The containers of which hashes are kept, and the versions.
+#[derive(Debug, Default)]
+pub struct Kept(Vec<(String, i64)>);
+
+impl Kept {
+    /// Looks at what is kept.
+    pub fn look() -> Result<Self, Failure> {
+        let names = files::names(&folder())?;
+        let parsed = names.iter().filter_map(|file| parse(file));
+        Ok(Self(
+            parsed
+                .map(|(of, version)| (of.to_owned(), version))
+                .collect(),
+        ))
+    }
+
+    /// Whether there are others of a container than the one that it asks for.
+    pub fn has_others(&self, container: &Container) -> bool {
+        self.0.iter().any(|(of, version)| {
+            of == container.name.as_str() && Some(*version) != container.root_password_version
+        })
+    }
+}
+
+fn folder() -> PathBuf {
+    Path::new(store::FOLDER).join("secrets")
+}
+
+fn file_name(name: &MachineName, version: i64) -> String {
+    format!("{name}.{version}")
+}
+
+/// Whose hash it is, and of which version. A machine's name may have dots in it, too.
+fn parse(file: &str) -> Option<(&str, i64)> {
+    let (of, version) = file.rsplit_once('.')?;
+    Some((of, version.parse().ok()?))
+}
+
+/// Removes all but what is to stay, and what a killed writer has left.
+fn clear(folder: &Path, stays: impl Fn(&str, i64) -> bool) -> Result<(), Failure> {
+    for file in files::names(folder)? {
+        if !parse(&file).is_some_and(|(of, version)| stays(of, version)) {
+            files::remove_file(&folder.join(file))?;
         }
     }
     Ok(())
@@ -68,20 +118,47 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::testing;
+    use crate::{container::tests::container, testing};
 
     #[test]
-    fn hashes_without_a_record_are_forgotten() {
+    fn hashes_that_no_record_asks_for_are_forgotten() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["web", "gone", ".web.nspawn-agent"] {
+        for name in [
+            "web.2",
+            "web.1",
+            "web.2.2",
+            "gone.2",
+            ".web.2.nspawn-agent7-1",
+        ] {
             fs::write(folder.path().join(name), "$6$x").unwrap();
         }
-        for _ in 0..2 {
-            sweep_in(folder.path(), &testing::inventory(&["web"], &[])).unwrap();
+        let mut inventory = testing::inventory(&["web"], &[]);
+        for stored in inventory.containers.values_mut() {
+            stored.desired.root_password_version = Some(2);
         }
-        assert!(folder.path().join("web").exists());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-        sweep_in(&folder.path().join("never"), &Inventory::default()).unwrap();
+        for _ in 0..2 {
+            sweep_in(folder.path(), &inventory).unwrap();
+        }
+        assert_eq!(files::names(folder.path()).unwrap(), ["web.2"]);
+        sweep_in(&folder.path().join("never"), &inventory).unwrap();
+    }
+
+    #[test]
+    fn others_than_the_one_asked_for() {
+        let kept = |files: &[&str]| {
+            let parsed = files.iter().filter_map(|file| parse(file));
+            Kept(
+                parsed
+                    .map(|(of, version)| (of.to_owned(), version))
+                    .collect(),
+            )
+        };
+        let mut web = container("web");
+        assert!(!kept(&["web.1.1", "db.1", ".web.1.nspawn-agent7-1"]).has_others(&web));
+        assert!(kept(&["web.1"]).has_others(&web));
+        web.root_password_version = Some(-3);
+        assert!(!kept(&["web.-3"]).has_others(&web));
+        assert!(kept(&["web.-3", "web.4"]).has_others(&web));
     }
 
     #[test]

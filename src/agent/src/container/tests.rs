@@ -61,6 +61,7 @@ pub fn machine() -> Machine {
         inside: Inside::Changed(Vec::new()),
         has_tree: true,
         runs_as_it_should: true,
+        has_other_passwords: false,
     }
 }
 
