@@ -10,17 +10,14 @@ use std::{
 };
 
 use protocol::{Failure, name::MachineName};
-use rustix::{
-    fs::{CWD, RenameFlags, rename, renameat_with},
-    io::Errno,
-};
+use rustix::io::Errno;
 
 use crate::{
     container,
     failure::Context as _,
     image::tree,
     lock,
-    system::{files, mounts},
+    system::{files, mounts, remove},
 };
 
 /// No container's name begins with a dot, and no tree's.
@@ -31,7 +28,8 @@ pub fn set_aside(place: &Path, name: &str, folder: &Path) -> Result<(), Failure>
     let deed = || format!("move {} aside", folder.display());
     for number in 0_u32.. {
         let aside = place.join(format!("{PREFIX}{name}.{number}"));
-        match rename_to_new(folder, &aside) {
+        // Whoever is just removing an empty one would remove this.
+        match remove::move_to_new(folder, &aside) {
             // Somebody is removing one.
             Err(Errno::EXIST) => {}
             Err(Errno::NOENT) => break,
@@ -39,16 +37,6 @@ pub fn set_aside(place: &Path, name: &str, folder: &Path) -> Result<(), Failure>
         }
     }
     Ok(())
-}
-
-/// An empty folder would be replaced by a plain rename, and whoever is just removing that one removes this.
-fn rename_to_new(from: &Path, to: &Path) -> Result<(), Errno> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // Older ZFS, and NFS. rename(2)
-        Err(Errno::INVAL) if !to.exists() => rename(from, to),
-        Err(Errno::INVAL) => Err(Errno::EXIST),
-        renamed => renamed,
-    }
 }
 
 /// Removes what was set aside of a container, or waits for whoever does already.

@@ -39,6 +39,11 @@ pub trait Object: Kept {
         secrets: &ContainerSecrets,
     ) -> Result<Self::Prepared, Failure>;
 
+    /// Whether an update has to go through on a full disk: it may stop what fills it.
+    fn may_free_the_disk(&self) -> bool {
+        false
+    }
+
     /// Under the lock, before anything is written: refuses what can't be, and chooses what the
     /// host chooses.
     async fn admit(
@@ -73,6 +78,11 @@ pub trait Object: Kept {
         inventory: &Inventory,
         stored: &Stored<Self>,
     ) -> Result<(), Failure>;
+
+    /// Under the lock, when there is no record of that name: brings to its end what a removal that was cut off has left.
+    async fn finish_removal(_context: &Context, _name: &str) -> Result<(), Failure> {
+        Ok(())
+    }
 
     /// After a removal, without the lock: removes what takes its time.
     async fn clear_away(_context: &Context, _stored: &Stored<Self>) -> Result<(), Failure> {

@@ -162,6 +162,11 @@ impl Store {
 
     /// Writes one object.
     pub fn put<D: Kept>(&self, stored: &Stored<D>) -> Result<(), Failure> {
+        if D::FOLDER == Container::FOLDER {
+            // Its removal must not need room: it may have filled the disk by then.
+            files::create_folder(&self.folder, 0o700)?;
+            files::create_folder(&self.folder.join(REMOVALS), 0o700)?;
+        }
         self.put_file(&self.path::<D>(&stored.desired.name()), stored)
     }
 
@@ -180,10 +185,13 @@ impl Store {
 
     /// From here on the container is no more: what is left of it is removed by whoever comes next, also when this is cut
     /// off. Its record is kept until then.
-    pub fn begin_removal(&self, stored: &Stored<Container>) -> Result<(), Failure> {
-        let name = stored.desired.name();
-        self.put_file(&self.removal(&name), stored)?;
-        self.remove::<Container>(&name)
+    pub fn begin_removal(&self, name: &MachineName) -> Result<(), Failure> {
+        let (from, to) = (
+            self.path::<Container>(name.as_str()),
+            self.removal(name.as_str()),
+        );
+        // Moved, which a disk without room allows. rename(2)
+        files::move_for_good(&from, &to)
     }
 
     /// The containers of which a removal was begun, and not ended.
@@ -191,15 +199,14 @@ impl Store {
         Ok(all_in(&self.folder.join(REMOVALS))?.into_values().collect())
     }
 
-    /// Nothing is left of this one.
-    pub fn end_removal(&self, name: &MachineName) -> Result<(), Failure> {
-        files::remove_for_good(&self.removal(name.as_str()))?;
-        self.end_removals()
+    /// A container of which a removal was begun, and not ended.
+    pub fn being_removed(&self, name: &MachineName) -> Result<Option<Stored<Container>>, Failure> {
+        read(&self.removal(name.as_str()))
     }
 
-    /// No removal is under way. A power cut may bring the empty folder back.
-    pub fn end_removals(&self) -> Result<(), Failure> {
-        files::remove_empty_folder(&self.folder.join(REMOVALS))
+    /// Nothing is left of this one.
+    pub fn end_removal(&self, name: &MachineName) -> Result<(), Failure> {
+        files::remove_for_good(&self.removal(name.as_str()))
     }
 
     fn removal(&self, name: &str) -> PathBuf {

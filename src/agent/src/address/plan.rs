@@ -6,7 +6,10 @@ use std::{
 };
 
 use ipnet::IpNet;
-use protocol::{desired::Address, name::MachineName};
+use protocol::{
+    desired::{Address, Host},
+    name::{InterfaceName, MachineName},
+};
 
 use super::Step;
 use crate::{
@@ -61,12 +64,7 @@ pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec
         {
             let via = via(inventory, observed, &stored.desired);
             steps.extend(bridge.and_then(|bridge| route(network, bridge, stored, via)));
-            let name = stored
-                .desired
-                .uplink
-                .as_ref()
-                .map(protocol::name::InterfaceName::as_str);
-            let uplink = network.link(name.unwrap_or_else(|| host::uplink(host)));
+            let uplink = network.link(uplink(host, &stored.desired));
             steps.extend(uplink.and_then(|uplink| proxy(network, uplink, stored)));
         }
         steps.extend(guests(inventory, observed));
@@ -108,15 +106,45 @@ fn route(
     })
 }
 
+fn uplink<'a>(host: &'a Stored<Host>, address: &'a Address) -> &'a str {
+    let own = address.uplink.as_ref().map(InterfaceName::as_str);
+    own.unwrap_or_else(|| host::uplink(host))
+}
+
+/// Whether the host is to answer for an address itself.
+fn is_proxied(address: &Address) -> bool {
+    address.proxy && address.address.is_single()
+}
+
+/// What keeps a neighbour proxy from being there, which no step can mend.
+pub fn hindrance(
+    inventory: &Inventory,
+    network: &Network,
+    stored: &Stored<Address>,
+) -> Option<String> {
+    let address = &stored.desired;
+    let name = uplink(inventory.host.as_ref()?, address);
+    let what = match network.link(name) {
+        None => "missing",
+        Some(link) if !link.up => "down",
+        Some(_) => return None,
+    };
+    is_proxied(address).then(|| {
+        format!(
+            "the uplink {name} of {} is {what}",
+            address.address.canonical()
+        )
+    })
+}
+
 fn proxy(network: &Network, uplink: &Link, stored: &Stored<Address>) -> Option<Step> {
     let address = stored.desired.address.ip();
     let there = network
         .proxies
         .iter()
         .any(|proxy| proxy.address == address && proxy.index == uplink.index);
-    let wanted = stored.desired.proxy && stored.desired.address.is_single();
     // The kernel drops the proxies of a link that goes down.
-    (wanted && !there && uplink.up).then(|| Step::AddProxy {
+    (is_proxied(&stored.desired) && !there && uplink.up).then(|| Step::AddProxy {
         address,
         link: uplink.clone(),
     })

@@ -5,11 +5,13 @@ use std::{fs, ops::Range, os::unix::fs::MetadataExt as _, path::Path};
 use protocol::{
     Failure, FailureKind,
     desired::{Container, Storage},
+    name::MachineName,
 };
 
 use super::{Assigned, observe, paths::Paths, user_ids};
 use crate::{
     context::Context,
+    filter::port,
     host::facts::at_least,
     reconcile::Scope,
     store::Inventory,
@@ -31,6 +33,7 @@ pub async fn assign(
         .at("image")
     })?;
     refuse_foreign(context, inventory, container).await?;
+    refuse_same_port(inventory, &container.name)?;
     let kernel = rustix::system::uname()
         .release()
         .to_string_lossy()
@@ -83,6 +86,23 @@ async fn refuse_foreign(
     .at("name"))
 }
 
+/// Refuses a name whose link would be called as another container's: the host would take the one for the other.
+fn refuse_same_port(inventory: &Inventory, name: &MachineName) -> Result<(), Failure> {
+    let port = port::name(name);
+    let mut others = inventory.containers.keys().filter(|other| *other != name);
+    match others.find(|other| port::name(other) == port) {
+        None => Ok(()),
+        Some(other) => Err(Failure::new(
+            FailureKind::Conflict,
+            format!(
+                "{name} and the container {other} would both have the interface {port} on the host"
+            ),
+        )
+        .help("Choose another name: systemd-nspawn shortens those of more than 12 characters.")
+        .at("name")),
+    }
+}
+
 fn uid_base(inventory: &Inventory) -> Result<u32, Failure> {
     let mut in_use: Vec<Range<u32>> = inventory
         .containers
@@ -130,4 +150,24 @@ fn ranges_of_others() -> Result<Vec<Range<u32>>, Failure> {
         }
     }
     Ok(ranges)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn no_two_containers_have_one_link() {
+        let long: MachineName = "thirteen-byte1".parse().unwrap();
+        // Its whole name is what the long one's is shortened to.
+        let short = port::name(&long);
+        let short: MachineName = short.strip_prefix("vb-").unwrap().parse().unwrap();
+        let inventory = testing::inventory(&[long.as_str(), "web"], &[]);
+        for name in [&long, &"thirteen-byte2".parse().unwrap()] {
+            refuse_same_port(&inventory, name).unwrap();
+        }
+        let failure = refuse_same_port(&inventory, &short).unwrap_err();
+        assert!(failure.message.contains(long.as_str()), "{failure}");
+    }
 }

@@ -257,6 +257,8 @@ impl Found {
         let hash = secret::password_hash(&stored.desired)?;
         let root = Paths::of(&stored.desired.name).machine();
         match GuestRoot::open(&root, stored.assigned.uid_base) {
+            // It has stopped since, and its start writes them.
+            Ok(root) if !root.is_mounted() => Ok(None),
             Ok(root) => {
                 let changes = files::changes(&root, &stored.desired, hash.as_deref());
                 Ok(Some(Self {

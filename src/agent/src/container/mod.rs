@@ -71,11 +71,9 @@ pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
             let paths = Paths::of(name);
             files::create_folder(&paths.drop_ins(), 0o755)?;
             files::write_own(&paths.drop_in(), text, 0o644)?;
-            Systemd::of_host(context)
-                .await?
-                .refresh_unit(&paths.unit())
-                .await
+            refresh_unit(context, &paths).await
         }
+        Step::RefreshUnit(name) => refresh_unit(context, &Paths::of(name)).await,
         Step::SetAutostart(name, starts) => set_autostart(&Paths::of(name), *starts),
         Step::WriteGuestFiles(name) => inside::write(name).await,
         Step::TakeDown(name) => run::take_down(context, name).await,
@@ -94,6 +92,9 @@ pub fn sentence(step: &Step) -> String {
         }
         Step::WriteSettings(name, _) => wrong_file(&Paths::of(name).settings()),
         Step::WriteDropIn(name, _) => wrong_file(&Paths::of(name).drop_in()),
+        Step::RefreshUnit(name) => {
+            format!("systemd holds former files of {}", Paths::of(name).unit())
+        }
         Step::SetAutostart(name, true) => {
             format!("the container {name} does not start with the host")
         }
@@ -121,6 +122,11 @@ pub fn watched(name: &MachineName) -> [PathBuf; 4] {
         paths.autostart(),
         paths.machine(),
     ]
+}
+
+async fn refresh_unit(context: &Context, paths: &Paths) -> Result<(), Failure> {
+    let systemd = Systemd::of_host(context).await?;
+    systemd.refresh_unit(&paths.unit()).await
 }
 
 fn set_autostart(paths: &Paths, starts: bool) -> Result<(), Failure> {
@@ -262,6 +268,7 @@ impl Object for Container {
             // A container pins its digest; image, storage and users can't change under it.
             previous.assigned.clone()
         } else {
+            remove::finish_of(context, &self.name).await?;
             let assigned = assign::assign(context, inventory, self).await?;
             storage::set_left_aside(&paths::storages(), &self.name)?;
             assigned
@@ -273,6 +280,10 @@ impl Object for Container {
             secret::keep(self, &hash)?;
         }
         Ok(assigned)
+    }
+
+    fn may_free_the_disk(&self) -> bool {
+        !self.running
     }
 
     async fn settles_anyway(context: &Context, stored: &Stored<Self>) -> Result<bool, Failure> {
@@ -307,8 +318,15 @@ impl Object for Container {
     ) -> Result<(), Failure> {
         let systemd = Systemd::of_host(context).await?;
         run::end(&systemd, &stored.desired).await?;
-        context.store.begin_removal(stored)?;
+        context.store.begin_removal(&stored.desired.name)?;
         remove::finish_one(context, inventory, stored).await
+    }
+
+    async fn finish_removal(context: &Context, name: &str) -> Result<(), Failure> {
+        match name.parse() {
+            Ok(name) => remove::finish_of(context, &name).await,
+            Err(_) => Ok(()),
+        }
     }
 
     async fn clear_away(context: &Context, stored: &Stored<Self>) -> Result<(), Failure> {

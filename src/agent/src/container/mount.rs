@@ -14,6 +14,7 @@ use rustix::mount::{
 };
 
 use super::user_ids::COUNT;
+use crate::system::mounts::is_mount_root;
 
 /// A detached, private, read-only bind mount of a folder on which user id 0 shows as `base`.
 pub fn idmapped(folder: &Path, base: Option<u32>) -> io::Result<OwnedFd> {
@@ -74,17 +75,7 @@ pub fn bind(folder: &Path) -> io::Result<OwnedFd> {
 
 /// Whether something is mounted there.
 pub fn is_mounted(at: &Path) -> bool {
-    rustix::fs::statx(
-        rustix::fs::CWD,
-        at,
-        rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
-        rustix::fs::StatxFlags::TYPE,
-    )
-    .is_ok_and(|found| {
-        found
-            .stx_attributes
-            .contains(rustix::fs::StatxAttributes::MOUNT_ROOT)
-    })
+    is_mount_root(rustix::fs::CWD, at, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// struct mount_attr of linux/mount.h

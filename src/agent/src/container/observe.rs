@@ -70,6 +70,8 @@ pub struct Machine {
     pub settings: OwnFile,
     /// The unit's drop-in.
     pub drop_in: OwnFile,
+    /// Whether systemd holds older files of the unit, where it was asked.
+    pub is_outdated: bool,
     /// Whether it starts with the host.
     pub autostart: bool,
     /// The unit.
@@ -114,7 +116,11 @@ pub async fn observe(
         }
         // On a full host, looking at every file of every container would make each change slow.
         if scope.has_container(name) {
-            let machine = look_at(inventory, stored, unit, &passwords)?;
+            let mut machine = look_at(inventory, stored, unit, &passwords)?;
+            // A change that was killed may have written them, and no more.
+            if *scope == Scope::Container(name.clone()) {
+                machine.is_outdated = systemd.is_outdated(&Paths::of(name).unit()).await?;
+            }
             observed.machines.insert(name.clone(), machine);
         }
     }
@@ -197,6 +203,7 @@ fn look_at(
         has_folder: paths.machine().is_dir(),
         settings,
         drop_in: files::compare(&paths.drop_in(), &unit::render(container))?,
+        is_outdated: false,
         autostart: fs::symlink_metadata(paths.autostart()).is_ok(),
         // Between two tries, and in the next one until it is up.
         keeps_failing: unit.awaits_restart() || (unit.is_starting() && started.is_after_failure()),

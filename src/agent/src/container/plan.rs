@@ -26,6 +26,8 @@ pub enum Step {
     WriteSettings(MachineName, String),
     /// Writes the unit's drop-in; a running guest's limits follow at once.
     WriteDropIn(MachineName, String),
+    /// Makes systemd read the unit's files again.
+    RefreshUnit(MachineName),
     /// Makes or removes the link that starts it with the host.
     SetAutostart(MachineName, bool),
     /// Writes the files that Terraform owns into a running guest.
@@ -94,6 +96,8 @@ fn plan_one(
     }
     if wrong(machine.drop_in) {
         steps.push(Step::WriteDropIn(name(), unit::render(container)));
+    } else if machine.is_outdated {
+        steps.push(Step::RefreshUnit(name()));
     }
     if machine.autostart != container.autostart {
         steps.push(Step::SetAutostart(name(), container.autostart));
@@ -177,6 +181,7 @@ mod tests {
                 Step::MakeFolder(_) => "folder",
                 Step::WriteSettings(..) => "settings",
                 Step::WriteDropIn(..) => "drop-in",
+                Step::RefreshUnit(_) => "refresh",
                 Step::SetAutostart(_, true) => "enable",
                 Step::SetAutostart(_, false) => "disable",
                 Step::WriteGuestFiles(_) => "guest",
@@ -212,6 +217,8 @@ mod tests {
             machine.has_mounts = true;
         };
         assert_eq!(steps(killed, &Scope::All), ["take down"]);
+        let outdated = |machine: &mut Machine| machine.is_outdated = true;
+        assert_eq!(steps(outdated, &own), ["refresh"]);
         let former = |machine: &mut Machine| machine.has_other_passwords = true;
         assert_eq!(steps(former, &Scope::All), ["passwords"]);
         let with_one = Container {

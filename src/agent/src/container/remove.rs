@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use protocol::{Failure, desired::Container};
+use protocol::{Failure, desired::Container, name::MachineName};
 
 use super::{paths::Paths, run, secret, storage};
 use crate::{
@@ -12,29 +12,45 @@ use crate::{
     system::{files, systemd::Systemd},
 };
 
-/// Brings the removals to their end that were begun and cut off. The host's lock is held by the caller.
+/// Brings the removals to their end that were begun and cut off. One that can't be ended keeps no other from it; the first
+/// failure is the answer. The host's lock is held by the caller.
 pub async fn finish(context: &Context) -> Result<(), Failure> {
-    let removals = context.store.removals()?;
-    if removals.is_empty() {
-        return context.store.end_removals();
+    let mut finished = Ok(());
+    for stored in context.store.removals()? {
+        let ended = finish_begun(context, &stored).await;
+        finished = finished.and(ended);
     }
-    let inventory = context.store.inventory()?;
-    let systemd = Systemd::of_host(context).await?;
-    for stored in removals {
-        let name = &stored.desired.name;
-        // It never went, or has been made anew.
-        if inventory.containers.contains_key(name) {
-            context.store.end_removal(name)?;
-            continue;
-        }
-        eprintln!("the container {name} is being removed: a run that was cut off has begun it");
+    finished
+}
+
+/// The same of one container, where its removal was begun.
+pub async fn finish_of(context: &Context, name: &MachineName) -> Result<(), Failure> {
+    match context.store.being_removed(name)? {
+        Some(stored) => finish_begun(context, &stored).await,
+        None => Ok(()),
+    }
+}
+
+async fn finish_begun(context: &Context, stored: &Stored<Container>) -> Result<(), Failure> {
+    let (name, inventory) = (&stored.desired.name, context.store.inventory()?);
+    if inventory.containers.contains_key(name) {
+        // It has been made anew.
+        return context.store.end_removal(name);
+    }
+    let end = async {
+        let systemd = Systemd::of_host(context).await?;
         // Its link may have been there when the host booted.
         let job = systemd.stop(&Paths::of(name).unit()).await?;
         job.end(run::CLEAR_UP).await?;
         run::end(&systemd, &stored.desired).await?;
-        finish_one(context, &inventory, &stored).await?;
-    }
-    Ok(())
+        finish_one(context, &inventory, stored).await
+    };
+    end.await.map_err(|failure| {
+        let message = format!(
+            "the container {name} is being removed, and that can't be brought to its end: {failure}"
+        );
+        Failure { message, ..failure }
+    })
 }
 
 /// Removes all that was made for a container that is stopped, and then its record.
@@ -46,8 +62,13 @@ pub(super) async fn finish_one(
     let container = &stored.desired;
     let paths = Paths::of(&container.name);
     // What starts it first. None of it may come back with a power cut that finds the record gone.
-    for file in [paths.autostart(), paths.drop_in(), paths.settings()] {
-        files::remove_for_good(&file)?;
+    // Somebody else's in their place stays.
+    let autostart = paths.autostart();
+    if autostart.is_symlink() {
+        files::remove_for_good(&autostart)?;
+    }
+    for file in [paths.drop_in(), paths.settings()] {
+        files::remove_own_for_good(&file)?;
     }
     files::remove_empty_folder(&paths.drop_ins())?;
     for shared in [

@@ -48,6 +48,7 @@ pub fn machine() -> Machine {
         has_folder: true,
         settings: OwnFile::Same,
         drop_in: OwnFile::Same,
+        is_outdated: false,
         autostart: true,
         unit: UnitState {
             active: "active".to_owned(),

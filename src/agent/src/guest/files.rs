@@ -24,7 +24,8 @@ const AUTHORIZED_KEYS: &str = "root/.ssh/authorized_keys";
 pub struct Change {
     /// Beneath the guest's root.
     pub path: &'static str,
-    content: String,
+    /// None when it is too long to be edited.
+    content: Option<String>,
     access: Access,
 }
 
@@ -42,18 +43,21 @@ pub fn changes(
         if read(path).as_ref() != Some(&content) || access_of(path) != Some(access) {
             changes.push(Change {
                 path,
-                content,
+                content: Some(content),
                 access,
             });
         }
     };
     want("etc/hostname", format!("{}\n", container.hostname), PUBLIC);
-    let hosts = read("etc/hosts").unwrap_or_default();
-    want(
-        "etc/hosts",
-        with_own_name(&hosts, container.hostname.as_str()),
-        PUBLIC,
-    );
+    // A list of a million names to block stays as it is.
+    if !is_too_long(root, "etc/hosts") {
+        let hosts = read("etc/hosts").unwrap_or_default();
+        want(
+            "etc/hosts",
+            with_own_name(&hosts, container.hostname.as_str()),
+            PUBLIC,
+        );
+    }
     if let Some(servers) = &container.dns_servers {
         let lines: Vec<String> = servers
             .iter()
@@ -68,7 +72,13 @@ pub fn changes(
             .collect();
         want(AUTHORIZED_KEYS, lines.concat(), PRIVATE);
     }
-    if let Some(hash) = password_hash {
+    if password_hash.is_some() && is_too_long(root, "etc/shadow") {
+        changes.push(Change {
+            path: "etc/shadow",
+            content: None,
+            access: PRIVATE,
+        });
+    } else if let Some(hash) = password_hash {
         let shadow = read("etc/shadow").unwrap_or_default();
         let access = access_of("etc/shadow").unwrap_or(PRIVATE);
         if root_password(&shadow) != Some(hash) {
@@ -82,11 +92,18 @@ pub fn changes(
     changes
 }
 
+fn is_too_long(root: &GuestRoot, path: &str) -> bool {
+    root.read(path)
+        .is_err_and(|error| error.kind() == io::ErrorKind::FileTooLarge)
+}
+
 /// Makes a guest's files as they should be.
 pub fn apply(root: &GuestRoot, changes: &[Change]) -> io::Result<()> {
     for change in changes {
-        let written = root
-            .write(change.path, &change.content, change.access)
+        let content = change.content.as_ref();
+        let written = content
+            .ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))
+            .and_then(|content| root.write(change.path, content, change.access))
             .and_then(|()| {
                 // sshd(8), StrictModes: the folder must be root's alone.
                 if change.path == AUTHORIZED_KEYS {
@@ -166,6 +183,26 @@ mod tests {
         let found = changes(&root, &container("web"), None);
         let paths: Vec<_> = found.iter().map(|change| change.path).collect();
         assert_eq!(paths, ["etc/hostname", "etc/hosts"]);
+    }
+
+    #[test]
+    fn what_is_too_long_is_never_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |path: &str| folder.path().join(path);
+        fs::create_dir_all(path("etc")).unwrap();
+        let long = "0.0.0.0 ads.example\n".repeat(100_000);
+        for name in ["etc/hosts", "etc/shadow"] {
+            fs::write(path(name), &long).unwrap();
+        }
+        let root = GuestRoot::open(folder.path(), 0).unwrap();
+        apply(&root, &changes(&root, &container("web"), None)).unwrap();
+        assert_eq!(changes(&root, &container("web"), None), []);
+        let with_password = changes(&root, &container("web"), Some("$6$h"));
+        let error = apply(&root, &with_password).unwrap_err().to_string();
+        assert!(error.contains("/etc/shadow of the guest"), "{error}");
+        for name in ["etc/hosts", "etc/shadow"] {
+            assert!(fs::read_to_string(path(name)).unwrap() == long, "{name}");
+        }
     }
 
     #[test]

@@ -15,6 +15,8 @@ use rustix::{
     io::Errno,
 };
 
+use crate::system::mounts::is_mount_root;
+
 /// No file that we read in a guest is longer. Bytes.
 const READ_LIMIT: u64 = 1 << 20;
 
@@ -46,6 +48,11 @@ impl GuestRoot {
         Ok(Self { root, uid_base })
     }
 
+    /// Whether it is the root of a mount: what is beneath is the host's own otherwise.
+    pub fn is_mounted(&self) -> bool {
+        is_mount_root(&self.root, "", AtFlags::EMPTY_PATH)
+    }
+
     /// A handle on a file or folder that follows the guest's links within its root.
     pub fn resolve(&self, path: &str) -> io::Result<OwnedFd> {
         self.open_beneath(path, OFlags::PATH)
@@ -67,7 +74,13 @@ impl GuestRoot {
         }
         let file = reopen(&handle, OFlags::RDONLY)?;
         let mut bytes = Vec::new();
-        File::from(file).take(READ_LIMIT).read_to_end(&mut bytes)?;
+        File::from(file)
+            .take(READ_LIMIT + 1)
+            .read_to_end(&mut bytes)?;
+        // Half of one would be taken for all of it, and written back.
+        if bytes.len() as u64 > READ_LIMIT {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
 

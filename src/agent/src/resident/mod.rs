@@ -35,6 +35,8 @@ const LAST_STEP: Duration = Duration::from_secs(30);
 const LOCK_SLICE: Duration = Duration::from_millis(500);
 /// When to try once more what could not be undone.
 const GO_BACK_AGAIN: Duration = Duration::from_secs(1);
+/// When to try once more to end a removal that could not be ended: after this, or so many times as long as it took.
+const FINISH_AGAIN: (Duration, u32) = (Duration::from_secs(30), 10);
 /// How long others may hold the lock when a change should have been undone.
 const LOCK_GRACE: Duration = Duration::from_secs(3);
 
@@ -146,6 +148,9 @@ struct Healer {
     clearing: Option<JoinHandle<()>>,
     /// Why the last try to undo a change failed, as it was told.
     cannot_go_back: Option<String>,
+    /// Why removals that were cut off can't be ended, as it was told, and when that is tried again.
+    unfinished: Option<String>,
+    finish_at: Instant,
 }
 
 impl Healer {
@@ -160,6 +165,8 @@ impl Healer {
             noted: Vec::new(),
             clearing: None,
             cannot_go_back: None,
+            unfinished: None,
+            finish_at: Instant::now(),
         })
     }
 
@@ -255,6 +262,24 @@ impl Healer {
             .unwrap_or_else(|_| Err(hung()))
     }
 
+    /// Brings removals to their end that were cut off. What can't be ended is told once, and keeps nothing from being healed.
+    async fn finish_removals(&mut self, context: &Context) {
+        let began = Instant::now();
+        if began < self.finish_at {
+            return;
+        }
+        let failure = container::finish(context).await.err();
+        let line = failure.map(|failure| failure.to_string());
+        if line.is_some() {
+            let (least, times) = FINISH_AGAIN;
+            self.finish_at = Instant::now() + least.max(began.elapsed() * times);
+        }
+        if line != self.unfinished {
+            tell(line.clone());
+            self.unfinished = line;
+        }
+    }
+
     async fn try_to_heal(&mut self) -> Result<(), Failure> {
         if self.context.store.get::<Host>("host")?.is_none() {
             return Ok(());
@@ -263,7 +288,6 @@ impl Healer {
             self.patience.try_all_afresh();
         }
         let context = self.context.within_time(TIME);
-        container::finish(&context).await?;
         for _ in 0..ROUNDS {
             let look = look(&context, &Scope::All).await?;
             self.watch.follow(&context, &look)?;
@@ -279,7 +303,9 @@ impl Healer {
                 break;
             }
         }
-        let given_up = self.patience.given_up();
+        self.finish_removals(&context).await;
+        let mut given_up = self.patience.given_up();
+        given_up.extend(self.unfinished.clone());
         if given_up != self.noted {
             given_up::write(&context, &given_up)?;
             self.noted = given_up;

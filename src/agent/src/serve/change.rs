@@ -134,8 +134,12 @@ async fn begin<O: Object>(
         assigned,
     };
     given_up::forget(context)?;
-    context.store.put(&stored)?;
     let is_new = previous.is_none();
+    if !is_new && stored.desired.may_free_the_disk() {
+        context.store.put_even_when_full(&stored)?;
+    } else {
+        context.store.put(&stored)?;
+    }
     let made = match reconcile(context, &Scope::from(stored.desired.key())).await {
         Err(failure) if is_new && !O::KEPT_WHEN_CREATE_FAILS => {
             let context = context.undisturbed(ANSWER_TIME);
@@ -363,8 +367,9 @@ async fn remove_one<O: Object>(
     let removed = {
         let _lock = take_turn(context).await?;
         let stored = removable()?;
-        if let Some(stored) = &stored {
-            remove_locked(context, stored).await?;
+        match &stored {
+            Some(stored) => remove_locked(context, stored).await?,
+            None => O::finish_removal(context, name).await?,
         }
         stored
     };

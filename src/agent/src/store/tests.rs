@@ -88,7 +88,16 @@ fn a_container_that_is_being_removed_is_none_and_is_not_forgotten() {
     let inventory = crate::testing::inventory(&["web"], &[]);
     let web = inventory.containers.values().next().unwrap();
     store.put(web).unwrap();
-    store.begin_removal(web).unwrap();
+    // A disk without room for another file lets it be moved, and no more.
+    let folders: Vec<_> = ["etc/containers", "etc/removals"]
+        .map(|path| fs::metadata(folder.path().join(path)).unwrap().is_dir())
+        .into();
+    assert_eq!(folders, [true, true]);
+    store.begin_removal(&web.desired.name).unwrap();
+    assert_eq!(
+        store.being_removed(&web.desired.name).unwrap().as_ref(),
+        Some(web)
+    );
     assert!(store.inventory().unwrap().containers.is_empty());
     store.remove_if_empty().unwrap();
     assert_eq!(store.removals().unwrap(), std::slice::from_ref(web));

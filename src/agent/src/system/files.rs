@@ -172,6 +172,17 @@ pub fn unlink(path: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Moves a file to another folder of the same disk, and what killed processes have left of it goes. A power cut leaves it
+/// in one of both.
+pub fn move_for_good(from: &Path, to: &Path) -> Result<(), Failure> {
+    fault::point(|| format!("before: move {}", from.display()));
+    fs::rename(from, to).doing(|| format!("move {} to {}", from.display(), to.display()))?;
+    fault::point(|| format!("after: move {}", from.display()));
+    sync_parent(to)?;
+    sync_parent(from)?;
+    clear_left_of(from)
+}
+
 /// Removes a file, which a power cut must not bring back.
 pub fn remove_for_good(path: &Path) -> Result<(), Failure> {
     remove_file(path)?;

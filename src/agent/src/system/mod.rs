@@ -5,6 +5,6 @@ pub mod journal;
 pub mod mounts;
 pub mod netlink;
 pub mod nft;
-mod remove;
+pub mod remove;
 pub mod sysctl;
 pub mod systemd;

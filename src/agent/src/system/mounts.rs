@@ -2,14 +2,23 @@
 
 use std::{
     fs, io,
+    os::fd::AsFd,
     os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
 };
 
 use rustix::{
+    fs::{AtFlags, StatxAttributes, StatxFlags, statx},
     io::Errno,
     mount::{UnmountFlags, unmount},
+    path::Arg,
 };
+
+/// Whether this is the root of a mount. statx(2)
+pub fn is_mount_root(folder: impl AsFd, path: impl Arg, flags: AtFlags) -> bool {
+    statx(folder, path, flags, StatxFlags::TYPE)
+        .is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
 
 /// Takes every mount off a folder; none there, or no folder, is fine.
 pub fn detach_all(at: &Path) -> io::Result<()> {

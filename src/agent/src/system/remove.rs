@@ -4,11 +4,17 @@
 //! deep folders are moved up before they are looked into. Nothing changes the tree meanwhile: its
 //! guest has ended.
 
-use std::{ffi::CString, io, os::fd::OwnedFd, path::Path};
+use std::{
+    ffi::CString,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
 
 use rustix::{
     fs::{self, AtFlags, Dir, FileType, IFlags, Mode, OFlags},
     io::Errno,
+    path::Arg,
 };
 
 /// Removes a file or a folder with all that is in it; fine when it isn't there.
@@ -108,16 +114,10 @@ fn move_one_up(from: &OwnedFd, top: &OwnedFd, moved: &mut u64) -> io::Result<boo
         loop {
             *moved += 1;
             let to = format!(".nspawn-agent-{moved}");
-            let rename = || fs::renameat_with(from, name, top, &to, fs::RenameFlags::NOREPLACE);
-            match rename() {
+            match rename_to_new(from, name, top, &to) {
                 Ok(()) => break,
                 // The guest has a folder of that name.
                 Err(Errno::EXIST) => {}
-                Err(Errno::PERM) => {
-                    make_mutable(from, name)?;
-                    rename()?;
-                    break;
-                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -125,28 +125,62 @@ fn move_one_up(from: &OwnedFd, top: &OwnedFd, moved: &mut u64) -> io::Result<boo
     Ok(!names.is_empty())
 }
 
+/// Moves something to a path where nothing is; EEXIST otherwise. Unlike a plain rename it replaces no empty folder.
+pub fn move_to_new(from: &Path, to: &Path) -> Result<(), Errno> {
+    let (Some(parent), Some(name)) = (from.parent(), from.file_name()) else {
+        return Err(Errno::INVAL);
+    };
+    let parent = fs::open(parent, FOLDER, Mode::empty())?;
+    rename_to_new(&parent, name, fs::CWD, to)
+}
+
+/// The same within open folders. A guest without private users may have made it immutable.
+fn rename_to_new(
+    from: impl AsFd,
+    name: impl Arg + Copy,
+    to: impl AsFd,
+    new: impl Arg + Copy,
+) -> Result<(), Errno> {
+    let (from, to) = (from.as_fd(), to.as_fd());
+    match rename_noreplace(from, name, to, new) {
+        Err(Errno::PERM) => {
+            make_mutable(from, name).map_err(|_| Errno::PERM)?;
+            rename_noreplace(from, name, to, new)
+        }
+        renamed => renamed,
+    }
+}
+
+fn rename_noreplace(
+    from: BorrowedFd<'_>,
+    name: impl Arg + Copy,
+    to: BorrowedFd<'_>,
+    new: impl Arg + Copy,
+) -> Result<(), Errno> {
+    match fs::renameat_with(from, name, to, new, fs::RenameFlags::NOREPLACE) {
+        // Older ZFS, and NFS. rename(2)
+        Err(Errno::INVAL) => match fs::statat(to, new, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => fs::renameat(from, name, to, new),
+            found => Err(found.err().unwrap_or(Errno::EXIST)),
+        },
+        renamed => renamed,
+    }
+}
+
 /// A guest without private users may have made its files immutable. chattr(1)
-fn unlink(folder: &OwnedFd, name: impl rustix::path::Arg + Copy, flags: AtFlags) -> io::Result<()> {
+fn unlink(folder: &OwnedFd, name: impl Arg + Copy, flags: AtFlags) -> io::Result<()> {
     fault::point(|| "before: remove an entry of a tree");
     match fs::unlinkat(folder, name, flags) {
         Err(Errno::PERM) => {
-            make_mutable(folder, name)?;
+            make_mutable(folder.as_fd(), name)?;
             Ok(fs::unlinkat(folder, name, flags)?)
         }
         other => Ok(other?),
     }
 }
 
-fn make_mutable(folder: &OwnedFd, name: impl rustix::path::Arg) -> io::Result<()> {
-    let fixed = IFlags::IMMUTABLE | IFlags::APPEND;
-    let clear = |file: &OwnedFd| -> io::Result<()> {
-        let flags = fs::ioctl_getflags(file)?;
-        if flags.intersects(fixed) {
-            fs::ioctl_setflags(file, flags - fixed)?;
-        }
-        Ok(())
-    };
-    clear(folder)?;
+fn make_mutable(folder: BorrowedFd<'_>, name: impl Arg) -> io::Result<()> {
+    clear_flags(&fs::openat(folder, ".", FOLDER, Mode::empty())?)?;
     // Only files and folders have such flags; opening anything else may hang.
     let flags =
         OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -159,7 +193,16 @@ fn make_mutable(folder: &OwnedFd, name: impl rustix::path::Arg) -> io::Result<()
     let kind = FileType::from_raw_mode(fs::fstat(&handle)?.st_mode);
     if matches!(kind, FileType::RegularFile | FileType::Directory) {
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&handle));
-        clear(&fs::open(path, flags - OFlags::NOFOLLOW, Mode::empty())?)?;
+        clear_flags(&fs::open(path, flags - OFlags::NOFOLLOW, Mode::empty())?)?;
+    }
+    Ok(())
+}
+
+fn clear_flags(file: &OwnedFd) -> io::Result<()> {
+    let fixed = IFlags::IMMUTABLE | IFlags::APPEND;
+    let flags = fs::ioctl_getflags(file)?;
+    if flags.intersects(fixed) {
+        fs::ioctl_setflags(file, flags - fixed)?;
     }
     Ok(())
 }
@@ -234,7 +277,7 @@ mod tests {
         let tree = top.path().join("tree");
         std_fs::create_dir_all(tree.join("a/b")).unwrap();
         std_fs::write(tree.join("a/file"), "x").unwrap();
-        for fixed in ["a/file", "a/b", "a"] {
+        for fixed in ["a/file", "a/b", "a", ""] {
             let file = fs::open(tree.join(fixed), OFlags::RDONLY, Mode::empty()).unwrap();
             let set = fs::ioctl_setflags(&file, IFlags::IMMUTABLE);
             if set.is_err() {
@@ -242,7 +285,11 @@ mod tests {
                 return;
             }
         }
-        remove_tree(&tree).unwrap();
-        assert!(!tree.exists());
+        let aside = top.path().join("aside");
+        move_to_new(&tree, &aside).unwrap();
+        std_fs::create_dir(&tree).unwrap();
+        assert_eq!(move_to_new(&tree, &aside), Err(Errno::EXIST));
+        remove_tree(&aside).unwrap();
+        assert!(!aside.exists() && tree.exists());
     }
 }

@@ -76,14 +76,18 @@ impl Systemd {
     /// Makes systemd read a unit's files again where it holds older ones. A unit that it hasn't
     /// loaded yet is read fresh, without the reload of everything that takes long on a full host.
     pub async fn refresh_unit(&self, unit: &str) -> Result<(), Failure> {
-        let deed = || format!("look at {unit}");
-        let manager = self.manager().await?;
-        let path = manager.load_unit(unit).await.doing(deed)?;
-        let proxy = self.unit(path).await?;
-        if proxy.need_daemon_reload().await.doing(deed)? {
+        if self.is_outdated(unit).await? {
             self.reload().await?;
         }
         Ok(())
+    }
+
+    /// Whether systemd holds older files of a unit than there are.
+    pub async fn is_outdated(&self, unit: &str) -> Result<bool, Failure> {
+        let deed = || format!("look at {unit}");
+        let path = self.manager().await?.load_unit(unit).await.doing(deed)?;
+        let proxy = self.unit(path).await?;
+        proxy.need_daemon_reload().await.doing(deed)
     }
 
     /// Makes systemd read all units again.

@@ -125,6 +125,26 @@ fn a_link_that_is_down_gets_nothing() {
 }
 
 #[test]
+fn what_hinders_a_proxy_is_told() {
+    let inventory = inventory(&[], &[(V4, "web")]);
+    let stored = &inventory.addresses[V4];
+    let told = |network: &Network| hindrance(&inventory, network, stored);
+    let mut network = network();
+    assert_eq!(told(&network), None);
+    for link in &mut network.links {
+        link.up = false;
+    }
+    let down = "the uplink eth0 of 203.0.113.2 is down".to_owned();
+    assert_eq!(told(&network), Some(down));
+    network.links.clear();
+    let missing = "the uplink eth0 of 203.0.113.2 is missing".to_owned();
+    assert_eq!(told(&network), Some(missing));
+    let mut unproxied = stored.clone();
+    unproxied.desired.proxy = false;
+    assert_eq!(hindrance(&inventory, &network, &unproxied), None);
+}
+
+#[test]
 fn a_neighbour_that_is_not_the_owner_is_flushed() {
     let id = parse_machine_id(MACHINE_ID).unwrap();
     let neighbour = |container: &str, index| Neighbour {
