@@ -123,6 +123,7 @@ pub fn inventory(containers: &[&str], addresses: &[(&str, &str)]) -> Inventory {
     let assigned = host::Assigned {
         uplink: "eth0".to_owned(),
         ipv4: None,
+        brought_bridge_filter: false,
     };
     Inventory {
         host: Some(stored(host, assigned)),

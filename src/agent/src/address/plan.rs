@@ -146,7 +146,11 @@ fn proxy(network: &Network, uplink: &Link, stored: &Stored<Address>) -> Option<S
     // The kernel drops the proxies of a link that goes down.
     (is_proxied(&stored.desired) && !there && uplink.up).then(|| Step::AddProxy {
         address,
-        link: uplink.clone(),
+        // The same step, however often its link has lost its carrier.
+        link: Link {
+            carrier_changes: 0,
+            ..uplink.clone()
+        },
     })
 }
 

@@ -35,22 +35,23 @@ impl Started {
         let is_after_failure = Self::read(paths)?.0.is_some();
         let mut note = noted(container, is_current);
         note.insert(AFTER_FAILURE.to_owned(), is_after_failure.into());
-        files::replace(
-            &paths.started(),
-            Value::from(note).to_string().as_bytes(),
-            0o600,
-        )
+        write(paths, note)
     }
 
     /// After a stop. What failed is started again by systemd, whose own record of the failure ends there.
     pub fn end(paths: &Paths, ended_well: bool) -> Result<(), Failure> {
         if ended_well {
-            files::remove_file(&paths.started())?;
+            return files::remove_file(&paths.started());
         }
-        Ok(())
+        // It is told as failing until the next start has got so far as to note it.
+        let Some(mut note) = Self::read(paths)?.0 else {
+            return Ok(());
+        };
+        note.insert(AFTER_FAILURE.to_owned(), true.into());
+        write(paths, note)
     }
 
-    /// Whether the run before this one failed.
+    /// Whether the run before this one failed, or this one when it is over.
     pub fn is_after_failure(&self) -> bool {
         let note = self.0.as_ref();
         note.and_then(|note| note.get(AFTER_FAILURE)) == Some(&Value::Bool(true))
@@ -97,6 +98,11 @@ impl Started {
     pub fn with(container: &Container) -> Self {
         Self(Some(settings(container)))
     }
+}
+
+fn write(paths: &Paths, note: Map<String, Value>) -> Result<(), Failure> {
+    let text = Value::from(note).to_string();
+    files::replace(&paths.started(), text.as_bytes(), 0o600)
 }
 
 #[cfg(test)]

@@ -72,7 +72,17 @@ pub async fn admit(
             .and_then(|index| facts::host_address(&network, index, false))
             .or_else(|| kept?.assigned.ipv4),
         uplink,
+        brought_bridge_filter: brings_bridge_filter(host, previous)?,
     })
+}
+
+/// Known with the change that turns nesting on: whoever had br_netfilter before wants its bridges filtered.
+fn brings_bridge_filter(host: &Host, previous: Option<&Stored<Host>>) -> Result<bool, Failure> {
+    match previous.filter(|previous| previous.desired.nesting) {
+        _ if !host.nesting => Ok(false),
+        Some(previous) => Ok(previous.assigned.brought_bridge_filter),
+        None => Ok(!super::sysctls::is_bridge_filter_there()?),
+    }
 }
 
 fn uplink(
@@ -165,7 +175,7 @@ fn check_bridge(
 }
 
 fn check_files(host: &Host) -> Result<(), Failure> {
-    for file in super::plan::files(host, &Vec::new()) {
+    for file in super::plan::files(host, &Assigned::default(), &Vec::new()) {
         if files::compare(Path::new(&file.path), &file.contents)? == OwnFile::Foreign {
             return Err(Failure::new(
                 FailureKind::Conflict,

@@ -52,6 +52,9 @@ pub struct Assigned {
     pub uplink: String,
     /// The host's IPv4 address, which is the guests' gateway; it may be away with its link.
     pub ipv4: Option<IpAddr>,
+    /// Whether nesting brought br_netfilter, which must not filter the bridges of others then.
+    #[serde(default)]
+    pub brought_bridge_filter: bool,
 }
 
 /// How the host is.
@@ -61,6 +64,8 @@ pub struct Observed {
     pub wishes: sysctls::Wishes,
     /// Their values.
     pub sysctls: BTreeMap<String, String>,
+    /// Those that hold already, and aren't known to have been so before.
+    pub unnoted_sysctls: Vec<String>,
     /// Whether sysctls are set that are wished for no more.
     pub superfluous_sysctls: bool,
     /// Our files, and how they stand to what they should hold.
@@ -99,6 +104,8 @@ pub enum Step {
     PutBackProgram,
     /// Load a module of the kernel.
     LoadModule(String),
+    /// Keep the former values of sysctls that hold already.
+    NoteSysctls(Vec<String>),
     /// Set a sysctl, keeping its former value.
     SetSysctl(String, u64),
     /// Put back the sysctls that are wished for no more.
@@ -162,12 +169,14 @@ pub async fn observe(
         advertised: sysctls::advertised(&context.store, network, uplink(stored))?,
     });
     let mut compared = Vec::new();
-    for file in plan::files(&stored.desired, &wishes) {
+    for file in plan::files(&stored.desired, &stored.assigned, &wishes) {
         let found = files::compare(Path::new(&file.path), &file.contents)?;
         compared.push((file, found));
     }
+    let sysctls = sysctls::read(&wishes)?;
     Ok(Observed {
-        sysctls: sysctls::read(&wishes)?,
+        unnoted_sysctls: sysctls::unnoted(&context.store, &wishes, &sysctls)?,
+        sysctls,
         superfluous_sysctls: sysctls::superfluous(&context.store, &wishes)?,
         files: compared,
         superfluous_files: superfluous_files(&stored.desired)?,
@@ -218,7 +227,15 @@ pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
         Step::RemoveFile(path) => files::remove_file(Path::new(path)),
         Step::Enable => install::enable(context).await,
         Step::PutBackProgram => install::put_back_program(),
-        Step::LoadModule(name) => install::load_module(context, name).await,
+        Step::LoadModule(name) => {
+            install::load_module(context, name).await?;
+            let host = context.store.get::<Host>("host")?;
+            if host.is_some_and(|host| host.assigned.brought_bridge_filter) {
+                sysctls::leave_bridges_alone()?;
+            }
+            Ok(())
+        }
+        Step::NoteSysctls(keys) => sysctls::note(&context.store, keys),
         Step::SetSysctl(key, value) => sysctls::set(&context.store, key, *value),
         Step::RestoreSysctls(wishes) => sysctls::restore(&context.store, wishes),
         Step::MakeBridge(bridge) => context.netlink.add_bridge(bridge).await,
@@ -320,7 +337,7 @@ pub async fn clear_but_service(context: &Context, stored: &Stored<Host>) -> Resu
     if let Some(link) = bridge::of_host(stored, &network, &facts::machine_id()?) {
         context.netlink.delete_link(link.index).await?;
     }
-    for file in plan::files(&stored.desired, &Vec::new()) {
+    for file in plan::files(&stored.desired, &stored.assigned, &Vec::new()) {
         if file.path != install::UNIT_PATH {
             files::remove_own_for_good(Path::new(&file.path))?;
         }

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use protocol::desired::Host;
 
-use super::{BRIDGE_ADDRESS, OwnedFile, Step, bridge, install, sysctls};
+use super::{Assigned, BRIDGE_ADDRESS, OwnedFile, Step, bridge, install, sysctls};
 use crate::{
     reconcile::{Observation, Scope},
     store::Inventory,
@@ -38,11 +38,11 @@ pub fn modules(host: &Host) -> &'static [&'static str] {
 }
 
 /// The files that this host should have.
-pub fn files(host: &Host, wishes: &sysctls::Wishes) -> Vec<OwnedFile> {
+pub fn files(host: &Host, assigned: &Assigned, wishes: &sysctls::Wishes) -> Vec<OwnedFile> {
     let mut files = vec![
         OwnedFile {
             path: sysctls::FILE.to_owned(),
-            contents: sysctls::file(wishes),
+            contents: sysctls::file(wishes, assigned.brought_bridge_filter),
         },
         // networkd drops foreign addresses and routes of links that it manages. systemd#25451
         OwnedFile {
@@ -131,16 +131,16 @@ fn wrong_files(observed: &Observation) -> impl Iterator<Item = &OwnedFile> {
 /// are kept, and before they are forgotten.
 fn sysctl_steps(observed: &Observation) -> Vec<Step> {
     let host = &observed.host;
-    let mut steps: Vec<_> = host
-        .wishes
-        .iter()
-        .filter(|(key, wanted)| {
-            host.sysctls
-                .get(key)
-                .is_some_and(|value| !wanted.holds(value))
-        })
-        .map(|(key, wanted)| Step::SetSysctl(key.clone(), wanted.value()))
-        .collect();
+    let mut steps = Vec::new();
+    // Before a switch changes others along with it.
+    if !host.unnoted_sysctls.is_empty() {
+        steps.push(Step::NoteSysctls(host.unnoted_sysctls.clone()));
+    }
+    let wrong = host.wishes.iter().filter(|(key, wanted)| {
+        let value = host.sysctls.get(key);
+        value.is_some_and(|value| !wanted.holds(value))
+    });
+    steps.extend(wrong.map(|(key, wanted)| Step::SetSysctl(key.clone(), wanted.value())));
     let file = wrong_files(observed).filter(|file| file.path == sysctls::FILE);
     steps.extend(file.cloned().map(Step::WriteFile));
     if host.superfluous_sysctls {

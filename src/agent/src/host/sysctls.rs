@@ -10,7 +10,7 @@ use std::{
 use ipnet::IpNet;
 use protocol::Failure;
 
-pub use self::former::{restore, set, superfluous};
+pub use self::former::{note, restore, set, superfluous, unnoted};
 use crate::{
     store::Store,
     system::{files::HEADER, netlink::Network, sysctl},
@@ -224,14 +224,43 @@ fn learned<'a>(network: &'a Network, uplink: &str) -> BTreeSet<&'a str> {
         .collect()
 }
 
+/// On in each network namespace as soon as br_netfilter is there: what passes any bridge of the host goes through its
+/// rules for forwarding from then on. Guests have their own, which Kubernetes needs on.
+const BRIDGE_FILTER: [&str; 3] = [
+    "net/bridge/bridge-nf-call-iptables",
+    "net/bridge/bridge-nf-call-ip6tables",
+    "net/bridge/bridge-nf-call-arptables",
+];
+
+/// Whether br_netfilter is there.
+pub fn is_bridge_filter_there() -> Result<bool, Failure> {
+    Ok(sysctl::read(BRIDGE_FILTER[0])?.is_some())
+}
+
+/// Has br_netfilter filter no bridge of the host, until somebody wants it to.
+pub fn leave_bridges_alone() -> Result<(), Failure> {
+    for key in BRIDGE_FILTER {
+        if sysctl::read(key)?.is_some() {
+            sysctl::write(key, "0")?;
+        }
+    }
+    Ok(())
+}
+
 /// The file for sysctl.d(5).
-pub fn file(wishes: &Wishes) -> String {
+pub fn file(wishes: &Wishes, leaves_bridges_alone: bool) -> String {
     let mut text = HEADER.to_owned();
     for (key, wanted) in wishes {
         // A host's own higher limit must not be lowered at boot; the agent sees to these itself.
         if let Wanted::Exactly(value) = wanted {
             // "-": an interface may be missing that early.
             let _ = writeln!(text, "-{key} = {value}");
+        }
+    }
+    // Not mended: an administrator may want it otherwise by now.
+    if leaves_bridges_alone {
+        for key in BRIDGE_FILTER {
+            let _ = writeln!(text, "-{key} = 0");
         }
     }
     text
@@ -326,10 +355,13 @@ mod tests {
 
     #[test]
     fn the_file_carries_the_header_and_no_limits() {
-        let text = file(&vec![
+        let wishes = vec![
             exactly("net/ipv4/ip_forward", 1),
             at_least("kernel/keys/maxkeys", 5),
-        ]);
+        ];
+        let text = file(&wishes, false);
         assert_eq!(text, format!("{HEADER}-net/ipv4/ip_forward = 1\n"));
+        assert!(!text.contains("bridge-nf"));
+        assert!(file(&wishes, true).contains("-net/bridge/bridge-nf-call-iptables = 0\n"));
     }
 }

@@ -85,6 +85,12 @@ pub fn sentence(step: &Step, inventory: &Inventory, observed: &Observation) -> S
             format!("the agent's program {} is missing", super::install::BINARY)
         }
         Step::LoadModule(name) => format!("the kernel module {name} is not loaded"),
+        Step::NoteSysctls(keys) => {
+            format!(
+                "the values that {} had before are not known",
+                keys.join(", ")
+            )
+        }
         Step::SetSysctl(key, value) => format!(
             "the sysctl {key} is {}, not {value}",
             observed

@@ -222,7 +222,9 @@ async fn customize(context: &Context, image: &Image, incoming: &Incoming) -> Res
             .arg(format!("--machine={machine}"))
             .arg("--directory")
             .arg(incoming.root())
-            .args(["/bin/sh", "-c", line])
+            // A command may hold what nobody else is to read: arguments are everybody's. All of it is read before it is run.
+            .args(["/bin/sh", "-c", "eval \"$(cat)\""])
+            .input(line.as_bytes())
             .run(context)
             .await;
         let cleared = container::clear_after_nspawn(&machine, &incoming.root());
@@ -232,7 +234,8 @@ async fn customize(context: &Context, image: &Image, incoming: &Incoming) -> Res
                 .split_once(" failed: ")
                 .map_or(failure.message.as_str(), |(_, tail)| tail);
             let message = format!(
-                "{line:?} of customize failed in the image {}: {complaint}",
+                "command {} of customize failed in the image {}: {complaint}",
+                index + 1,
                 image.name
             );
             Failure::new(failure.kind, message).at("customize")

@@ -1,5 +1,6 @@
 //! nspawn-agent.service: restores at boot, heals within a second, rolls back what isn't confirmed.
 
+mod carriers;
 mod files;
 mod glance;
 mod notify;
@@ -16,7 +17,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use self::{pace::Pace, patience::Patience, signals::Signals, watch::Watch};
+use self::{carriers::Carriers, pace::Pace, patience::Patience, signals::Signals, watch::Watch};
 use crate::{
     container,
     context::Context,
@@ -143,6 +144,7 @@ struct Healer {
     watch: Watch,
     pace: Pace,
     patience: Patience<Step>,
+    carriers: Carriers,
     /// What was noted last for the next refresh.
     noted: Vec<String>,
     clearing: Option<JoinHandle<()>>,
@@ -162,6 +164,7 @@ impl Healer {
             context,
             pace: Pace::new(Instant::now()),
             patience: Patience::new(),
+            carriers: Carriers::default(),
             noted: Vec::new(),
             clearing: None,
             cannot_go_back: None,
@@ -291,13 +294,16 @@ impl Healer {
         for _ in 0..ROUNDS {
             let look = look(&context, &Scope::All).await?;
             self.watch.follow(&context, &look)?;
+            let flapped = self.carriers.changed(&look.observed.network);
             let now = Instant::now();
             tell(self.patience.looked(|step| look.steps.contains(step), now));
             let may = |step: &Step| self.patience.allows(step, now);
             let tried = look.act(&context, may).await?;
             let is_done = tried.is_empty();
             for tried in tried {
-                tell(note(&mut self.patience, tried, Instant::now()));
+                let is_expected =
+                    tried.step.follows_a_stop() || carriers::follows(&tried.step, &flapped);
+                tell(note(&mut self.patience, tried, is_expected, Instant::now()));
             }
             if is_done {
                 break;
@@ -314,8 +320,13 @@ impl Healer {
     }
 }
 
-/// Takes in how a step ended; gives what is to be told of it.
-fn note(patience: &mut Patience<Step>, tried: Tried, now: Instant) -> Option<String> {
+/// Takes in how a step ended; gives what is to be told of it. What was to be expected is no sign of somebody who undoes it.
+fn note(
+    patience: &mut Patience<Step>,
+    tried: Tried,
+    is_expected: bool,
+    now: Instant,
+) -> Option<String> {
     let Tried {
         step,
         sentence,
@@ -324,7 +335,7 @@ fn note(patience: &mut Patience<Step>, tried: Tried, now: Instant) -> Option<Str
     match result {
         Ok(()) => {
             eprintln!("mended: {sentence}");
-            if step.follows_a_stop() {
+            if is_expected {
                 return None;
             }
             patience.mended(step, &sentence, now)
@@ -381,7 +392,10 @@ mod tests {
                 sentence: "the entry is missing".to_owned(),
                 result: Ok(()),
             });
-            let told = tried.filter_map(|tried| note(&mut patience, tried, now));
+            let told = tried.filter_map(|tried| {
+                let is_expected = tried.step.follows_a_stop();
+                note(&mut patience, tried, is_expected, now)
+            });
             told.collect::<Vec<_>>()
         };
         for port in 10..50 {

@@ -13,20 +13,22 @@ use tokio::time::{Instant, sleep};
 use crate::{
     address, container,
     context::Context,
-    host, image,
+    given_up, host, image,
     reconcile::{Observation, Scope, observe, plan},
     store::{Inventory, Kept, Stored},
 };
 
-/// How long the resident service may take to mend something, such as the port of a guest that starts just now.
-const MENDED_WITHIN: Duration = Duration::from_secs(1);
+/// How long the resident service may take to mend something, such as the port of a guest that starts just now, on a
+/// machine that is busy; and how long while it has given something up.
+const MENDED_WITHIN: Duration = Duration::from_secs(5);
+const HARDLY_MENDED: Duration = Duration::from_secs(1);
 
 /// How often it is looked at meanwhile.
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Looks at the host. What the resident service is about to mend is no drift.
 async fn look(context: &Context) -> Result<(Inventory, Observation), Failure> {
-    let until = Instant::now() + MENDED_WITHIN;
+    let begun = Instant::now();
     loop {
         let inventory = context.store.inventory()?;
         let observed = context
@@ -34,7 +36,12 @@ async fn look(context: &Context) -> Result<(Inventory, Observation), Failure> {
             .await?;
         let is_being_mended = observed.host.service == "active"
             && !plan(&inventory, &observed, &Scope::All).is_empty();
-        if !is_being_mended || Instant::now() >= until {
+        let patience = if given_up::read(context)?.is_empty() {
+            MENDED_WITHIN
+        } else {
+            HARDLY_MENDED
+        };
+        if !is_being_mended || begun.elapsed() >= patience {
             return Ok((inventory, observed));
         }
         sleep(INTERVAL).await;

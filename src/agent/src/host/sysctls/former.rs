@@ -21,6 +21,7 @@ const REDIRECTS: &str = "net/ipv4/conf/all/accept_redirects";
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Former {
+    /// Also of those that held already: somebody may change them, and have them set then.
     values: BTreeMap<String, String>,
     /// The order in which they were set, to go back the other way round.
     order: Vec<String>,
@@ -38,6 +39,54 @@ pub fn keys(store: &Store) -> Result<Vec<String>, Failure> {
     Ok(read(store)?.order)
 }
 
+impl Former {
+    /// What a sysctl was before the first change: also where a switch has set it along.
+    fn value_of(&self, key: &str) -> Option<&String> {
+        let along = || self.along.values().find_map(|along| along.get(key));
+        self.values.get(key).or_else(along)
+    }
+
+    /// Keeps what a sysctl is, and what goes along with it, unless that is known.
+    fn keep(&mut self, key: &str, now: &str) -> Result<(), Failure> {
+        if !self.values.contains_key(key) {
+            let before = self.value_of(key).map_or(now, String::as_str).to_owned();
+            self.values.insert(key.to_owned(), before);
+            self.along.insert(key.to_owned(), along(key)?);
+        }
+        Ok(())
+    }
+}
+
+/// What is wished for, holds already, and isn't known to have been so before.
+pub fn unnoted(
+    store: &Store,
+    wishes: &Wishes,
+    values: &BTreeMap<String, String>,
+) -> Result<Vec<String>, Failure> {
+    let former = read(store)?;
+    let mut unnoted = Vec::new();
+    for (key, wanted) in wishes {
+        if values.get(key).is_some_and(|value| wanted.holds(value))
+            && former.value_of(key).is_none()
+            && !is_of_bridge(store, key)?
+        {
+            unnoted.push(key.clone());
+        }
+    }
+    Ok(unnoted)
+}
+
+/// Keeps the values of what holds already.
+pub fn note(store: &Store, keys: &[String]) -> Result<(), Failure> {
+    let mut former = read(store)?;
+    for key in keys {
+        if let Some(now) = sysctl::read(key)? {
+            former.keep(key, &now)?;
+        }
+    }
+    store.put_beside(FILE, &former)
+}
+
 /// Sets one, keeping its former value first. One that a switch has set along by now has its own with the switch's.
 pub fn set(store: &Store, key: &str, value: u64) -> Result<(), Failure> {
     let (value, before) = (value.to_string(), sysctl::read(key)?);
@@ -45,13 +94,12 @@ pub fn set(store: &Store, key: &str, value: u64) -> Result<(), Failure> {
         return Ok(());
     }
     let mut former = read(store)?;
-    if !former.values.contains_key(key)
+    if !former.order.iter().any(|set| set == key)
         && !is_of_bridge(store, key)?
         && let Some(before) = before
     {
-        former.values.insert(key.to_owned(), before);
+        former.keep(key, &before)?;
         former.order.push(key.to_owned());
-        former.along.insert(key.to_owned(), along(key)?);
         store.put_beside(FILE, &former)?;
     }
     sysctl::write(key, &value)
@@ -109,7 +157,7 @@ pub fn restore(store: &Store, wishes: &Wishes) -> Result<(), Failure> {
     former.order.retain(stays);
     former.values.retain(|key, _| stays(key));
     former.along.retain(|key, _| stays(key));
-    if former.order.is_empty() {
+    if former.values.is_empty() {
         store.remove_beside(FILE)
     } else {
         store.put_beside(FILE, &former)
@@ -158,8 +206,9 @@ fn is_raised_further(key: &str, now: &str) -> bool {
 
 /// Settings that were changed and are wished for no more.
 pub fn superfluous(store: &Store, wishes: &Wishes) -> Result<bool, Failure> {
-    Ok(keys(store)?
-        .iter()
+    Ok(read(store)?
+        .values
+        .keys()
         .any(|key| !wishes.iter().any(|(wished, _)| wished == key)))
 }
 
@@ -231,6 +280,34 @@ mod tests {
             assert_eq!(keys(&store).unwrap(), [switch]);
             restore(&store, &Vec::new()).unwrap();
             assert_eq!([switch, along].map(value), ["0"; 2]);
+        });
+    }
+
+    #[test]
+    fn what_held_already_and_was_changed_meanwhile_comes_back() {
+        in_new_namespace(|store| {
+            let switch = "net/ipv4/ip_forward";
+            let along = "net/ipv4/conf/lo/forwarding";
+            sysctl::write(switch, "1").unwrap();
+            let wishes: Wishes = [switch, along]
+                .map(|key| (key.to_owned(), Wanted::Exactly(1)))
+                .into();
+            let unnoted = || {
+                let keys = [switch, along].into_iter();
+                let values = keys.map(|key| (key.to_owned(), value(key))).collect();
+                super::unnoted(&store, &wishes, &values).unwrap()
+            };
+            assert_eq!(unnoted(), [switch, along]);
+            note(&store, &unnoted()).unwrap();
+            assert!(unnoted().is_empty() && keys(&store).unwrap().is_empty());
+            // Somebody turns it off, and it is mended.
+            sysctl::write(switch, "0").unwrap();
+            assert_eq!(value(along), "0");
+            set(&store, switch, 1).unwrap();
+            assert!(superfluous(&store, &Vec::new()).unwrap());
+            restore(&store, &Vec::new()).unwrap();
+            assert_eq!([switch, along].map(value), ["1"; 2]);
+            assert!(!superfluous(&store, &Vec::new()).unwrap());
         });
     }
 

@@ -164,6 +164,7 @@ fn link(message: &LinkMessage) -> Link {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
+            LinkAttribute::CarrierChanges(count) => link.carrier_changes = *count,
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Address(mac) => link.mac.clone_from(mac),
             LinkAttribute::Controller(index) => link.bridge = Some(*index),

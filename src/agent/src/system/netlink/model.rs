@@ -39,6 +39,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// Whether it is set up.
     pub up: bool,
+    /// How often it lost or found its carrier.
+    pub carrier_changes: u32,
     /// The longest packet.
     pub mtu: u32,
     /// Its address.
