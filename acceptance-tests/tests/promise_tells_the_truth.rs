@@ -5,6 +5,8 @@
 mod creates;
 #[path = "tells_the_truth/gone.rs"]
 mod gone;
+#[path = "tells_the_truth/removals.rs"]
+mod removals;
 #[path = "tells_the_truth/updates.rs"]
 mod updates;
 #[path = "tells_the_truth/upgrades.rs"]
@@ -42,7 +44,11 @@ impl Deref for Site {
 
 impl Site {
     fn start() -> Result<Self> {
-        let lab = Lab::start(Hosts::one())?;
+        Self::with(Hosts::one())
+    }
+
+    fn with(hosts: Hosts) -> Result<Self> {
+        let lab = Lab::start(hosts)?;
         // The machine-wide sysctls are shared with the labs of other tests.
         let before = Snapshot::take(lab.vps1())?.without_shared();
         Ok(Self { lab, before })
