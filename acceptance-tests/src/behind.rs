@@ -6,12 +6,15 @@ use anyhow::{Result, ensure};
 
 use crate::{
     Lab, Terraform, Vps,
-    command::Output,
+    command::{Output, wait_until},
     proxy::{Line, Proxy, Traffic},
 };
 
 /// How long a step of connecting may take on a bad line; three times that long without a word end a connection.
 const CONNECT: &str = "3s";
+
+/// How long an agent may go on with a removal whose session is over.
+const GONE: Duration = Duration::from_secs(30);
 
 /// Short ones, so that a bad line is given up soon.
 pub const TIMEOUTS: &str =
@@ -19,7 +22,7 @@ pub const TIMEOUTS: &str =
 
 /// The same for a good line: a guest boots, on a busy machine. As many bytes as the short ones.
 const PATIENT: &str =
-    "timeouts = { create = \"99s\", read = \"20s\", update = \"99s\", delete = \"20s\" }";
+    "timeouts = { create = \"99s\", read = \"99s\", update = \"99s\", delete = \"99s\" }";
 
 /// A server behind a line that can be made bad, and Terraform that reaches it through that line.
 pub struct Behind<'a> {
@@ -93,7 +96,7 @@ impl<'a> Behind<'a> {
         self.terraform.assert_plan_is_empty()
     }
 
-    /// Lets creates and updates take their time until the next configuration.
+    /// Lets everything take its time until the next configuration.
     fn take_time(&self) -> Result<()> {
         let text = self.terraform.configuration()?;
         self.terraform.configure(&text.replace(TIMEOUTS, PATIENT))
@@ -164,8 +167,12 @@ impl<'a> Tenant<'a> {
         lab.answers_as(&self.address, &self.name)
     }
 
-    /// Nothing of both is on the host.
+    /// Nothing of both is on the host, once no agent of another session works at it any more.
     pub fn is_gone(&self) -> Result<()> {
+        wait_until("nothing is left over", GONE, || self.has_nothing_left())
+    }
+
+    fn has_nothing_left(&self) -> Result<()> {
         let (name, address) = (&self.name, &self.address);
         let found = self.behind.vps.root(&format!(
             "find /etc/nspawn-agent /etc/systemd /run/systemd/system /var/lib/machines -name '*{name}*' -o -name '{address}*' || true

@@ -22,7 +22,7 @@ use signal_hook::{
     iterator::Signals,
 };
 
-use crate::{cache, command::wait_until, namespace::Namespace};
+use crate::{cache, command::wait_until, limits, namespace::Namespace};
 
 /// Where the running labs are registered, a locked file each.
 const REGISTRY: &str = "/run/nspawn-lab";
@@ -50,6 +50,7 @@ impl Instance {
         fs::create_dir_all(REGISTRY).with_context(|| format!("create {REGISTRY}"))?;
         let _registry = cache::lock(&Path::new(REGISTRY).join(".lock"))?;
         Self::remove_dead()?;
+        limits::raise()?;
         let labs = cache::folder().join("labs");
         fs::create_dir_all(&labs).with_context(|| format!("create {}", labs.display()))?;
         let id = new_id(Path::new(REGISTRY), &labs)?;

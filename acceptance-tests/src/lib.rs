@@ -16,6 +16,7 @@ pub mod hosts;
 pub mod images;
 pub mod instance;
 mod lab;
+pub mod limits;
 pub mod namespace;
 mod network;
 pub mod pings;

@@ -1,6 +1,9 @@
 //! What `ping` says when it is ended by SIGINT.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -37,9 +40,49 @@ pub fn answers(printed: &str) -> Result<usize> {
     Ok(numbers.len())
 }
 
+/// The longest time without an answer, from the first one on; of `ping -D`, which tells when each came.
+pub fn longest_gap(printed: &str, until: SystemTime) -> Result<Duration> {
+    let answer = |line: &str| {
+        let (time, rest) = line.strip_prefix('[')?.split_once("] ")?;
+        // A router's word that nobody is there is none.
+        let is_answer = rest.contains(" bytes from ");
+        let time: f64 = time.parse().ok().filter(|_| is_answer)?;
+        Some(Duration::from_secs_f64(time))
+    };
+    let mut moments: Vec<Duration> = printed.lines().filter_map(answer).collect();
+    ensure!(
+        moments.len() > 10,
+        "only {} came:\n{printed}",
+        moments.len()
+    );
+    moments.push(until.duration_since(UNIX_EPOCH)?);
+    let gaps = moments
+        .windows(2)
+        .map(|pair| pair[1].saturating_sub(pair[0]));
+    gaps.max().context("there is no answer")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longest_gap_may_be_the_last() {
+        let answer = |number: u32| {
+            format!("[1000.{number}0000] 64 bytes from 203.0.113.2: icmp_seq={number} ttl=63\n")
+        };
+        let unreachable =
+            "[1000.400000] From 203.0.113.1 icmp_seq=40 Destination Host Unreachable\n";
+        let lines: Vec<String> = (10..30).chain(60..90).map(answer).collect();
+        let printed = lines.concat() + unreachable;
+        let gap = |until: f64| {
+            let until = UNIX_EPOCH + Duration::from_secs_f64(until);
+            longest_gap(&printed, until).unwrap().as_millis()
+        };
+        assert_eq!(gap(1000.9), 310);
+        assert_eq!(gap(1002.89), 2000);
+        assert!(longest_gap(unreachable, SystemTime::now()).is_err());
+    }
 
     fn printed(answered: impl Iterator<Item = usize>, sent: usize) -> String {
         let lines: Vec<String> = answered

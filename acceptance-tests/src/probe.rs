@@ -19,8 +19,8 @@ use crate::{
     vps::Vps,
 };
 
-/// How long an answer over the open session, or a new login, may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an answer over the open session, or a new login, may take on a busy machine; what is refused fails at once.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a probe has seen.
 #[derive(Debug, Clone, Default)]
@@ -49,9 +49,10 @@ pub struct Probe {
 impl Probe {
     /// Opens the session, and starts logging in again and again with a pause in between.
     pub fn start(vps: &Vps, pause: Duration) -> Result<Self> {
+        let patience = format!("-oConnectTimeout={}", PATIENCE.as_secs());
         let mut session = vps
             .ssh_command()
-            .arg("cat")
+            .args([&patience, "cat"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -71,7 +72,7 @@ impl Probe {
         };
         let logins = watch.clone();
         let mut login = vps.ssh_command();
-        login.arg("true");
+        login.args([&patience, "true"]);
         let (lines, received) = mpsc::channel();
         let threads = vec![
             std::thread::spawn(move || {

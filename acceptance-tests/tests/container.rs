@@ -152,7 +152,9 @@ fn stops_and_starts(site: &Shared) -> Result<()> {
         "machinectl poweroff web; until systemctl is-active systemd-nspawn@web | grep -qxE 'inactive|failed'; do :; done; systemctl start systemd-nspawn@web",
         "machinectl terminate web; until systemctl is-active systemd-nspawn@web | grep -qxE 'inactive|failed'; do :; done; machinectl start web",
         "systemctl restart systemd-nspawn@web",
-        "machinectl reboot web",
+        "former=$(systemctl show --value -p MainPID systemd-nspawn@web); machinectl reboot web; \
+         until process=$(systemctl show --value -p MainPID systemd-nspawn@web); [ $process != 0 ] && [ $process != $former ] \
+         && systemctl is-active -q systemd-nspawn@web; do :; done",
     ] {
         lab.vps1().root(script)?;
         lab.answers_as("203.0.113.2", "web")?;

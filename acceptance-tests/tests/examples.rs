@@ -92,13 +92,19 @@ fn three_guests_on_two_hosts_form_an_etcd_cluster() -> Result<()> {
                 .guest("etcd-1", &format!("{etcdctl} endpoint health"))
         },
     )?;
-    lab.vps1()
-        .guest("etcd-1", &format!("{etcdctl} put colour green"))?;
-    let read = lab.vps2().guest(
-        "etcd-3",
-        "ETCDCTL_API=3 etcdctl --endpoints=http://127.0.0.1:2379 get colour --print-value-only",
-    )?;
-    ensure!(read.trim() == "green", "the third member says {read:?}");
+    // On a busy machine they may be about to choose another leader.
+    wait_until("a value is put", Duration::from_mins(1), || {
+        lab.vps1()
+            .guest("etcd-1", &format!("{etcdctl} put colour green"))
+    })?;
+    wait_until("the third member has it", Duration::from_mins(1), || {
+        let read = lab.vps2().guest(
+            "etcd-3",
+            "ETCDCTL_API=3 etcdctl --endpoints=http://127.0.0.1:2379 get colour --print-value-only",
+        )?;
+        ensure!(read.trim() == "green", "the third member says {read:?}");
+        Ok(())
+    })?;
     terraform.assert_plan_is_empty()?;
     terraform.destroy()?;
     Ok(())

@@ -136,6 +136,9 @@ fn unsigned(lab: &Lab, terraform: &Terraform) -> Result<()> {
     Ok(())
 }
 
+/// How long debootstrap, or its end, may take on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(5);
+
 /// Succeeds once debootstrap installs packages, in whatever mount namespace.
 const INSTALLS: &str = "grep -qs '[.]incoming-[^ ]*/root/proc ' /proc/[0-9]*/mountinfo";
 
@@ -164,7 +167,7 @@ fn debootstrap_is_interrupted(
 
     terraform.configure(&(whole.to_owned() + &other("")?))?;
     let mut apply = terraform.start(&["apply", "-auto-approve", "-input=false"])?;
-    wait_until("packages are installed", Duration::from_mins(3), || {
+    wait_until("packages are installed", PATIENCE, || {
         if !apply.is_running() {
             return Ok(());
         }
@@ -181,17 +184,13 @@ fn debootstrap_is_interrupted(
     } else {
         apply.signal(signal)?;
     }
-    let output = apply.wait(Duration::from_mins(1))?;
+    let output = apply.wait(PATIENCE)?;
     ensure!(!output.success(), "it was made:\n{}", output.stdout);
-    wait_until(
-        "nothing is left of the build",
-        Duration::from_mins(1),
-        || {
-            let left = lab.vps1().root(LEFT)?;
-            ensure!(left.is_empty(), "there is:\n{left}");
-            Ok(())
-        },
-    )?;
+    wait_until("nothing is left of the build", PATIENCE, || {
+        let left = lab.vps1().root(LEFT)?;
+        ensure!(left.is_empty(), "there is:\n{left}");
+        Ok(())
+    })?;
     terraform.configure(&(host + &other("  tasks = 200")?))?;
     terraform.apply()?;
     terraform.assert_plan_is_empty()?;

@@ -6,6 +6,9 @@ use acceptance_tests::{Hosts, Lab, Snapshot, command::wait_until, configuration,
 use anyhow::{Result, ensure};
 use rustix::process::Signal;
 
+/// How long a part of an apply may take on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(4);
+
 fn whole(lab: &Lab) -> Result<String> {
     let mut text = configuration::host(lab.vps1(), "") + &configuration::image(Guest::Debian)?;
     for number in 2..8 {
@@ -24,20 +27,16 @@ fn interrupted_by(signal: Signal, marks: &[&str]) -> Result<()> {
     let terraform = lab.terraform(&whole(&lab)?)?;
     for mark in marks {
         let apply = terraform.start(&["apply", "-auto-approve", "-input=false", "-lock=false"])?;
-        wait_until(
-            &format!("the apply prints {mark:?}"),
-            Duration::from_mins(1),
-            || {
-                ensure!(
-                    apply.printed().contains(mark),
-                    "so far:\n{}",
-                    apply.printed()
-                );
-                Ok(())
-            },
-        )?;
+        wait_until(&format!("the apply prints {mark:?}"), PATIENCE, || {
+            ensure!(
+                apply.printed().contains(mark),
+                "so far:\n{}",
+                apply.printed()
+            );
+            Ok(())
+        })?;
         apply.signal(signal)?;
-        let output = apply.wait(Duration::from_mins(1))?;
+        let output = apply.wait(PATIENCE)?;
         ensure!(
             !output.success(),
             "the apply was not interrupted at {mark:?}"

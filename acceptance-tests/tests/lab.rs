@@ -94,7 +94,10 @@ fn two_hosts_reach_each_other() -> Result<()> {
     for address in ["203.0.113.1", "192.0.2.1", "2001:db8:1::1", "2001:db8:2::1"] {
         lab.assert_ping(address);
         for vps in lab.servers() {
-            vps.root(&format!("ping -c1 -W2 {address}"))?;
+            let what = format!("{} reaches {address}", vps.name());
+            wait_until(&what, Duration::from_secs(30), || {
+                vps.root(&format!("ping -c1 -W2 {address}"))
+            })?;
         }
     }
     Ok(())
@@ -107,7 +110,7 @@ fn a_reboot_and_a_power_cut_leave_the_disk_and_nothing_else() -> Result<()> {
     let boot_id = || vps.root("cat /proc/sys/kernel/random/boot_id");
     let before = boot_id()?;
     vps.root(
-        "touch /root/kept; ip link add br9 type bridge; sysctl -qw net.ipv4.ip_forward=1; sync",
+        "touch /root/kept; ip link add br9 type bridge; sysctl -qw net.ipv4.ip_forward=1; sync -f /",
     )?;
     vps.reboot()?;
     let after = boot_id()?;
@@ -192,17 +195,24 @@ fn a_snapshot_equals_itself_and_sees_changes() -> Result<()> {
     Ok(())
 }
 
+/// How long apt or debootstrap may take on a busy machine.
+const INSTALLED: Duration = Duration::from_mins(10);
+
 #[test]
 fn a_bare_host_installs_from_the_labs_mirror() -> Result<()> {
     let lab = Lab::start(Hosts::one().flavour(Flavour::Bare))?;
     let vps = lab.vps1();
     vps.root("! command -v systemd-nspawn; ! command -v debootstrap; ! command -v nft")?;
-    vps.root("apt-get update && apt-get install -y systemd-container debootstrap nftables")?;
+    vps.root_within(
+        "apt-get update && apt-get install -y systemd-container debootstrap nftables",
+        INSTALLED,
+    )?;
     vps.root("command -v systemd-nspawn; command -v debootstrap; command -v nft")?;
     let mirror = lab.mirror_url();
-    vps.root(&format!(
-        "debootstrap --variant=minbase trixie /var/lib/machines/x {mirror}"
-    ))?;
+    vps.root_within(
+        &format!("debootstrap --variant=minbase trixie /var/lib/machines/x {mirror}"),
+        INSTALLED,
+    )?;
     fs::write(lab.files().join("hello"), "hello\n")?;
     assert_eq!(
         vps.root(&format!("wget -qO- {}", lab.file_url("hello")))?,

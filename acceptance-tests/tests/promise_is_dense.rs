@@ -14,6 +14,7 @@ use acceptance_tests::{
     command::wait_until,
     configuration,
     images::Guest,
+    limits::LIMITS,
     promise::{Cases, Effort, Promise},
 };
 use anyhow::{Context, Result, ensure};
@@ -23,17 +24,6 @@ const NETWORK: &str = "198.18.0.0/22";
 
 /// How long hundreds of guests may take to come up on two slow cores.
 const PATIENCE: Duration = Duration::from_mins(45);
-
-/// What the host needs at the least, whatever it had before. systemd#17992, nixpkgs#36214, lxd#2252
-///
-/// gc_thresh of the neighbour tables is the machine's: a network namespace, which a server of the lab
-/// is, has no such setting. A unit test of the agent (host/sysctls.rs) sees to it.
-const LIMITS: [(&str, u64); 4] = [
-    ("fs/inotify/max_user_instances", 8192),
-    ("fs/inotify/max_user_watches", 524_288),
-    ("kernel/keys/maxkeys", 20_000),
-    ("kernel/keys/maxbytes", 2_000_000),
-];
 
 fn name(number: u16) -> String {
     format!("guest-{number}")
@@ -182,8 +172,9 @@ fn run(terraform: &Terraform, verb: &str) -> Result<()> {
 fn hundreds_of_guests_from_one_apply() -> Result<()> {
     let count = Effort::of_this_run().choose(30, 300);
     let mut cases = Cases::of(Promise::IsDense)?;
-    let _lowered = Lowered::all()?;
     let lab = Lab::start(Hosts::one())?;
+    // Every lab raises them as it is started.
+    let _lowered = Lowered::all()?;
     // What runs at the first boot alone is over, then.
     lab.vps1().reboot()?;
     lab.route_to(lab.vps1(), NETWORK)?;

@@ -11,7 +11,7 @@ use acceptance_tests::{
     command::wait_until,
     promise::{Cases, Effort, Promise},
 };
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use tenants::{
     attacks::{self, Attack},
     honest::Honest,
@@ -169,13 +169,17 @@ fn without_isolation(
     prefix: &str,
     cases: &mut Cases,
 ) -> Result<()> {
+    let vps = world.lab.vps1();
     tries::forget(world)?;
+    // It would take back some of them before anybody has looked.
+    vps.root("systemctl stop nspawn-agent")?;
     for (attack, number) in attacks.iter().zip(1000..) {
         cases.case(
             format!("{prefix}without isolation it shows: {}", attack.name),
             || tries::has_its_effect(world, watch, attack, number),
         );
     }
+    vps.root("systemctl start nspawn-agent")?;
     cases.case(
         format!("{prefix}without isolation it shows: addresses, fragments, prefix and sniffing"),
         || {
@@ -201,20 +205,28 @@ fn without_isolation(
     tries::forget(world)
 }
 
+/// How often it is asked until that is fast enough.
+const TRIES: usize = 5;
+
 /// Each place is a message that was let in: 20 a second, and 100 at once.
 fn asks_are_limited(world: &World, watch: &Watch, block: &Prefix) -> Result<()> {
-    let (before, begun) = (tables::in_prefix(world, block)?, Instant::now());
-    let places = tries::ask_from_everywhere(world, watch, block)?;
-    let let_in = 100 + 20 * (begun.elapsed().as_secs() + 1);
-    ensure!(
-        let_in < u64::from(tries::MANY),
-        "it took so long to ask that as many may be heard"
-    );
-    ensure!(
-        places <= before + usize::try_from(let_in)?,
-        "{places} places of the host's table of neighbours are taken, and {let_in} messages may come in"
-    );
-    Ok(())
+    // On a busy machine it may take so long to ask that as many may be heard.
+    for _ in 0..TRIES {
+        let flush = format!("ip neigh flush to {} dev br0", block.net);
+        world.lab.vps1().root(&flush)?;
+        let (before, begun) = (tables::in_prefix(world, block)?, Instant::now());
+        let places = tries::ask_from_everywhere(world, watch, block)?;
+        let let_in = 100 + 20 * (begun.elapsed().as_secs() + 1);
+        if let_in >= u64::from(tries::MANY) {
+            continue;
+        }
+        ensure!(
+            places <= before + usize::try_from(let_in)?,
+            "{places} places of the host's table of neighbours are taken, and {let_in} messages may come in"
+        );
+        return Ok(());
+    }
+    bail!("it took so long to ask each time that as many may be heard")
 }
 
 /// When the guests were started, by which a restart shows.
@@ -259,6 +271,9 @@ fn turn_on(world: &World, terraform: &Terraform) -> Result<()> {
     tables::are_true(world)
 }
 
+/// How long guests may take to boot side by side on a busy machine.
+const BOOTED: Duration = Duration::from_mins(5);
+
 /// Each guest's start finds the filter with its own port in it, and the service has been ready before.
 fn filter_comes_before_guests(lab: &Lab) -> Result<()> {
     let vps = lab.vps1();
@@ -274,9 +289,7 @@ fn filter_comes_before_guests(lab: &Lab) -> Result<()> {
     };
     let ready = moment("nspawn-agent.service", "ActiveEnterTimestampMonotonic")?;
     for name in ["attacker", "victim", "bystander"] {
-        wait_until(&format!("{name} runs"), Duration::from_mins(1), || {
-            vps.guest(name, "true")
-        })?;
+        wait_until(&format!("{name} runs"), BOOTED, || vps.guest(name, "true"))?;
         let start = moment(
             &format!("systemd-nspawn@{name}"),
             "ExecMainStartTimestampMonotonic",
@@ -307,7 +320,7 @@ fn no_filter_no_guest(lab: &Lab) -> Result<()> {
     let names = ["attacker", "victim", "bystander"];
     for name in names {
         let what = format!("{name} says why it is not started");
-        wait_until(&what, Duration::from_mins(1), || {
+        wait_until(&what, BOOTED, || {
             let journal = vps.root(&format!("journalctl -b -u systemd-nspawn@{name} -o cat"))?;
             ensure!(journal.contains("so it is not started"), "{journal}");
             Ok(())
@@ -323,9 +336,7 @@ fn no_filter_no_guest(lab: &Lab) -> Result<()> {
         "rm -r {DROP_IN} && systemctl daemon-reload && systemctl restart nspawn-agent"
     ))?;
     for name in names {
-        wait_until(&format!("{name} runs"), Duration::from_mins(1), || {
-            vps.guest(name, "true")
-        })?;
+        wait_until(&format!("{name} runs"), BOOTED, || vps.guest(name, "true"))?;
     }
     Ok(())
 }

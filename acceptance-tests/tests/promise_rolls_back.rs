@@ -19,7 +19,7 @@ use rustix::process::Signal;
 
 use self::{
     drills::{Drill, LIST, MORE, Way, on_the_host},
-    range::{BOUND, PROVIDER, ROLLBACK_AFTER, Range, words},
+    range::{BOUND, PROVIDER, Range, UNDISTURBED, words},
 };
 
 /// The resource whose changes are rolled back.
@@ -80,7 +80,7 @@ impl Range {
         let former = self.snapshot()?;
 
         let first = self.configuration(killed, "  isolation = false")?;
-        let long = first.replace(&format!("\"{}s\"", ROLLBACK_AFTER.as_secs()), "\"60s\"");
+        let long = first.replace(UNDISTURBED, "rollback_after = \"90s\"");
         self.terraform.configure(&long)?;
         self.lie_in_wait(killed, "true")?;
         let apply = self.start()?;
@@ -98,8 +98,7 @@ impl Range {
         // A provider that is killed loses what Terraform kept for it: the next run took the host over.
         self.is_as_before(&former, &[ROLLED_BACK, HOST])?;
         let desired = self.lab.vps1().root(&format!("cat {HOST}"))?;
-        let after = format!("\"{}s\"", ROLLBACK_AFTER.as_secs());
-        for former in ["\"isolation\": true", "\"nesting\": false", &after] {
+        for former in ["\"isolation\": true", "\"nesting\": false", "\"60s\""] {
             ensure!(desired.contains(former), "{former} is not in\n{desired}");
         }
         self.terraform.apply().context("the changes, once more")?;
@@ -147,6 +146,7 @@ impl Range {
             state.is_empty() || state == [(RESOURCE.to_owned(), true)],
             "the state holds what is not there: {state:?}"
         );
+        self.take_time()?;
         self.terraform.apply().context("once more")?;
         self.terraform.assert_plan_is_empty()
     }
@@ -155,8 +155,8 @@ impl Range {
     fn turned_off(&self) -> Result<()> {
         let configure = |more: &str| {
             let text = self.configuration(&LIST[0], more)?;
-            let after = format!("\"{}s\"", ROLLBACK_AFTER.as_secs());
-            self.terraform.configure(&text.replace(&after, "\"0s\""))
+            let off = "rollback_after = \"0s\"";
+            self.terraform.configure(&text.replace(UNDISTURBED, off))
         };
         configure("")?;
         self.terraform.apply()?;

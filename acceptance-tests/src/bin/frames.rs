@@ -13,7 +13,7 @@ use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     sys::socket::{
         AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvfrom, sendto,
-        socket,
+        setsockopt, socket, sockopt,
     },
     unistd::Pid,
 };
@@ -108,8 +108,11 @@ fn stay_on_one_processor() -> Result<()> {
 
 fn sniff(interface: &str, holding: &str) -> Result<()> {
     const OUTGOING: u8 = 4;
+    const ROOM: usize = 16 << 20;
     let holding = from_hex(holding).context("--holding wants hexadecimal digits")?;
     let (socket, link) = (open()?, link(interface)?);
+    // Nothing is lost while a busy machine lets this wait.
+    setsockopt(&socket, sockopt::RcvBufForce, &ROOM).context("make room for frames")?;
     // Whoever waits for it can begin.
     println!("listening");
     let mut buffer = vec![0; 65536];

@@ -269,7 +269,12 @@ impl Vps {
 
     /// Runs a shell command that has to succeed as root, without SSH, and returns what it printed.
     pub fn root(&self, script: &str) -> Result<String> {
-        run(&mut self.root_command(script)?, Duration::from_mins(2))?.checked()
+        self.root_within(script, Duration::from_mins(2))
+    }
+
+    /// The same with another patience.
+    pub fn root_within(&self, script: &str, patience: Duration) -> Result<String> {
+        run(&mut self.root_command(script)?, patience)?.checked()
     }
 
     /// Runs a shell command inside one of the server's containers and returns what it printed.

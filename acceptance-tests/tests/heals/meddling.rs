@@ -313,7 +313,8 @@ pub const MORE: &[Meddling] = &[
     ),
     of(
         "the folder of all guests' links is deleted",
-        "rm -r /etc/systemd/system/machines.target.wants",
+        "systemctl kill -s STOP nspawn-agent.service; rm -r /etc/systemd/system/machines.target.wants; \
+         systemctl kill -s CONT nspawn-agent.service",
         "does not start with the host",
     ),
     of(
@@ -333,7 +334,9 @@ pub const MORE: &[Meddling] = &[
     ),
     of(
         "the agent's program is deleted",
-        "rm -r /usr/local/lib/nspawn-agent",
+        // Held still, for it would put things back before the folder is removed.
+        "systemctl kill -s STOP nspawn-agent.service; rm -r /usr/local/lib/nspawn-agent; \
+         systemctl kill -s CONT nspawn-agent.service",
         "program",
     ),
     of(

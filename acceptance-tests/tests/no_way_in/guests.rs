@@ -30,12 +30,18 @@ const RUN_LIMIT: u64 = 180;
 fn guests(lab: &Lab, names: &[&str], round: u32, more: &str) -> Result<String> {
     let mut text = configuration::host(lab.vps1(), "") + &configuration::image(Guest::Debian)?;
     for name in std::iter::once(&"good").chain(names) {
+        // Whoever isn't hostile, or not yet, gets as long as a busy machine may need.
+        let (ready, update) = if *name == "good" || round == 1 {
+            ("100s", "2m")
+        } else {
+            ("20s", "1m")
+        };
         text += &configuration::container(
             name,
             &format!(
                 "  ssh_authorized_keys = [\"ssh-ed25519 AAAA{round} operator\"]\n  dns_servers = [\"192.0.2.{round}\"]\n  \
                  root_password_wo = \"round{round}\"\n  root_password_wo_version = {round}\n  \
-                 wait_for = {{ timeout = \"20s\" }}\n  timeouts = {{ create = \"2m\", update = \"1m\", delete = \"1m\" }}\n{more}"
+                 wait_for = {{ timeout = \"{ready}\" }}\n  timeouts = {{ create = \"4m\", update = \"{update}\", delete = \"1m\" }}\n{more}"
             ),
         );
     }

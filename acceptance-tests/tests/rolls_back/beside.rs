@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use super::{
     CHANGES, Change, ROLLED_BACK,
     drills::{Drill, LIST},
-    range::{BOUND, FEW_SECONDS, PROVIDER, ROLLBACK_AFTER, Range, words},
+    range::{BOUND, FEW_SECONDS, PROVIDER, Range, UNDISTURBED, words},
 };
 
 /// A `rollback_after` that lasts longer than what is tried meanwhile.
@@ -30,11 +30,13 @@ const FORMER_SYSCTLS: &str = "/etc/nspawn-agent/former-sysctls.json";
 
 impl Range {
     fn configure_later(&self, drill: &Drill, more: &str) -> Result<()> {
-        let [soon, later] = [ROLLBACK_AFTER, LATER]
-            .map(|after| format!("rollback_after = \"{}s\"", after.as_secs()));
+        let later = format!("rollback_after = \"{}s\"", LATER.as_secs());
         let text = self.configuration(drill, more)?;
-        ensure!(text.contains(&soon), "{soon} is not in\n{text}");
-        self.terraform.configure(&text.replace(&soon, &later))
+        ensure!(
+            text.contains(UNDISTURBED),
+            "{UNDISTURBED} is not in\n{text}"
+        );
+        self.terraform.configure(&text.replace(UNDISTURBED, &later))
     }
 
     /// Ctrl-C while nobody can confirm the change: the apply ends soon, and says what the host does by itself.

@@ -152,8 +152,10 @@ impl Drill {
                 "must pkill -STOP -f 'SERVE'; struck; touch /dev/shm/fired; until [ -e /dev/shm/go ]; do sleep 0.01; done; \
                  pkill -CONT -f 'SERVE'"
             }
-            Way::Rebooted => "CUT; until MADE; do sleep 0.01; done; sync; systemctl reboot --force",
-            Way::PowerCut => "CUT; until MADE; do sleep 0.01; done; sync",
+            Way::Rebooted => {
+                "CUT; until MADE; do sleep 0.01; done; sync -f /; systemctl reboot --force"
+            }
+            Way::PowerCut => "CUT; until MADE; do sleep 0.01; done; sync -f /",
         };
         let script = script.replace("CUT", &format!("{CUT}; struck"));
         let at_the_end = if script.contains("struck") {

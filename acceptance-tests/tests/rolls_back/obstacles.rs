@@ -110,6 +110,7 @@ impl Range {
         drilled.with_context(|| words(&(output.stdout.clone() + &output.stderr)))?;
         ensure!(!output.success(), "nobody was told:\n{}", output.stdout);
         self.is_as_before(&former, &[ROLLED_BACK])?;
+        self.take_time()?;
         let plan = words(&self.terraform.plan()?);
         for part in ["was rolled back", change.told, drill.says] {
             ensure!(plan.contains(part), "{part:?} is not in\n{plan}");

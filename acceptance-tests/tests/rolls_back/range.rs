@@ -18,8 +18,12 @@ use rustix::process::Signal;
 
 use super::drills::{Drill, SERVE, Way};
 
-/// What the drills set as `rollback_after`.
-pub const ROLLBACK_AFTER: Duration = Duration::from_secs(5);
+/// What the drills set as `rollback_after` of a change that is struck.
+pub const ROLLBACK_AFTER: Duration = Duration::from_secs(10);
+const SOON: &str = "rollback_after = \"10s\"";
+
+/// That of a change that is to succeed, on a machine that does many other things meanwhile.
+pub const UNDISTURBED: &str = "rollback_after = \"60s\"";
 
 /// "A few seconds": for the host to go back, on a machine that does many other things meanwhile.
 pub const FEW_SECONDS: Duration = Duration::from_secs(15);
@@ -76,10 +80,7 @@ impl Range {
     /// A host with more attributes, reached over the line that can freeze, or past it.
     pub fn configuration(&self, drill: &Drill, more: &str) -> Result<String> {
         let vps = self.lab.vps1();
-        let more = format!(
-            "  rollback_after = \"{}s\"\n{more}",
-            ROLLBACK_AFTER.as_secs()
-        );
+        let more = format!("  {UNDISTURBED}\n{more}");
         if drill.way != Way::Frozen {
             return Ok(configuration::host(vps, &more));
         }
@@ -100,8 +101,16 @@ impl Range {
         Ok(Snapshot::take(self.lab.vps1())?.without_shared())
     }
 
-    /// Lets a drill strike as soon as a change is pending, however busy the machine is.
+    /// Gives what is applied from now on its time again.
+    pub fn take_time(&self) -> Result<()> {
+        let text = self.terraform.configuration()?;
+        self.terraform.configure(&text.replace(SOON, UNDISTURBED))
+    }
+
+    /// Lets a drill strike as soon as a change is pending, however busy the machine is; the host has to go back soon.
     pub fn lie_in_wait(&self, drill: &Drill, made: &str) -> Result<()> {
+        let text = self.terraform.configuration()?;
+        self.terraform.configure(&text.replace(UNDISTURBED, SOON))?;
         let script = drill.script(made);
         self.lab
             .vps1()
@@ -231,6 +240,7 @@ impl Range {
         self.proxy.thaw();
         let output = apply.wait(BOUND)?;
         drilled.with_context(|| words(&(output.stdout.clone() + &output.stderr)))?;
+        self.take_time()?;
         Ok(output)
     }
 

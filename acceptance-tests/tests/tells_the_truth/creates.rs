@@ -85,7 +85,7 @@ fn a_create_that_fails_is_tainted_or_leaves_nothing() -> Result<()> {
         let harm = (
             // Read-only, and as it is: networkd, which is told to read its files again, still finds the uplink's.
             format!("mount --bind {folder} {folder}; mount -o remount,bind,ro {folder}"),
-            format!("umount {folder}"),
+            format!("umount --lazy {folder}"),
         );
         a_host_leaves_nothing(&site, (&harm.0, &harm.1), &[folder, "Read-only"])
     });
@@ -165,7 +165,7 @@ fn with_full_disk(
         nothing_is_left(site, terraform)
     })();
     terraform.destroy()?;
-    site.root(&format!("umount {folder} && rmdir {folder}"))?;
+    site.root(&format!("umount --lazy {folder} && rmdir {folder}"))?;
     result
 }
 
@@ -314,7 +314,7 @@ fn what_stays_is_known(site: &Site) -> Result<()> {
         "echo '# left by nspawn-agent' > {file} && mount --bind {file} {file}"
     ))?;
     let printed = terraform.apply_fails();
-    site.root(&format!("umount {file}"))?;
+    site.root(&format!("umount --lazy {file}"))?;
     says(
         &printed?,
         &[

@@ -136,7 +136,7 @@ fn unwritten_settings(site: &Site, terraform: &Terraform) -> Result<()> {
         &wanted,
         &["Changing container web", "/etc/systemd/nspawn", "Read-only"],
     );
-    site.root("umount /etc/systemd/nspawn")?;
+    site.root("umount --lazy /etc/systemd/nspawn")?;
     failed?;
     site.wait_for("grep -qx Hostname=www /etc/systemd/nspawn/web.nspawn")?;
     ensure!(site.run_of("web")? == run, "the guest was restarted");

@@ -30,7 +30,7 @@ struct Stream {
 const CONNECTIONS: &str = r#"
     trap 'exit 0' INT
     while :; do
-        if exec 3<>"/dev/tcp/$0/7777" && read -r -t 5 line <&3; then echo "ok $line"; else echo "LOST $line"; fi
+        if exec 3<>"/dev/tcp/$0/7777" && read -r -t 30 line <&3; then echo "ok $line"; else echo "LOST $line"; fi
         exec 3<&- 3>&-
         read -r -t 0.1 <> <(:) || :
     done

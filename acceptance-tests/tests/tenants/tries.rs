@@ -101,7 +101,11 @@ pub fn has_its_effect(world: &World, watch: &Watch, attack: &Attack, number: u16
             Shows::AtRouter => !watch.router.seen(&forged).is_empty(),
             Shows::Neighbour(address, mac) => {
                 let mut known = tables::of_host(world)?;
-                known.retain(|entry| entry.address == *address);
+                // One that is only asked for, or sought on the uplink, is not known.
+                let uplink = &world.lab.vps1().options().uplink;
+                known.retain(|entry| {
+                    entry.address == *address && entry.mac.is_some() && entry.interface != *uplink
+                });
                 if known.is_empty() {
                     // An advertisement changes what is known, and makes no entry.
                     forget(world)?;
