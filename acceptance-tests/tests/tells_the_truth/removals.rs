@@ -10,11 +10,12 @@ use anyhow::{Result, ensure};
 use crate::{Site, says};
 
 /// Takes every block, those that are kept for the host's root included: an overlay's files are written in its name.
+/// Without braces, which systemd-run(1) would fill.
 const FILL: &str = "\
     number=0; size=1024
     while [ $size -gt 0 ]; do
         number=$((number + 1))
-        fallocate -l ${size}M /room$number 2> /dev/null || size=$((size / 2))
+        fallocate -l \"$size\"M /room$number 2> /dev/null || size=$((size / 2))
     done
     ! head -c 4M /dev/zero > /last 2> /dev/null";
 
@@ -96,7 +97,9 @@ fn files_of_others(site: &Site, terraform: &Terraform) -> Result<()> {
     site.root(&format!("printf '[Exec]\\nBoot=yes\\n' > {file}"))?;
     terraform.configure(&site.with_image("")?)?;
     terraform.apply()?;
-    site.root(&format!("grep -q Boot {file}; rm {file}"))?;
+    site.root(&format!(
+        "grep -q Boot {file}; rm {file}; rmdir /etc/systemd/nspawn"
+    ))?;
     site.ends_clean(terraform)
 }
 

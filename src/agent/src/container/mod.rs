@@ -319,7 +319,7 @@ impl Object for Container {
         let systemd = Systemd::of_host(context).await?;
         run::end(&systemd, &stored.desired).await?;
         context.store.begin_removal(&stored.desired.name)?;
-        remove::finish_one(context, inventory, stored).await
+        remove::finish_just_begun(context, inventory, stored).await
     }
 
     async fn finish_removal(context: &Context, name: &str) -> Result<(), Failure> {

@@ -45,16 +45,30 @@ async fn finish_begun(context: &Context, stored: &Stored<Container>) -> Result<(
         run::end(&systemd, &stored.desired).await?;
         finish_one(context, &inventory, stored).await
     };
-    end.await.map_err(|failure| {
-        let message = format!(
-            "the container {name} is being removed, and that can't be brought to its end: {failure}"
-        );
-        Failure { message, ..failure }
-    })
+    end.await.map_err(|failure| unfinished(name, failure))
+}
+
+/// The same, once its removal was begun.
+pub(super) async fn finish_just_begun(
+    context: &Context,
+    inventory: &Inventory,
+    stored: &Stored<Container>,
+) -> Result<(), Failure> {
+    let finished = finish_one(context, inventory, stored).await;
+    finished.map_err(|failure| unfinished(&stored.desired.name, failure))
+}
+
+fn unfinished(name: &MachineName, failure: Failure) -> Failure {
+    let message = format!(
+        "the container {name} is being removed, and that can't be brought to its end: {failure}"
+    );
+    Failure { message, ..failure }.help(
+        "Clear what hinders it away: the host tries again by itself, and with the next apply or destroy of that name.",
+    )
 }
 
 /// Removes all that was made for a container that is stopped, and then its record.
-pub(super) async fn finish_one(
+async fn finish_one(
     context: &Context,
     inventory: &Inventory,
     stored: &Stored<Container>,
