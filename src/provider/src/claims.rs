@@ -32,6 +32,8 @@ struct HostClaims {
     made: Vec<Claim>,
     seen: HashSet<Claim>,
     sending: bool,
+    /// Whether somebody sees to it that this process stays connected.
+    staying: bool,
 }
 
 impl Claims {
@@ -69,6 +71,20 @@ impl Claims {
                 host.made.push(claim);
             }
         });
+    }
+
+    /// Whether the caller is to see to it that this process stays connected while it [`Self::is_maker`].
+    pub fn begin_staying(&self, target: &Target) -> bool {
+        self.with(target, |host| !std::mem::replace(&mut host.staying, true))
+    }
+
+    /// Whether something of this process is there that no state is known to hold yet. What isn't so any more is not
+    /// stayed for.
+    pub fn is_maker(&self, target: &Target) -> bool {
+        self.with(target, |host| {
+            host.staying = !host.made.is_empty();
+            host.staying
+        })
     }
 
     /// Whether this process made, or began to make, an object with this token.
@@ -113,6 +129,7 @@ impl Claims {
                     made: Vec::new(),
                     seen: HashSet::new(),
                     sending: false,
+                    staying: false,
                 }),
         )
     }
@@ -186,6 +203,18 @@ mod tests {
         assert_eq!(claims.take_read(&target), []);
         assert_eq!(claims.take_all(true), [(target, vec![claim("one")])]);
         assert_eq!(claims.take_all(true), []);
+    }
+
+    #[test]
+    fn whoever_has_made_something_stays_until_it_is_claimed() {
+        let (claims, target) = (Claims::default(), Target::new("a"));
+        claims.begin(&target, claim("web"));
+        claims.end(&target, claim("web"), true);
+        assert!(claims.begin_staying(&target) && !claims.begin_staying(&target));
+        assert!(claims.is_maker(&target) && !claims.begin_staying(&target));
+        claims.take_all(true);
+        assert!(!claims.is_maker(&target));
+        assert!(claims.begin_staying(&target), "for what is made next");
     }
 
     #[test]

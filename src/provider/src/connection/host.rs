@@ -8,7 +8,7 @@ use std::{
 use protocol::message::{Answer, Request};
 use tokio::{
     sync::Mutex,
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 
 use super::{
@@ -26,6 +26,9 @@ const ERROR_STANDS: Duration = Duration::from_secs(30);
 
 /// How long a name that can't be looked up is tried: its record may be as new as the host. A typo is not waited for.
 const NAME_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The pause between attempts to make a connection again that nobody waits for.
+const RENEWED_AFTER: Duration = Duration::from_secs(1);
 
 /// The first and the longest pause between attempts to reach a booting host.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
@@ -88,16 +91,7 @@ impl Slot {
             return Err(error.clone());
         }
         match self.connect(target, asked + wait.unwrap_or_default()).await {
-            Ok(link) => {
-                let link = Arc::new(link);
-                *self.welcome.lock().unwrap_or_else(PoisonError::into_inner) =
-                    link.welcome().clone();
-                *state = State {
-                    link: Some(Arc::clone(&link)),
-                    failed: None,
-                };
-                Ok(link)
-            }
+            Ok(link) => Ok(self.take(&mut state, link)),
             Err(error) => {
                 *state = State {
                     link: None,
@@ -105,6 +99,41 @@ impl Slot {
                 };
                 Err(error)
             }
+        }
+    }
+
+    fn take(&self, state: &mut State, link: Link) -> Arc<Link> {
+        let link = Arc::new(link);
+        *self.welcome.lock().unwrap_or_else(PoisonError::into_inner) = link.welcome().clone();
+        *state = State {
+            link: Some(Arc::clone(&link)),
+            failed: None,
+        };
+        link
+    }
+
+    /// Waits until there is no connection, or no more is to be made; whether there may be another.
+    async fn dropped(&self) -> bool {
+        let link = self.state.lock().await.link.clone();
+        let ended = link.map(|link| link.ended());
+        let closed = &self.connector.closed;
+        if let Some(ended) = ended {
+            closed.run_until_cancelled(ended).await;
+        }
+        !closed.is_cancelled()
+    }
+
+    /// Connects once, where nobody else does. That it fails is no answer to anybody who asks for something.
+    async fn renew(&self, target: &Target) {
+        let Ok(mut state) = self.state.try_lock() else {
+            return;
+        };
+        if state.link.as_ref().is_some_and(|link| link.is_alive()) {
+            return;
+        }
+        match self.connect(target, Instant::now()).await {
+            Ok(link) => drop(self.take(&mut state, link)),
+            Err(error) => tracing::info!(%error, "the connection could not be made again yet"),
         }
     }
 
@@ -190,6 +219,15 @@ impl Host {
     pub fn welcome(&self) -> Welcome {
         let welcome = self.slot.welcome.lock();
         welcome.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes a connection that drops again at once, for as long as it is wanted: the host takes who is not connected for
+    /// dead.
+    pub async fn stay(&self, is_wanted: impl Fn() -> bool) {
+        while self.slot.dropped().await && is_wanted() {
+            self.slot.renew(&self.target).await;
+            sleep(RENEWED_AFTER).await;
+        }
     }
 
     /// Asks the agent, and waits for its answer. Many calls may be in flight at once.

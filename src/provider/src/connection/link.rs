@@ -204,6 +204,14 @@ impl Link {
         self.shared.ended.borrow().is_none() && !self.shared.wake.is_closing()
     }
 
+    /// Ends when the connection has; it keeps none from ending with its last owner.
+    pub(super) fn ended(&self) -> impl Future<Output = ()> + use<> {
+        let mut ended = self.shared.ended.subscribe();
+        async move {
+            let _ = ended.wait_for(Option::is_some).await;
+        }
+    }
+
     pub(super) fn welcome(&self) -> &Welcome {
         &self.welcome
     }
@@ -215,8 +223,7 @@ impl Link {
     /// Ends the connection in good order, and waits until that is done.
     pub(super) async fn close(&self) {
         self.shared.wake.close();
-        let mut ended = self.shared.ended.subscribe();
-        let _ = ended.wait_for(Option::is_some).await;
+        self.ended().await;
     }
 
     /// Asks the agent, and waits for its answer.

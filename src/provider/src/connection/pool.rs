@@ -80,6 +80,11 @@ impl Pool {
         Ok(Host::new(target, slot))
     }
 
+    /// The host, whether it is connected or not.
+    pub fn at_hand(&self, target: &Target) -> Host {
+        Host::new(target, self.slot(target))
+    }
+
     /// The host over a new TCP and SSH connection of its own, which ends with the last clone of the
     /// result: [`protocol::message::Request::Confirm`] needs one newer than the change.
     pub async fn new_connection(&self, target: &Target) -> Result<Host, ConnectionError> {

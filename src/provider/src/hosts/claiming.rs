@@ -31,8 +31,26 @@ impl Hosts {
     }
 
     /// Notes whether Terraform gets a state of the object that it asked to be created.
-    pub fn end_create(&self, target: &Target, key: ObjectKey, token: OwnerToken, has_state: bool) {
+    pub fn end_create(
+        self: &Arc<Self>,
+        target: &Target,
+        key: ObjectKey,
+        token: OwnerToken,
+        has_state: bool,
+    ) {
         self.claims.end(target, (key, token), has_state);
+        if has_state && self.claims.begin_staying(target) {
+            tokio::spawn(Arc::clone(self).stay_connected(target.clone()));
+        }
+    }
+
+    /// While a host has something of this process that no state is known to hold yet, another run would take it for one
+    /// that a killed run has left as soon as the connection dropped.
+    async fn stay_connected(self: Arc<Self>, target: Target) {
+        if let Some(pool) = self.pool.get() {
+            let host = pool.at_hand(&target);
+            host.stay(|| self.claims.is_maker(&target)).await;
+        }
     }
 
     /// Tells the host, in the background, that a state holds this object.

@@ -3,7 +3,10 @@
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -182,6 +185,40 @@ async fn a_connection_cut_between_requests_is_made_again() {
     let seen = host.call(look).await.unwrap();
     assert!(matches!(seen, Answer::Snapshot(_)), "{seen:?}");
     assert_eq!(wire.connections.load(Ordering::SeqCst), 4);
+}
+
+#[tokio::test]
+async fn whoever_stays_is_connected_again_without_being_asked() {
+    let server = Server::new();
+    let wire = Wire::to(&server);
+    let target = Target {
+        port: wire.port,
+        ..server.target()
+    };
+    let pool = server.pool(server.credentials());
+    let host = pool.get(&target, None).await.unwrap();
+    let is_wanted = AtomicBool::new(true);
+    let staying = host.stay(|| is_wanted.load(Ordering::SeqCst));
+    let connected = async |number| {
+        while wire.connections.load(Ordering::SeqCst) < number {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let dropped = async {
+        for number in 2..4 {
+            wire.cut();
+            connected(number).await;
+        }
+        // The last one is made before it is cut.
+        assert_eq!(host.call(ask("x")).await.unwrap(), Answer::Removed);
+        is_wanted.store(false, Ordering::SeqCst);
+        wire.cut();
+    };
+    let both = async { tokio::join!(staying, dropped) };
+    tokio::time::timeout(Duration::from_secs(30), both)
+        .await
+        .unwrap();
+    assert_eq!(wire.connections.load(Ordering::SeqCst), 3);
 }
 
 #[tokio::test]
