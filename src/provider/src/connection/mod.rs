@@ -8,13 +8,14 @@
 //! - [`known_hosts`], `trust`: whom to believe.
 //! - `transport`, `session`, `authentication`: TCP, bastions and SSH up to a logged-in session.
 //! - `install`, `embedded`: the agent's way onto the host.
-//! - `wire`, `worker`, `link`, `upload`: frames, the thread that moves them, the async end of it.
+//! - `wire`, `harmless`, `worker`, `link`, `upload`: frames, the thread that moves them, the async end of it.
 
 mod authentication;
 mod call;
 pub mod credentials;
 mod embedded;
 mod error;
+mod harmless;
 mod host;
 mod install;
 pub mod known_hosts;

@@ -185,7 +185,15 @@ async fn what_was_rolled_back_is_not_claimed() {
     let planned = host(&server.target(), "undone", "30s");
     let (partial, diagnostics) = failed(create(&resource, planned, &context).await);
     assert!(partial.is_none(), "{diagnostics}");
-    assert!(diagnostics.to_string().contains("rolled back"));
+    let text = diagnostics.to_string();
+    assert!(
+        text.contains("rolled back") && text.contains("isolation true -> "),
+        "{text}"
+    );
+    assert!(
+        !text.contains('\x1b'),
+        "the host's words reach the terminal: {text:?}"
+    );
     hosts.shut_down().await;
     assert_eq!(claimed(&server), "");
 }
