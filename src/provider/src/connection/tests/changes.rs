@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// A provider that is configured for this server, and what stops it.
-fn provider(server: &Server, credentials: Credentials) -> (Arc<Hosts>, Context) {
+pub(super) fn provider(server: &Server, credentials: Credentials) -> (Arc<Hosts>, Context) {
     let hosts = Hosts::new("0123456789abcdef0123456789abcdef".parse().unwrap());
     let context = Context::new(CancellationToken::new());
     hosts.connect_with(server.pool(credentials), &context);
@@ -39,8 +39,12 @@ fn provider(server: &Server, credentials: Credentials) -> (Arc<Hosts>, Context) 
 }
 
 /// An image whose name tells the stand-in what to do.
-fn image(target: &Target, name: &str) -> Image {
-    let desired = Desired::Image(desired::Image {
+pub(super) fn image(target: &Target, name: &str) -> Image {
+    model::<ImageResource>(target, desired_image(name))
+}
+
+pub(super) fn desired_image(name: &str) -> Desired {
+    Desired::Image(desired::Image {
         name: name.parse().unwrap(),
         source: desired::ImageSource::Tarball(desired::Tarball {
             location: desired::TarballLocation::Path("a".into()),
@@ -48,8 +52,7 @@ fn image(target: &Target, name: &str) -> Image {
         }),
         customize: None,
         timeouts: None,
-    });
-    model::<ImageResource>(target, desired)
+    })
 }
 
 /// A host whose bridge tells the stand-in what to do.

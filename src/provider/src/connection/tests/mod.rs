@@ -4,5 +4,6 @@ mod changes;
 mod errors;
 mod fake_agent;
 mod keys;
+mod lost;
 mod requests;
 mod server;
