@@ -7,3 +7,4 @@ mod keys;
 mod lost;
 mod requests;
 mod server;
+mod silent_agent;
