@@ -69,13 +69,13 @@ fn live_changes(site: &Shared) -> Result<()> {
     let start = started(lab)?;
     let plan = reconfigure(
         site,
-        "  cpus = 1.5\n  memory = \"512M\"\n  memory_swap = \"1G\"\n  tasks = 500\n  \
+        "  cpus = 0.3\n  memory = \"512M\"\n  memory_swap = \"1G\"\n  tasks = 500\n  \
          ssh_authorized_keys = [\"ssh-ed25519 AAAA alice\"]\n  dns_servers = [\"192.0.2.53\", \"2001:db8::53\"]\n  \
          labels = { team = \"blue\" }",
     )?;
     ensure!(!plan.contains("Warning"), "a live change warns:\n{plan}");
     ensure!(started(lab)? == start, "a live change restarted the guest");
-    ensure!(property(lab, "CPUQuotaPerSecUSec")?.starts_with("1.5"));
+    ensure!(property(lab, "CPUQuotaPerSecUSec")?.starts_with("300ms"));
     ensure!(property(lab, "MemoryMax")? == (512 << 20).to_string());
     ensure!(property(lab, "MemorySwapMax")? == (1_u64 << 30).to_string());
     ensure!(property(lab, "TasksMax")? == "500");

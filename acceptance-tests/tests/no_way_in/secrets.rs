@@ -109,6 +109,35 @@ impl Runs {
         self.with_key(&right.replace("BEGIN", "BEGUN"), PASSPHRASE);
         self.run("a key that is none", &["plan", "-input=false"], false)?;
         self.with_key(right, PASSPHRASE);
+        self.misplace(lab, right)
+    }
+
+    /// Runs with the key where something else is wanted.
+    fn misplace(&mut self, lab: &Lab, key: &str) -> Result<()> {
+        let arguments = ["plan", "-input=false"];
+        let plain = secretive(lab, "")?;
+        let pinned = format!(
+            "  host_key = file(\"{}\")\n  address = ",
+            lab.folder().join("right").display()
+        );
+        for (what, wanted, misplaced) in [
+            ("a key as a host's key", "  address = ", pinned.as_str()),
+            (
+                "a key as its path",
+                "  private_key = ",
+                "  private_key_file = ",
+            ),
+        ] {
+            ensure!(plain.contains(wanted), "{plain}");
+            self.terraform
+                .configure(&plain.replacen(wanted, misplaced, 1))?;
+            self.run(what, &arguments, false)?;
+        }
+        self.terraform.configure(&plain)?;
+        let variable = "NSPAWN_SSH_PRIVATE_KEY_FILE";
+        self.terraform.set_environment(variable, key);
+        self.run("a key as its path in the environment", &arguments, false)?;
+        self.terraform.set_environment(variable, "");
         Ok(())
     }
 }

@@ -14,6 +14,7 @@ mod fixture;
 pub mod host_reference;
 pub mod hosts;
 pub mod id;
+pub mod marks;
 pub mod planned;
 pub mod provider;
 mod random;

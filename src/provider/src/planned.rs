@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    mem::discriminant,
     sync::{Mutex, PoisonError},
 };
 
@@ -10,6 +11,7 @@ use protocol::desired::ObjectKey;
 
 use crate::{
     connection::{Identity, Target},
+    marks::Marks,
     resources::Private,
 };
 
@@ -68,18 +70,27 @@ impl Planned {
     ///
     /// Terraform hands what the plan of a create says to the destroy of the object that it replaces, which
     /// needs the token. The plan gets it from the replacement's first half, under whatever name that was;
-    /// but of a tainted object it gets nothing, and finds what was read under the same name.
+    /// but of a tainted object it gets nothing, and finds what was read under the same name. A tainted one that gets
+    /// another name is any of those that were read.
     pub fn replaced(&self, target: &Target, key: &ObjectKey, handed: Private) -> Private {
         if handed.token.is_some() {
             return handed;
         }
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         let host = target.identity();
-        let refreshed = objects.read.keys().any(|(read, _)| *read == host);
+        let on_host = || objects.read.iter().filter(|((read, _), _)| *read == host);
+        let of_kind = on_host().filter(|((_, read), _)| discriminant(read) == discriminant(key));
+        // One that is being imported has its former token still.
+        let marks = Marks::of(of_kind.flat_map(|((_, key), private)| {
+            let tokens = private.token.iter().chain(&private.taken_from);
+            tokens.map(move |token| (key, token))
+        }));
+        let refreshed = on_host().next().is_some();
         let read = objects.read.get(&(host, key.clone())).cloned();
         Private {
             refreshed,
             read_of: read.is_some().then(|| key.clone()),
+            marks,
             ..read.unwrap_or_default()
         }
     }
@@ -112,6 +123,7 @@ mod tests {
         let known = Private {
             refreshed: true,
             read_of: Some(key.clone()),
+            marks: Marks::of([(&key, &crate::fixture::token('a'))].into_iter()),
             ..private
         };
         assert_eq!(replaced("a", &key), known);
@@ -128,6 +140,34 @@ mod tests {
             Private::default(),
             "nobody has looked there"
         );
+    }
+
+    #[test]
+    fn the_replacement_of_a_tainted_object_under_another_name_knows_what_was_read() {
+        let planned = Planned::default();
+        let address = |last: u8| ObjectKey::Address(format!("203.0.113.{last}"));
+        let private = |own, former: Option<char>| Private {
+            token: Some(crate::fixture::token(own)),
+            taken_from: former.map(crate::fixture::token),
+            ..Private::default()
+        };
+        planned.read(&host("a"), address(2), private('a', None));
+        planned.read(&host("a"), address(3), private('b', Some('c')));
+        planned.read(&host("a"), ObjectKey::Host, private('d', None));
+        planned.read(&host("b"), address(4), private('e', None));
+        let replaced = planned.replaced(&host("a"), &address(9), Private::default());
+        assert!(replaced.token.is_none() && replaced.read_of.is_none() && replaced.refreshed);
+        for (key, token, is_known) in [
+            (address(2), 'a', true),
+            (address(3), 'b', true),
+            (address(3), 'c', true),
+            (address(2), 'b', false),
+            (ObjectKey::Host, 'd', false),
+            (address(4), 'e', false),
+        ] {
+            let found = replaced.marks.contain(&key, &crate::fixture::token(token));
+            assert_eq!(found, is_known, "{key} {token}");
+        }
     }
 
     #[test]

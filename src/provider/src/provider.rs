@@ -3,7 +3,10 @@
 use std::{env, fmt::Display, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use protocol::{secret, text::TimeSpan};
-use tfplugin::{Attr, Context, Diagnostic, Diagnostics, Parsed, Provider, Secret, Server};
+use tfplugin::{
+    Attr, Context, Diagnostic, Diagnostics, Parsed, Path, Provider, Secret, Server,
+    schema::{NOT_SHOWN, may_be_a_key, tells_a_key},
+};
 
 use crate::{
     connection::{Credentials, HostKeyChecking, Pool},
@@ -174,21 +177,50 @@ impl<E: Fn(&str) -> Option<String>> Given<E> {
             return value.into_known();
         }
         let text = (self.environment)(variable).filter(|text| !text.is_empty())?;
-        text.parse()
-            .map_err(|error| {
-                let detail = format!(
-                    "The environment variable {variable}, which stands in for {attribute}: {error}."
-                );
-                // Not at the attribute: there is no line of the configuration to show.
-                let summary = format!("Invalid value in {variable}");
-                self.problems.push(Diagnostic::error(summary, detail));
+        let parsed = text.parse().map_err(|error: T::Err| error.to_string());
+        parsed
+            .map_err(|reason| {
+                let is_told = tells_a_key(&reason, &text);
+                let reason = if is_told { NOT_SHOWN } else { &reason };
+                self.refuse(attribute, variable, reason);
             })
             .ok()
     }
 
     fn file(&mut self, value: &Attr<String>, attribute: &str, variable: &str) -> Option<PathBuf> {
-        self.get(value.clone(), attribute, variable)
-            .map(PathBuf::from)
+        let path = self.get(value.clone(), attribute, variable)?;
+        // What reads the file tells its path.
+        if !may_be_a_key(&path) {
+            return Some(PathBuf::from(path));
+        }
+        let place = if value.is_null() { variable } else { attribute };
+        let text = place.trim_end_matches("_file").trim_end_matches("_FILE");
+        let instead = if attribute == "private_key_file" {
+            format!("; the text of a key belongs into {text}")
+        } else {
+            String::new()
+        };
+        let reason = format!(
+            "{place} is the path of a file, which has no line end, and not its text{instead}"
+        );
+        if value.is_null() {
+            self.refuse(attribute, variable, &reason);
+        } else {
+            let path = Path::root().then(attribute);
+            let summary = "Text in place of a path";
+            self.problems
+                .push(Diagnostic::error_at(path, summary, reason + "."));
+        }
+        None
+    }
+
+    /// Not at the attribute: there is no line of the configuration to show.
+    fn refuse(&mut self, attribute: &str, variable: &str, reason: &str) {
+        let detail = format!(
+            "The environment variable {variable}, which stands in for {attribute}: {reason}."
+        );
+        let summary = format!("Invalid value in {variable}");
+        self.problems.push(Diagnostic::error(summary, detail));
     }
 }
 
@@ -257,6 +289,38 @@ mod tests {
         assert_eq!(credentials.keepalive_interval, Duration::from_secs(3));
         assert_eq!(credentials.host_key_checking, HostKeyChecking::AcceptNew);
         assert!(!credentials.agent);
+    }
+
+    #[test]
+    fn a_private_key_in_place_of_a_path_is_not_told() {
+        let key = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEA\n";
+        let of = |config: &Config, variable: &'static str| {
+            let environment = |name: &str| (name == variable).then(|| key.to_owned());
+            let error = credentials(config, environment).unwrap_err().to_string();
+            assert!(!error.contains("b3BlbnNzaC1"), "{error}");
+            error
+        };
+        let config = Config {
+            private_key_file: key.into(),
+            known_hosts_file: key.into(),
+            ..Config::default()
+        };
+        let error = of(&config, "");
+        assert!(
+            error.contains("the text of a key belongs into private_key."),
+            "{error}"
+        );
+        assert!(
+            error.contains("known_hosts_file is the path of a file"),
+            "{error}"
+        );
+        let error = of(&Config::default(), "NSPAWN_SSH_PRIVATE_KEY_FILE");
+        assert!(
+            error.contains("belongs into NSPAWN_SSH_PRIVATE_KEY."),
+            "{error}"
+        );
+        of(&Config::default(), "NSPAWN_SSH_HOST_KEY_CHECKING");
+        of(&Config::default(), "NSPAWN_SSH_CONNECT_TIMEOUT");
     }
 
     #[test]

@@ -11,9 +11,19 @@ use sha2::{Digest as _, Sha256};
 /// A text that pins no host key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a host key: write an OpenSSH public key line such as \"ssh-ed25519 AAAAC3…\", or a fingerprint such as \"SHA256:…\" (43 characters, as ssh-keygen -l shows it)"
+    "{} is not a host key: write an OpenSSH public key line such as \"ssh-ed25519 AAAAC3…\", or a fingerprint such as \"SHA256:…\" (43 characters, as ssh-keygen -l shows it)",
+    shown(.0)
 )]
 pub struct InvalidHostKey(pub String);
+
+/// The text, unless it may be a private key that landed here by mistake.
+fn shown(text: &str) -> String {
+    if text.contains(['\n', '\r']) || text.contains("PRIVATE KEY") {
+        "this text, which may be secret and is not shown,".to_owned()
+    } else {
+        format!("{text:?}")
+    }
+}
 
 /// A public key as it crosses the wire. RFC 4253 6.6
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -164,6 +174,20 @@ mod tests {
                 text.parse::<HostKey>(),
                 Err(InvalidHostKey(text.to_owned()))
             );
+        }
+    }
+
+    #[test]
+    fn a_private_key_is_not_shown() {
+        for (text, is_shown) in [
+            ("-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNz\n", false),
+            ("-----BEGIN PRIVATE KEY-----b3BlbnNz", false),
+            ("b3BlbnNz\r\n", false),
+            ("MD5:b3BlbnNz", true),
+        ] {
+            let error = text.parse::<HostKey>().unwrap_err().to_string();
+            assert_eq!(error.contains("b3BlbnNz"), is_shown, "{error}");
+            assert!(error.contains("is not a host key: write"), "{error}");
         }
     }
 

@@ -11,6 +11,9 @@ const LONGEST_VALUE: usize = 16 * 1024;
 /// How many lines a user may add.
 const MOST_VALUES: usize = 1024;
 
+/// What they may have in all, as for any list: a container has to fit into one request. Bytes.
+const LONGEST_SETTINGS: usize = 512 * 1024;
+
 /// What the agent writes itself, and which attribute or resource governs it.
 const OWN: [(&str, &str, &str); 13] = [
     ("Exec", "Boot", "a container always boots"),
@@ -58,7 +61,7 @@ pub type Settings = BTreeMap<String, BTreeMap<String, Vec<String>>>;
 /// Checks sections, keys and values that a user adds.
 ///
 /// # Errors
-/// When one is none, is the provider's own, or would be more than one line in the file.
+/// When one is none, is the provider's own, or would be more than one line in the file; or when they are too many.
 pub fn check(settings: &Settings) -> Result<(), String> {
     for (section, keys) in settings {
         if !SECTIONS.contains(&section.as_str()) {
@@ -76,13 +79,18 @@ pub fn check(settings: &Settings) -> Result<(), String> {
             }
         }
     }
-    let count: usize = settings
-        .values()
-        .flat_map(BTreeMap::values)
-        .map(Vec::len)
-        .sum();
+    let keys = || settings.values().flatten();
+    let count: usize = keys().map(|(_, values)| values.len()).sum();
     if count > MOST_VALUES {
         return Err(format!("{count} settings are more than {MOST_VALUES}"));
+    }
+    let lengths =
+        keys().flat_map(|(key, values)| values.iter().map(String::len).chain([key.len()]));
+    let length: usize = lengths.sum();
+    if length > LONGEST_SETTINGS {
+        return Err(format!(
+            "{length} bytes in all are more than {LONGEST_SETTINGS}"
+        ));
     }
     Ok(())
 }
@@ -206,6 +214,22 @@ mod tests {
             BTreeMap::from([("Environment".into(), many)]),
         )]);
         assert!(check(&many).is_err());
+    }
+
+    #[test]
+    fn settings_that_would_not_fit_into_one_request_are_refused() {
+        let with = |keys: &[String], values: usize| {
+            let values = vec!["a".repeat(LONGEST_VALUE); values];
+            let keys = keys.iter().map(|key| (key.clone(), values.clone()));
+            check(&BTreeMap::from([("Exec".into(), keys.collect())]))
+        };
+        let fitting = LONGEST_SETTINGS / LONGEST_VALUE - 1;
+        assert_eq!(with(&["Environment".into()], fitting), Ok(()));
+        let error = with(&["Environment".into()], fitting + 1).unwrap_err();
+        assert!(error.contains("bytes in all"), "{error}");
+        // A key may stand there without a value.
+        let keys: Vec<_> = (0..10_000).map(|number| format!("{number:064}")).collect();
+        assert!(with(&keys, 0).is_err());
     }
 
     #[test]

@@ -98,7 +98,7 @@ resource "notes_note" "a" {
   text        = "one"
   shelf       = notes_shelf.s
   size        = "2K"
-  labels      = { plain = {}, heavy = { color = "blue", weight = 1.5 } }
+  labels      = { plain = {}, heavy = { color = "blue", weight = 0.3 } }
   pages       = [{}, { stamp = "mine" }]
   lines       = ["x", notes_shelf.s.id]
   sections    = { Network = { Port = ["1", "2"] } }

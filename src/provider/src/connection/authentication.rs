@@ -1,7 +1,7 @@
 //! Logging in with keys, and saying what was tried when none is taken.
 
 use std::{
-    fs, io,
+    env, fs, io,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -15,6 +15,7 @@ use super::{
     error::{ConnectionError, ConnectionErrorKind},
     host_key::PublicKey,
     session::{Ssh, StepError},
+    ssh_agent,
     ssh_config::Hop,
 };
 
@@ -143,6 +144,9 @@ impl Attempt<'_> {
 
     /// Tries all keys of the SSH agent. True when logged in.
     fn agent(&mut self) -> Result<bool, ConnectionError> {
+        if !self.agent_answers()? {
+            return Ok(false);
+        }
         let mut agent = match self.ssh.session.agent() {
             Ok(agent) => agent,
             Err(error) => {
@@ -190,6 +194,29 @@ impl Attempt<'_> {
             }
         }
         Ok(false)
+    }
+
+    /// Whether the SSH agent is worth libssh2's question, which nothing ends.
+    fn agent_answers(&mut self) -> Result<bool, ConnectionError> {
+        let socket = self.credentials.agent_socket.clone();
+        let Some(socket) = socket.or_else(|| env::var_os("SSH_AUTH_SOCK").map(PathBuf::from))
+        else {
+            return Ok(true);
+        };
+        match ssh_agent::wait_for_answer(self.ssh, &socket, self.deadline()) {
+            Err(error @ StepError::Timeout) => {
+                let label = format!(
+                    "the SSH agent (asking the SSH agent at {}, which SSH_AUTH_SOCK names: {error})",
+                    socket.display()
+                );
+                tracing::warn!(host = self.hop.label, "going on without {label}");
+                self.tried.push(label);
+                Ok(false)
+            }
+            Err(error @ StepError::Stopped) => Err(self.lost(&error)),
+            // What else is wrong with it libssh2 says.
+            Ok(()) | Err(_) => Ok(true),
+        }
     }
 
     fn unusable(&self, label: &str, reason: &str) -> ConnectionError {

@@ -102,7 +102,8 @@ impl ConnectionError {
 
     #[must_use]
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        // It may name the key that a server has shown.
+        self.help = Some(texts::printable(&help.into()));
         self
     }
 }

@@ -2,8 +2,6 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use protocol::frame::{MAGIC, NOISE_LIMIT};
-
 use super::{
     embedded::Agent,
     error::{ConnectionError, ConnectionErrorKind},
@@ -18,9 +16,6 @@ pub(super) const FOLDER: &str = "/usr/local/lib/nspawn-agent";
 pub(super) const START_TIMEOUT: Duration = Duration::from_mins(3);
 
 const DOING: &str = "starting the agent";
-
-/// What the script's own lines on stdout begin with; a login shell prints no zero bytes.
-const MARKER: &[u8] = b"\0nspawn-agent install ";
 
 /// How much noise an error shows. Bytes.
 const SHOWN_NOISE: usize = 1024;
@@ -84,52 +79,6 @@ fn upload() -> [String; 10] {
     ];
     let limit = START_TIMEOUT.as_secs().to_string();
     steps.map(|step| step.replace("LIMIT", &limit))
-}
-
-/// What the script has come to.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Progress<'a> {
-    /// Nothing that we know yet.
-    Waiting,
-    /// It wants the program for this architecture; so many bytes are dealt with.
-    Need { architecture: &'a str, taken: usize },
-    /// It gave up: a word, and more about it.
-    Failed(&'a str),
-    /// The agent speaks; its frames begin at this byte.
-    Serving(usize),
-    /// This can't be the script.
-    Noise,
-}
-
-/// Reads what the host has printed so far.
-pub(super) fn progress(output: &[u8]) -> Progress<'_> {
-    if let Some(at) = find(output, MAGIC) {
-        return Progress::Serving(at + MAGIC.len());
-    }
-    if let Some(at) = find(output, MARKER) {
-        let rest = &output[at + MARKER.len()..];
-        let Some(end) = find(rest, b"\n") else {
-            return Progress::Waiting;
-        };
-        let line = str::from_utf8(&rest[..end]).unwrap_or_default();
-        return match line.split_once(' ') {
-            Some(("need", architecture)) => Progress::Need {
-                architecture,
-                taken: at + MARKER.len() + end + 1,
-            },
-            Some(("fail", reason)) => Progress::Failed(reason),
-            _ => Progress::Noise,
-        };
-    }
-    if output.len() > NOISE_LIMIT {
-        Progress::Noise
-    } else {
-        Progress::Waiting
-    }
-}
-
-fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
-    bytes.windows(what.len()).position(|window| window == what)
 }
 
 /// The script's own reason, in words. `stderr` is what the programs that it ran said.
@@ -287,32 +236,6 @@ mod tests {
     }
 
     #[test]
-    fn output_is_understood_past_noise() {
-        let need = b"Welcome!\n\0nspawn-agent install need x86_64\n";
-        for (output, expected) in [
-            (&b""[..], Progress::Waiting),
-            (b"motd\n", Progress::Waiting),
-            (b"\0nspawn-agent install need x8", Progress::Waiting),
-            (
-                need,
-                Progress::Need {
-                    architecture: "x86_64",
-                    taken: need.len(),
-                },
-            ),
-            (
-                b"\0nspawn-agent install fail root admin\n",
-                Progress::Failed("root admin"),
-            ),
-            (b"\0nspawn-agent install what\n", Progress::Noise),
-            (b"motd\n\0nspawn-agent serve 1\nrest", Progress::Serving(27)),
-        ] {
-            assert_eq!(progress(output), expected);
-        }
-        assert_eq!(progress(&vec![b'y'; NOISE_LIMIT + 1]), Progress::Noise);
-    }
-
-    #[test]
     fn what_sudo_says_becomes_what_to_change() {
         use ConnectionErrorKind::{Install, Shell, Sudo};
         for (stderr, kind, help) in [
@@ -354,8 +277,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_output_is_dealt_with(output: Vec<u8>) {
-            let _ = progress(&output);
+        fn any_output_is_shown(output: Vec<u8>) {
             let _ = noise("host", &output);
         }
     }

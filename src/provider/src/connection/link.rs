@@ -26,7 +26,7 @@ use super::{
     host_key::PublicKey,
     pool::Connector,
     target::Target,
-    upload::{Upload, next_piece},
+    upload::{Outgoing, Upload, next_piece},
     wake::Wake,
     wire,
     worker::{self, Job},
@@ -82,7 +82,7 @@ impl Shared {
 pub(super) struct Link {
     host: String,
     shared: Arc<Shared>,
-    outgoing: thread_channel::Sender<Vec<u8>>,
+    outgoing: thread_channel::Sender<Outgoing>,
     next_id: AtomicU32,
     server_key: PublicKey,
     welcome: Welcome,
@@ -248,12 +248,15 @@ impl Link {
         flight.land(call, deadline).await
     }
 
-    fn send(&self, bytes: Result<Vec<u8>, wire::WireError>) -> Result<(), ConnectionError> {
+    fn send(
+        &self,
+        bytes: Result<impl Into<Outgoing>, wire::WireError>,
+    ) -> Result<(), ConnectionError> {
         let bytes = bytes.map_err(|error| {
             let kind = ConnectionErrorKind::Protocol;
             ConnectionError::new(kind, &self.host, "asking the agent", error.to_string())
         })?;
-        self.outgoing.send(bytes).map_err(|_| self.lost())?;
+        self.outgoing.send(bytes.into()).map_err(|_| self.lost())?;
         self.shared.wake.notify();
         Ok(())
     }
@@ -338,9 +341,10 @@ impl Flight<'_> {
                     Some(Event::WantData) => upload = Some(Upload::open(call.upload.as_deref()).await?),
                 },
                 piece = next_piece(upload.as_mut()) => {
-                    let piece = piece?;
+                    let (piece, place) = piece?;
                     fault::point(|| "before: send a piece of a file");
-                    self.link.send(wire::data(self.id, piece))?;
+                    let frame = wire::data(self.id, piece);
+                    self.link.send(frame.map(|bytes| Outgoing::piece(bytes, place)))?;
                 }
                 () = call.cancellation.cancelled(), if !self.cancelled => self.cancel(),
                 () = sleep_until(deadline) => {

@@ -6,21 +6,24 @@
 //!
 //! - [`target`], [`credentials`], [`host_key`], `ssh_config`: whom to reach, and with what.
 //! - [`known_hosts`], `trust`: whom to believe.
-//! - `transport`, `session`, `authentication`: TCP, bastions and SSH up to a logged-in session.
-//! - `install`, `embedded`: the agent's way onto the host.
-//! - `wire`, `worker`, `link`, `upload`: frames, the thread that moves them, the async end of it.
+//! - `transport`, `session`, `authentication`, `ssh_agent`: TCP, bastions and SSH up to a logged-in session.
+//! - `install`, `embedded`, `output`: the agent's way onto the host.
+//! - `wire`, `harmless`, `worker`, `link`, `upload`: frames, the thread that moves them, the async end of it.
 
 mod authentication;
 mod call;
 pub mod credentials;
 mod embedded;
 mod error;
+mod harmless;
 mod host;
 mod install;
 pub mod known_hosts;
 mod link;
+mod output;
 mod pool;
 mod session;
+mod ssh_agent;
 mod ssh_config;
 pub mod target;
 #[cfg(test)]

@@ -211,6 +211,39 @@ impl Ssh {
         Ok(())
     }
 
+    /// Waits for an answer of something else than the host, without a look at the session.
+    pub(super) fn wait_for(
+        &self,
+        descriptor: Option<&OwnedFd>,
+        deadline: Instant,
+    ) -> Result<(), StepError> {
+        loop {
+            if self.wake.is_closing() {
+                return Err(StepError::Stopped);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(StepError::Timeout);
+            }
+            let left = Timespec::try_from(left).map_err(|_| StepError::Timeout)?;
+            let mut descriptors = vec![PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN)];
+            descriptors.extend(descriptor.map(|other| PollFd::new(other, PollFlags::IN)));
+            match poll(&mut descriptors, Some(&left)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(StepError::Poll(error)),
+            }
+            if !descriptors[0].revents().is_empty() {
+                self.wake.take();
+            }
+            if descriptors[1..]
+                .iter()
+                .any(|other| !other.revents().is_empty())
+            {
+                return Ok(());
+            }
+        }
+    }
+
     /// Asks a silent host whether it is there, and says when to ask again.
     pub(super) fn keep_alive(&mut self) -> Result<Instant, StepError> {
         let silence = self.heard.elapsed();

@@ -1,11 +1,11 @@
 //! Frames, out of and into bytes.
 
 use protocol::{
-    Failure,
     frame::{FrameKind, HEADER_LENGTH, Header, InvalidFrame, REQUEST_LIMIT},
-    message::{Answer, Event, Request},
-    observed::{Object, Observed},
+    message::{Event, Request},
 };
+
+use super::harmless::harmless;
 
 /// Bytes of the agent that make no sense.
 #[derive(Debug, thiserror::Error)]
@@ -75,130 +75,16 @@ impl Decoder {
         if header.kind != FrameKind::Message {
             return Err(WireError::Kind);
         }
-        let event = printable(serde_json::from_slice(payload)?);
+        let event = harmless(serde_json::from_slice(payload)?);
         self.taken += HEADER_LENGTH + header.length;
         Ok(Some((header.id, event)))
     }
 }
 
-/// What is shown to a person may come from a guest, by way of the journal or a program's complaint.
-fn printable(event: Event) -> Event {
-    match event {
-        Event::Progress(line) => Event::Progress(texts::printable(&line)),
-        Event::Done(Err(failure)) => Event::Done(Err(printable_failure(failure))),
-        Event::Done(Ok(answer)) => Event::Done(Ok(printable_answer(answer))),
-        other => other,
-    }
-}
-
-fn printable_answer(mut answer: Answer) -> Answer {
-    match &mut answer {
-        Answer::Changed { object, failure } => {
-            match &mut **object {
-                Object::Host(_, host) => make_printable(host),
-                Object::Image(image) => make_printable(image),
-                Object::Container(container) => make_printable(container),
-                Object::Address(address) => make_printable(address),
-            }
-            *failure = failure.take().map(printable_failure);
-        }
-        Answer::Snapshot(snapshot) => {
-            snapshot.host.iter_mut().for_each(make_printable);
-            snapshot.images.values_mut().for_each(make_printable);
-            snapshot.containers.values_mut().for_each(make_printable);
-            snapshot.addresses.values_mut().for_each(make_printable);
-        }
-        _ => {}
-    }
-    answer
-}
-
-fn make_printable<D, S>(observed: &mut Observed<D, S>) {
-    for sentence in &mut observed.drift {
-        *sentence = texts::printable(sentence);
-    }
-}
-
-fn printable_failure(failure: Failure) -> Failure {
-    Failure {
-        message: texts::printable(&failure.message),
-        help: failure.help.map(|help| texts::printable(&help)),
-        ..failure
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use protocol::{
-        FailureKind,
-        desired::{Image, ImageSource, Tarball, TarballLocation},
-        observed::{ImageState, Owner},
-    };
-
     use super::*;
-    use crate::fixture;
     use proptest::prelude::*;
-
-    #[test]
-    fn nothing_that_a_guest_says_steers_the_terminal() {
-        let hostile = "the last lines:\n\x1b]0;owned\x07\x1b[2J";
-        let failure = Failure::new(FailureKind::Command, hostile).help(hostile);
-        let image = Observed {
-            desired: Image {
-                name: "debian".parse().unwrap(),
-                source: ImageSource::Tarball(Tarball {
-                    location: TarballLocation::Path("/tmp/debian.tar".to_owned()),
-                    sha256: "a".repeat(64),
-                }),
-                customize: None,
-                timeouts: None,
-            },
-            owner: Owner {
-                token: fixture::token('a'),
-                claimed: true,
-                holder: None,
-            },
-            state: ImageState {
-                digest: "sha256:0".to_owned(),
-                os: "Debian".to_owned(),
-                size_bytes: 1,
-            },
-            drift: vec![hostile.to_owned()],
-        };
-        let mut snapshot = fixture::snapshot();
-        snapshot
-            .images
-            .insert("debian".parse().unwrap(), image.clone());
-        let changed = Answer::Changed {
-            object: Box::new(Object::Image(image)),
-            failure: None,
-        };
-        for event in [
-            Event::Progress(hostile.to_owned()),
-            Event::Done(Err(failure)),
-            Event::Done(Ok(changed)),
-            Event::Done(Ok(Answer::Snapshot(Box::new(snapshot)))),
-        ] {
-            let mut decoder = Decoder::default();
-            decoder.extend(&event_frame(1, &event));
-            let (_, event) = decoder.next().unwrap().unwrap();
-            let shown = match event {
-                Event::Progress(line) => line,
-                Event::Done(Ok(Answer::Changed { object, .. })) => match *object {
-                    Object::Image(image) => image.drift.concat(),
-                    other => panic!("{other:?}"),
-                },
-                Event::Done(Ok(Answer::Snapshot(snapshot))) => {
-                    let images = snapshot.images.into_values();
-                    images.flat_map(|image| image.drift).collect()
-                }
-                Event::Done(Err(failure)) => failure.message + &failure.help.unwrap(),
-                other => panic!("{other:?}"),
-            };
-            assert!(!shown.contains(['\x1b', '\x07']), "{shown:?}");
-            assert!(shown.contains("lines:\n"), "{shown:?}");
-        }
-    }
 
     fn event_frame(id: u32, event: &Event) -> Vec<u8> {
         frame(FrameKind::Message, id, &serde_json::to_vec(event).unwrap()).unwrap()

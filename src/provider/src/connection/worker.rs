@@ -16,12 +16,14 @@ use super::{
     embedded::Agent,
     error::{ConnectionError, ConnectionErrorKind},
     host_key::PublicKey,
-    install::{self, Progress},
+    install,
     link::Shared,
+    output::{Output, Progress},
     session::{self, LoggedIn, Ssh, StepError},
     ssh_config::{self, Hop},
     target::Target,
     transport::ready,
+    upload::Outgoing,
     wire::{self, Decoder},
 };
 
@@ -41,7 +43,7 @@ pub(super) struct Job {
     pub(super) agents: Arc<[Agent]>,
     pub(super) folder: Arc<str>,
     pub(super) shared: Arc<Shared>,
-    pub(super) outgoing: mpsc::Receiver<Vec<u8>>,
+    pub(super) outgoing: mpsc::Receiver<Outgoing>,
     pub(super) ready: oneshot::Sender<Result<PublicKey, ConnectionError>>,
 }
 
@@ -132,7 +134,7 @@ enum Turn {
 struct Pipe {
     ssh: Ssh,
     channel: Channel,
-    outgoing: VecDeque<Vec<u8>>,
+    outgoing: VecDeque<Outgoing>,
     /// How much of the first of `outgoing` has gone.
     gone: usize,
     stderr: Vec<u8>,
@@ -167,17 +169,17 @@ impl Pipe {
     fn become_agent(&mut self, hop: &Hop, agents: &[Agent]) -> Result<Vec<u8>, ConnectionError> {
         let host = hop.label.as_str();
         let deadline = Instant::now() + install::START_TIMEOUT;
-        let (mut output, mut is_uploaded) = (Vec::new(), false);
+        let (mut output, mut is_uploaded) = (Output::default(), false);
         loop {
             let turn = self
-                .turn(&mut |bytes| output.extend_from_slice(bytes))
+                .turn(&mut |bytes| output.extend(bytes))
                 .map_err(|error| failed(host, &error))?;
-            match install::progress(&output) {
-                Progress::Serving(at) => return Ok(output.split_off(at)),
+            match output.progress() {
+                Progress::Serving(at) => return Ok(output.after(at)),
                 Progress::Failed(reason) => {
                     return Err(install::refusal(host, reason, &self.stderr_text()));
                 }
-                Progress::Noise => return Err(install::noise(host, &output)),
+                Progress::Noise => return Err(install::noise(host, output.bytes())),
                 Progress::Need { .. } if is_uploaded => return Err(install::asks_again(host)),
                 Progress::Need {
                     architecture,
@@ -200,9 +202,9 @@ impl Pipe {
                         "uploading the agent"
                     );
                     fault::point(|| "before: upload the agent");
-                    self.outgoing.push_back(agent.gzip.to_vec());
+                    self.outgoing.push_back(agent.gzip.to_vec().into());
                     is_uploaded = true;
-                    output.drain(..taken);
+                    output.take(taken);
                     continue;
                 }
                 Progress::Waiting => {}
@@ -213,7 +215,7 @@ impl Pipe {
                     host,
                     &hop.user,
                     status,
-                    &output,
+                    output.bytes(),
                     &self.stderr_text(),
                 ));
             }
@@ -221,7 +223,7 @@ impl Pipe {
                 return Err(failed(host, &StepError::Stopped));
             }
             if Instant::now() >= deadline {
-                return Err(install::too_slow(host, &output, &self.stderr_text()));
+                return Err(install::too_slow(host, output.bytes(), &self.stderr_text()));
             }
             if turn == Turn::Idle {
                 self.wait(deadline).map_err(|error| failed(host, &error))?;
@@ -274,7 +276,7 @@ impl Pipe {
 
     fn write(&mut self) -> Result<bool, StepError> {
         let mut moved = false;
-        while let Some(bytes) = self.outgoing.front() {
+        while let Some(Outgoing { bytes, .. }) = self.outgoing.front() {
             match ready(self.channel.write(&bytes[self.gone..]))
                 .map_err(|error| step_error(&error))?
             {
@@ -336,7 +338,7 @@ struct Pump<'a> {
 
 impl Pump<'_> {
     /// Runs until the connection ends; the reason, for those who still wait for an answer.
-    fn run(&mut self, outgoing: &mpsc::Receiver<Vec<u8>>) -> Result<String, StepError> {
+    fn run(&mut self, outgoing: &mpsc::Receiver<Outgoing>) -> Result<String, StepError> {
         let mut beat = Instant::now() + HEARTBEAT;
         loop {
             self.pipe.outgoing.extend(outgoing.try_iter());
@@ -344,7 +346,7 @@ impl Pump<'_> {
                 beat = Instant::now() + HEARTBEAT;
                 if self.pipe.outgoing.is_empty() {
                     let heartbeat = wire::heartbeat().map_err(|error| error.to_string());
-                    self.pipe.outgoing.extend(heartbeat);
+                    self.pipe.outgoing.extend(heartbeat.map(Outgoing::from));
                 }
             }
             let decoder = &mut self.decoder;

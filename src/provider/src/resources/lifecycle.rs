@@ -19,6 +19,7 @@ use crate::{
     connection::Target,
     failure::{diagnostics, failure_diagnostic},
     hosts::{Change, Changed, Fate, same_machine},
+    marks::Marks,
 };
 
 /// Changes the object in place.
@@ -126,6 +127,7 @@ pub async fn read<R: Managed>(
     private = Private {
         refreshed: false,
         read_of: None,
+        marks: Marks::default(),
         ..private.about(&key)
     };
     let limit = R::LIMITS.with(R::timeouts(&model)).read;
@@ -196,7 +198,7 @@ pub async fn delete<R: Managed>(
     private = private.about(&key);
     // Without a look before the plan, what has this name now may be anybody's.
     if private.token.is_none() && private.refreshed {
-        let lost = find_lost(resource, &target, &key).await;
+        let lost = find_lost(resource, &target, &key, &private.marks).await;
         match lost.map_err(|error| diagnostics(&doing, &error, R::PLACE))? {
             Some(found) => private = found,
             None => return Ok(()),

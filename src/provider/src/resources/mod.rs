@@ -69,6 +69,7 @@ use crate::{
     connection::Target,
     failure::Place,
     hosts::{Change, Hosts},
+    marks::Marks,
     random::{self, RandomError},
     timeouts::{Limits, Timeouts},
 };
@@ -93,6 +94,9 @@ pub struct Private {
     pub refreshed: bool,
     /// Of a plan alone: the object that this was read of, when Terraform has not said which one is replaced.
     pub read_of: Option<ObjectKey>,
+    /// Of a plan alone: what was read of the same kind on that host, of which one may be what is replaced.
+    #[serde(skip_serializing_if = "Marks::is_empty")]
+    pub marks: Marks,
 }
 
 /// How a state stands to an object on a host.
@@ -126,6 +130,7 @@ impl Private {
         match &self.read_of {
             Some(read) if read != key => Self {
                 refreshed: self.refreshed,
+                marks: self.marks,
                 ..Self::default()
             },
             _ => self,
@@ -217,10 +222,12 @@ mod tests {
             token: Some(token('a')),
             refreshed: true,
             read_of: Some(ObjectKey::Address("203.0.113.3".into())),
+            marks: Marks::of([(&ObjectKey::Host, &token('b'))].into_iter()),
             ..Private::default()
         };
         let other = read.clone().about(&ObjectKey::Host);
         assert!(other.token.is_none() && other.refreshed);
+        assert_eq!(other.marks, read.marks);
         let same = ObjectKey::Address("203.0.113.3".into());
         assert_eq!(read.clone().about(&same), read);
     }

@@ -1,13 +1,22 @@
 //! By what an object is a state's: its token, how it changes hands, and what to do when it is lost.
 
-use protocol::{Failure, FailureKind, desired::ObjectKey, name::OwnerToken};
+use protocol::{
+    Failure, FailureKind,
+    desired::ObjectKey,
+    name::OwnerToken,
+    observed::{Holder, Owner},
+};
 use tfplugin::Diagnostics;
 
 use super::{
     Managed, Private, Standing,
+    host::when,
     lifecycle::{find, owner_of},
 };
-use crate::connection::{CallError, ConnectionErrorKind, Target};
+use crate::{
+    connection::{CallError, ConnectionErrorKind, Target},
+    marks::Marks,
+};
 
 /// The token by which the host knows the object as this state's.
 pub(super) fn owner<R: Managed>(
@@ -24,11 +33,13 @@ pub(super) fn owner<R: Managed>(
 
 /// What takes over an object of which the state has lost the token: Terraform plans the replacement of a
 /// tainted one, and hands nothing of its prior state to the destroy when the new one has another name.
-/// None when there is nothing left to destroy, or only what this very run has made under that name.
+/// None when there is nothing left to destroy, or only what this very run has made under that name. `read` is what the
+/// plan has seen: whatever has that name since is somebody else's.
 pub(super) async fn find_lost<R: Managed>(
     resource: &R,
     target: &Target,
     key: &ObjectKey,
+    read: &Marks,
 ) -> Result<Option<Private>, CallError> {
     let hosts = resource.hosts();
     let snapshot = hosts.snapshot(target, R::LIMITS.read).await?;
@@ -39,10 +50,29 @@ pub(super) async fn find_lost<R: Managed>(
     if hosts.has_made(target, key, &found.token) {
         return Ok(None);
     }
+    if !read.contain(key, &found.token) {
+        return Err(not_owner(target, key, found).into());
+    }
     let private = Private::taking_over(found, hosts.session());
     private
         .map(Some)
         .map_err(|error| Failure::new(FailureKind::System, error.to_string()).into())
+}
+
+/// As the agent says it of an object with another token.
+fn not_owner(target: &Target, key: &ObjectKey, owner: &Owner) -> Failure {
+    let whose = match &owner.holder {
+        Some(Holder { name, since }) => format!(
+            ", that of {name}, who took it over or made it anew{}",
+            when(*since)
+        ),
+        None => ", which took it over or made it anew".to_owned(),
+    };
+    Failure::new(
+        FailureKind::NotOwner,
+        format!("{target}: the {key} belongs to another Terraform state{whose}"),
+    )
+    .help("Remove it from this state (terraform state rm), or import it to take it over.")
 }
 
 /// Makes an object that the plan has imported this state's, before it is changed.

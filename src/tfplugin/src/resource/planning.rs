@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::schema::{Attribute, Object, Type};
+use crate::schema::{Attribute, AttributeType as _, Object, Type};
 use crate::{Path, Value};
 
 /// What the framework plans before the resource's own hook.
@@ -115,6 +115,9 @@ fn plan_set(attribute: &Attribute, prior: &Value, set: &Value, mode: Mode) -> Va
     {
         return prior.clone();
     }
+    if are_same_numbers(&attribute.kind, prior, set) {
+        return prior.clone();
+    }
     let Some((object, _)) = attribute.kind.nested() else {
         return set.clone();
     };
@@ -136,6 +139,32 @@ fn plan_set(attribute: &Attribute, prior: &Value, set: &Value, mode: Mode) -> Va
             Value::List(items.collect())
         }
         _ => plan_object(object, prior, set, mode),
+    }
+}
+
+/// Whether these are the same numbers, however they have travelled: 0.1, which no binary type holds, comes as text
+/// from a configuration, and as an f64 where an import or a read has just told it. Core takes either for the plan.
+fn are_same_numbers(kind: &Type, prior: &Value, set: &Value) -> bool {
+    match (kind, prior, set) {
+        // Those past 2^53 are more than an f64 tells apart.
+        (Type::Number, Value::Integer(prior), Value::Integer(set)) => prior == set,
+        (Type::Number, prior, set) => {
+            let number = |value| f64::decode(value, &Path::root()).ok();
+            number(prior).is_some_and(|prior| number(set) == Some(prior))
+        }
+        (Type::List(inner) | Type::Set(inner), Value::List(prior), Value::List(set)) => {
+            let mut pairs = prior.iter().zip(set);
+            prior.len() == set.len()
+                && pairs.all(|(prior, set)| are_same_numbers(inner, prior, set))
+        }
+        (Type::Map(inner), Value::Object(prior), Value::Object(set)) => {
+            let mut pairs = prior.iter().zip(set);
+            prior.len() == set.len()
+                && pairs.all(|((name, prior), (key, set))| {
+                    name == key && are_same_numbers(inner, prior, set)
+                })
+        }
+        _ => false,
     }
 }
 

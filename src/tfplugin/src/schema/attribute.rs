@@ -3,7 +3,7 @@
 use std::fmt::{self, Debug, Display};
 use std::sync::Arc;
 
-use super::{AttributeType, Issue, Type};
+use super::{AttributeType, Issue, Type, text::refused};
 use crate::{Path, Value};
 
 /// Who sets an attribute.
@@ -227,13 +227,13 @@ impl<T: AttributeType> Declaration<T> {
         attribute.presence = self.presence.unwrap_or_default();
         let checks = self.checks;
         attribute.check = Some(Arc::new(move |value, path| {
-            let value = match T::decode(value, path) {
-                Ok(value) => value,
+            let decoded = match T::decode(value, path) {
+                Ok(decoded) => decoded,
                 Err(Issue::Unknown) => return Ok(()),
                 Err(invalid) => return Err(invalid),
             };
             for check in &checks {
-                check(&value).map_err(|reason| Issue::invalid(path, reason))?;
+                check(&decoded).map_err(|reason| refused(path, value, &reason))?;
             }
             Ok(())
         }));

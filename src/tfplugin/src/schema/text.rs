@@ -1,5 +1,6 @@
 //! Texts that mean something: parsed ones, and secrets.
 
+use std::collections::HashSet;
 use std::fmt::{self, Debug, Display};
 use std::ops::Deref;
 use std::str::FromStr;
@@ -105,8 +106,8 @@ where
         text.parse().map_err(|error: T::Err| {
             let reason = error.to_string();
             // Not every error of a library says what it is about.
-            if reason.contains(text.as_str()) {
-                Issue::invalid(path, reason)
+            if reason.contains(text.as_str()) || may_be_a_key(text) {
+                refused(path, value, &reason)
             } else {
                 Issue::invalid(path, format!("{text:?}: {reason}"))
             }
@@ -115,6 +116,47 @@ where
 
     fn encode(&self) -> Value {
         Value::String(self.text.clone())
+    }
+}
+
+/// So many bytes of a text give something of it away.
+const TELLING: usize = 12;
+
+/// Stands for a reason that would tell a secret.
+pub const NOT_SHOWN: &str = "what stands here is none of the values that it can have, and is not shown: it has a line end, or the words PRIVATE KEY, and may be a secret";
+
+/// Whether a text may be a private key, put by mistake where another is wanted.
+pub fn may_be_a_key(text: &str) -> bool {
+    text.contains(['\n', '\r']) || text.contains("PRIVATE KEY")
+}
+
+/// Whether a reason repeats something of a text that may be a private key.
+pub fn tells_a_key(reason: &str, text: &str) -> bool {
+    if !may_be_a_key(text) {
+        return false;
+    }
+    let runs: HashSet<&[u8]> = text.as_bytes().windows(TELLING).collect();
+    let mut told = reason.as_bytes().windows(TELLING);
+    told.any(|run| runs.contains(run))
+}
+
+/// The error of a value that doesn't make sense, without what may be a private key in it.
+pub(super) fn refused(path: &Path, value: &Value, reason: &str) -> Issue {
+    if any_text(value, &|text| tells_a_key(reason, text)) {
+        Issue::invalid(path, NOT_SHOWN)
+    } else {
+        Issue::invalid(path, reason)
+    }
+}
+
+fn any_text(value: &Value, is: &dyn Fn(&str) -> bool) -> bool {
+    match value {
+        Value::String(text) => is(text),
+        Value::List(items) => items.iter().any(|item| any_text(item, is)),
+        Value::Object(fields) => fields
+            .iter()
+            .any(|(name, field)| is(name) || any_text(field, is)),
+        _ => false,
     }
 }
 

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// A provider that is configured for this server, and what stops it.
-fn provider(server: &Server, credentials: Credentials) -> (Arc<Hosts>, Context) {
+pub(super) fn provider(server: &Server, credentials: Credentials) -> (Arc<Hosts>, Context) {
     let hosts = Hosts::new("0123456789abcdef0123456789abcdef".parse().unwrap());
     let context = Context::new(CancellationToken::new());
     hosts.connect_with(server.pool(credentials), &context);
@@ -39,8 +39,12 @@ fn provider(server: &Server, credentials: Credentials) -> (Arc<Hosts>, Context) 
 }
 
 /// An image whose name tells the stand-in what to do.
-fn image(target: &Target, name: &str) -> Image {
-    let desired = Desired::Image(desired::Image {
+pub(super) fn image(target: &Target, name: &str) -> Image {
+    model::<ImageResource>(target, desired_image(name))
+}
+
+pub(super) fn desired_image(name: &str) -> Desired {
+    Desired::Image(desired::Image {
         name: name.parse().unwrap(),
         source: desired::ImageSource::Tarball(desired::Tarball {
             location: desired::TarballLocation::Path("a".into()),
@@ -48,8 +52,7 @@ fn image(target: &Target, name: &str) -> Image {
         }),
         customize: None,
         timeouts: None,
-    });
-    model::<ImageResource>(target, desired)
+    })
 }
 
 /// A host whose bridge tells the stand-in what to do.
@@ -185,7 +188,15 @@ async fn what_was_rolled_back_is_not_claimed() {
     let planned = host(&server.target(), "undone", "30s");
     let (partial, diagnostics) = failed(create(&resource, planned, &context).await);
     assert!(partial.is_none(), "{diagnostics}");
-    assert!(diagnostics.to_string().contains("rolled back"));
+    let text = diagnostics.to_string();
+    assert!(
+        text.contains("rolled back") && text.contains("isolation true -> "),
+        "{text}"
+    );
+    assert!(
+        !text.contains('\x1b'),
+        "the host's words reach the terminal: {text:?}"
+    );
     hosts.shut_down().await;
     assert_eq!(claimed(&server), "");
 }

@@ -258,7 +258,7 @@ pub(super) fn made(asked: Put) -> (String, Object) {
             let rolled_back = name.ends_with("undone").then(|| RolledBack {
                 at: 1,
                 reason: "it was not confirmed".to_owned(),
-                changes: Vec::new(),
+                changes: vec!["isolation true -> \x1b[2Jfalse".to_owned()],
                 put_back: Vec::new(),
             });
             let state = HostState {

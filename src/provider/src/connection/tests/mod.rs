@@ -4,5 +4,7 @@ mod changes;
 mod errors;
 mod fake_agent;
 mod keys;
+mod lost;
 mod requests;
 mod server;
+mod silent_agent;

@@ -118,7 +118,7 @@ impl Managed for HostResource {
 }
 
 /// When something was, as a host says, which may say anything. humantime shows the years up to 9999.
-fn when(seconds: u64) -> String {
+pub(super) fn when(seconds: u64) -> String {
     let year_10000 = 253_402_300_800;
     if seconds >= year_10000 {
         return String::new();

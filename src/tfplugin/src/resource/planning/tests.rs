@@ -27,6 +27,10 @@ crate::model! {
         many: Attr<Vec<Inner>> => optional(),
         /// By name.
         named: Attr<BTreeMap<String, Inner>> => optional(),
+        /// A number that need not be whole.
+        share: Attr<f64> => optional(),
+        /// Many of them.
+        shares: Attr<Vec<f64>> => optional(),
         /// A set.
         tags: Attr<std::collections::BTreeSet<String>> => optional(),
         /// Only in the configuration.
@@ -45,6 +49,8 @@ crate::model! {
         boot: Attr<bool> => optional().default(true),
         /// For a port.
         port: Attr<i64> => optional(),
+        /// Between two looks.
+        pause: Attr<f64> => optional(),
     }
 }
 
@@ -121,6 +127,45 @@ fn an_update_keeps_what_is_computed_unless_it_says_otherwise() {
     assert!(proposal.changed && proposal.requires_replace.is_empty());
     assert_eq!((planned.id, planned.revision), ("i".into(), Attr::Unknown));
     assert_eq!(planned.host, state.host);
+}
+
+#[test]
+fn a_number_that_no_binary_type_holds_is_no_change_however_it_travels() {
+    let object = Outer::object();
+    // Core sends such a number of a configuration as text, and one that a read has just told as the nearest f64.
+    let with = |number: Value, rest: Value| {
+        let Value::Object(mut fields) = made(&config()).encode() else {
+            unreachable!()
+        };
+        let wait = BTreeMap::from([
+            ("boot".to_owned(), true.into()),
+            ("pause".to_owned(), number.clone()),
+        ]);
+        fields.insert("wait".to_owned(), Value::Object(wait));
+        fields.insert("share".to_owned(), number.clone());
+        fields.insert("shares".to_owned(), Value::List(vec![1.into(), number]));
+        fields.insert("text".to_owned(), rest);
+        object.conform(Value::Object(fields))
+    };
+    let state = with(0.3.into(), Value::Null);
+    let proposal = propose(&object, &state, &with("0.3".into(), Value::Null));
+    assert_eq!(proposal.planned, state);
+    assert!(!proposal.changed);
+    let beside = propose(&object, &state, &with("0.3".into(), "changed".into())).planned;
+    assert_eq!(
+        beside.field("share"),
+        &0.3.into(),
+        "another change beside it"
+    );
+    for (before, after) in [
+        (0.3.into(), "0.4".into()),
+        (i64::MAX.into(), (i64::MAX - 1).into()),
+    ] {
+        let state = with(before, Value::Null);
+        let other = propose(&object, &state, &with(Value::clone(&after), Value::Null));
+        assert_eq!(other.planned.field("share"), &after);
+        assert!(other.changed);
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::path;
-use crate::schema::{Parsed, Secret};
+use crate::schema::{Model as _, Parsed, Secret};
 
 crate::model! {
     /// Everything that an attribute can be.
@@ -118,6 +118,50 @@ fn secrets_do_not_print() {
     );
     let error = Secret::decode(&Value::Integer(12_345), &path!("password")).unwrap_err();
     assert!(!format!("{error:?}").contains("12345"));
+}
+
+#[test]
+fn a_private_key_in_the_wrong_attribute_does_not_print() {
+    crate::model! {
+        /// Where a key may land.
+        struct Misplaced {
+            /// Parsed.
+            parsed: Attr<Parsed<u8>> => optional(),
+            /// Checked as a whole.
+            checked: Attr<String> => optional().validate(crate::schema::validators::one_of(&["a"])),
+            /// Checked item by item.
+            many: Attr<Vec<String>> => optional().validate(|items: &[String]| {
+                items.iter().try_for_each(|item| Err(format!("{item:?} is no word")))
+            }),
+        }
+    }
+    let body = "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQ";
+    for key in [
+        format!("-----BEGIN OPENSSH PRIVATE KEY-----\n{body}\n-----END OPENSSH PRIVATE KEY-----"),
+        format!("-----BEGIN PRIVATE KEY-----{body}"),
+        format!("{body}\n"),
+    ] {
+        let value = Value::Object(
+            [
+                ("parsed", key.as_str().into()),
+                ("checked", key.as_str().into()),
+                ("many", vec!["a", &key].into()),
+            ]
+            .map(|(name, value)| (name.to_owned(), value))
+            .into(),
+        );
+        let errors = Misplaced::object().check(&value, &Path::root());
+        let errors: Vec<_> = errors.iter().map(|error| &error.detail).collect();
+        assert_eq!(errors.len(), 3, "{errors:?}");
+        for error in &errors {
+            assert!(!error.contains(&body[..12]), "{error}");
+        }
+        assert!(
+            errors[1].starts_with("checked: what stands here"),
+            "{errors:?}"
+        );
+        assert!(errors[1].contains("not shown"), "{errors:?}");
+    }
 }
 
 #[test]
