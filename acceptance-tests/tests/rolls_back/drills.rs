@@ -130,6 +130,14 @@ pub const MORE: [Drill; 9] = [
     beside("the power is cut while a change is pending", Way::PowerCut),
 ];
 
+/// What a firewall that was there before can be made to do. The host undoes each in the same way whatever it changed
+/// itself, so that one change is enough.
+pub const FIREWALLS: [Drill; 1] = [on_the_host(
+    "a new jump leads into a chain that drops",
+    "must nft 'insert rule inet operator in tcp dport 22 jump refuse'",
+    "a rule of the chain in (table inet operator) that drops packets",
+)];
+
 /// Notes when the host was struck, and whether that was in time: on the disk, for a reboot may follow at once. A deed
 /// that didn't happen is noted as well, for then the drill shows nothing.
 const FUNCTIONS: &str = r#"
@@ -182,7 +190,7 @@ mod tests {
 
     #[test]
     fn each_drill_notes_that_it_struck() {
-        for drill in LIST.iter().chain(&MORE) {
+        for drill in LIST.iter().chain(&MORE).chain(&FIREWALLS) {
             let script = drill.script("[ -e /made ]");
             let deeds = script.split_once(FUNCTIONS).unwrap_or_default().1;
             assert!(deeds.contains("must "), "{script}");

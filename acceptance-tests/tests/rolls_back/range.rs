@@ -35,12 +35,16 @@ pub const PROVIDER: &str = "terraform-provider-nspawn";
 /// The operator's own firewall.
 const FIREWALL: &str = "\
 table inet operator {
+    chain refuse {
+        drop
+    }
     chain in {
         type filter hook input priority 0; policy drop;
         iif lo accept
         ip saddr 192.0.2.66 drop
         meta l4proto { 1, 58 } accept
         tcp dport 22 accept
+        meta l4proto 17 jump refuse
     }
     chain out {
         type filter hook output priority 0; policy accept;

@@ -153,27 +153,23 @@ impl Rules {
         reached
     }
 
-    /// Whether a rule drops, itself or where it leads to.
-    fn closes(&self, rule: &Rule, depth: usize) -> bool {
-        drops(&rule.expressions)
-            || depth > 0
-                && rule.targets().iter().any(|target| {
-                    self.rules_of(target)
-                        .any(|rule| self.closes(rule, depth - 1))
-                })
-    }
-
-    /// Whether a rule that was not there before keeps packets of these interfaces from passing.
-    fn cuts(&self, rule: &Rule, before: &Self, interfaces: &[&str], depth: usize) -> bool {
-        if before.has(rule) || is_of_another_interface(&rule.expressions, interfaces) {
+    /// Whether a rule drops what comes by these interfaces, or by any when none is named: itself or where it leads to.
+    fn closes(&self, rule: &Rule, interfaces: &[&str], depth: usize) -> bool {
+        if is_of_another_interface(&rule.expressions, interfaces) {
             return false;
         }
         drops(&rule.expressions)
             || depth > 0
                 && rule.targets().iter().any(|target| {
                     self.rules_of(target)
-                        .any(|rule| self.cuts(rule, before, interfaces, depth - 1))
+                        .any(|rule| self.closes(rule, interfaces, depth - 1))
                 })
+    }
+
+    /// Whether a rule that was not there before keeps packets of these interfaces from passing. Where it leads to may
+    /// have been there.
+    fn cuts(&self, rule: &Rule, before: &Self, interfaces: &[&str], depth: usize) -> bool {
+        !before.has(rule) && self.closes(rule, interfaces, depth)
     }
 }
 
@@ -250,6 +246,9 @@ fn is_of_another_interface(expressions: &Value, interfaces: &[&str]) -> bool {
         let is_interface = matches!(key, "iif" | "iifname" | "oif" | "oifname");
         (is_exact && is_interface).then(|| !interfaces.contains(&name))
     };
+    if interfaces.is_empty() {
+        return false;
+    }
     expressions
         .as_array()
         .into_iter()

@@ -75,7 +75,7 @@ fn put_back(table: &(String, String), before: &Rules, now: &Rules) -> Option<Ste
             let command = put_rule(rule, before, now);
             // A chain that drops by its policy can't be closed further.
             let is_closed = chain.drops() && !drops(&rule.expressions);
-            if is_closed || !before.closes(rule, DEPTH) {
+            if is_closed || !before.closes(rule, &[], DEPTH) {
                 otherwise.push(Step {
                     commands: vec![command.clone()],
                     sentence: sentence.clone(),

@@ -1,3 +1,6 @@
+mod cuts;
+mod kernel;
+
 use serde_json::json;
 
 use super::*;
@@ -247,72 +250,4 @@ fn what_drops_waits_for_the_chains_that_let_pass_before_it() {
     let steps = plan(&rules(&before), &rules(&chains), &["eth0"]);
     assert_eq!(steps.len(), 1);
     assert_eq!((steps[0].commands.len(), steps[0].otherwise.len()), (3, 2));
-}
-
-const FIREWALL: &str = "table inet operator {
-    set banned { type ipv4_addr; elements = { 192.0.2.7 } }
-    chain checks { ip saddr @banned drop; }
-    chain in {
-        type filter hook input priority 0; policy drop;
-        iif lo accept
-        jump checks
-        tcp dport { 22, 80 } accept
-        ip saddr 192.0.2.66 drop
-        tcp dport vmap { 443 : accept, 25 : drop }
-    }
-}
-";
-
-/// The kernel itself, in a network namespace of a thread of its own.
-#[test]
-#[allow(unsafe_code, reason = "rustix calls every unshare(2) unsafe")]
-fn nft_takes_what_is_put_back() {
-    use rustix::thread::{UnshareFlags, unshare_unsafe};
-    let thread = std::thread::spawn(|| {
-        // SAFETY: CLONE_NEWNET leaves memory and descriptors as they are.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
-        let nft = |arguments: &[&str]| {
-            let output = std::process::Command::new("nft").args(arguments).output();
-            let output = output.unwrap();
-            (output.status.success(), output.stdout)
-        };
-        let listed = || {
-            let (_, text) = nft(&["-j", "-t", "list", "ruleset"]);
-            Rules::read(&serde_json::from_slice(&text).unwrap())
-        };
-        let expressions = |rules: &Rules| -> Vec<Value> {
-            let listed = rules.listed.iter();
-            listed.map(|rule| rule.expressions.clone()).collect()
-        };
-        let takes = |commands: &[Value]| {
-            let text = json!({ "nftables": commands }).to_string();
-            let file = tempfile::NamedTempFile::new().unwrap();
-            std::fs::write(file.path(), text).unwrap();
-            nft(&["-j", "-f", file.path().to_str().unwrap()]).0
-        };
-        assert!(nft(&[FIREWALL]).0);
-        let before = listed();
-        assert_eq!(before.listed.len(), 6);
-
-        assert!(nft(&["flush chain inet operator in"]).0);
-        let steps = plan(&before, &listed(), &["eth0"]);
-        assert_eq!(steps.len(), 1);
-        assert!(takes(&steps[0].commands));
-        assert_eq!(expressions(&listed()), expressions(&before));
-
-        // What a rule needs is gone: what lets pass comes back alone.
-        assert!(nft(&["flush chain inet operator in; delete chain inet operator checks"]).0);
-        let steps = plan(&before, &listed(), &["eth0"]);
-        assert!(!takes(&steps[0].commands));
-        assert!(expressions(&listed()).is_empty());
-        let single = &steps[0].otherwise;
-        let results: Vec<bool> = single.iter().map(|step| takes(&step.commands)).collect();
-        assert_eq!(results, [true, false, true]);
-        let expected = expressions(&before);
-        assert_eq!(
-            expressions(&listed()),
-            [expected[1].clone(), expected[3].clone()]
-        );
-    });
-    thread.join().unwrap();
 }

@@ -1,0 +1,85 @@
+//! The kernel itself, in a network namespace of a thread of its own.
+
+use std::process::{Command, Output};
+
+use super::*;
+
+const FIREWALL: &str = "table inet operator {
+    set banned { type ipv4_addr; elements = { 192.0.2.7 } }
+    chain checks { ip saddr @banned drop; }
+    chain in {
+        type filter hook input priority 0; policy drop;
+        iif lo accept
+        jump checks
+        tcp dport { 22, 80 } accept
+        ip saddr 192.0.2.66 drop
+        tcp dport vmap { 443 : accept, 25 : drop }
+    }
+}
+";
+
+#[allow(unsafe_code, reason = "rustix calls every unshare(2) unsafe")]
+fn on_a_host_of_its_own(test: fn()) {
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    let thread = std::thread::spawn(move || {
+        // SAFETY: CLONE_NEWNET leaves memory and descriptors as they are.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+        test();
+    });
+    thread.join().unwrap();
+}
+
+fn nft(arguments: &[&str]) -> Output {
+    Command::new("nft").args(arguments).output().unwrap()
+}
+
+fn does(command: &str) {
+    assert!(nft(&[command]).status.success(), "{command}");
+}
+
+fn listed() -> Rules {
+    let text = nft(&["-j", "-t", "list", "ruleset"]).stdout;
+    Rules::read(&serde_json::from_slice(&text).unwrap())
+}
+
+fn expressions(rules: &Rules) -> Vec<Value> {
+    let listed = rules.listed.iter();
+    listed.map(|rule| rule.expressions.clone()).collect()
+}
+
+fn takes(commands: &[Value]) -> bool {
+    let text = json!({ "nftables": commands }).to_string();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    let path = file.path().to_str().unwrap();
+    nft(&["-j", "-f", path]).status.success()
+}
+
+#[test]
+fn nft_takes_what_is_put_back() {
+    on_a_host_of_its_own(|| {
+        does(FIREWALL);
+        let before = listed();
+        assert_eq!(before.listed.len(), 6);
+
+        does("flush chain inet operator in");
+        let steps = plan(&before, &listed(), &["eth0"]);
+        assert_eq!(steps.len(), 1);
+        assert!(takes(&steps[0].commands));
+        assert_eq!(expressions(&listed()), expressions(&before));
+
+        // What a rule needs is gone: what lets pass comes back alone.
+        does("flush chain inet operator in; delete chain inet operator checks");
+        let steps = plan(&before, &listed(), &["eth0"]);
+        assert!(!takes(&steps[0].commands));
+        assert!(expressions(&listed()).is_empty());
+        let single = &steps[0].otherwise;
+        let results: Vec<bool> = single.iter().map(|step| takes(&step.commands)).collect();
+        assert_eq!(results, [true, false, true]);
+        let expected = expressions(&before);
+        assert_eq!(
+            expressions(&listed()),
+            [expected[1].clone(), expected[3].clone()]
+        );
+    });
+}
