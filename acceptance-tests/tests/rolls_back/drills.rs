@@ -132,11 +132,18 @@ pub const MORE: [Drill; 9] = [
 
 /// What a firewall that was there before can be made to do. The host undoes each in the same way whatever it changed
 /// itself, so that one change is enough.
-pub const FIREWALLS: [Drill; 1] = [on_the_host(
-    "a new jump leads into a chain that drops",
-    "must nft 'insert rule inet operator in tcp dport 22 jump refuse'",
-    "a rule of the chain in (table inet operator) that drops packets",
-)];
+pub const FIREWALLS: [Drill; 2] = [
+    on_the_host(
+        "a new jump leads into a chain that drops",
+        "must nft 'insert rule inet operator in tcp dport 22 jump refuse'",
+        "a rule of the chain in (table inet operator) that drops packets",
+    ),
+    on_the_host(
+        "a rule drops what comes by a set of interfaces",
+        "must nft 'insert rule inet operator in iifname @outside drop'",
+        "a rule of the chain in (table inet operator) that drops packets",
+    ),
+];
 
 /// Notes when the host was struck, and whether that was in time: on the disk, for a reboot may follow at once. A deed
 /// that didn't happen is noted as well, for then the drill shows nothing.

@@ -35,6 +35,10 @@ pub const PROVIDER: &str = "terraform-provider-nspawn";
 /// The operator's own firewall.
 const FIREWALL: &str = "\
 table inet operator {
+    set outside {
+        type ifname
+        elements = { eth0 }
+    }
     chain refuse {
         drop
     }

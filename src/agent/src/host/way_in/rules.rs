@@ -69,7 +69,7 @@ impl Place {
     fn of(object: &Value, name: &str) -> Option<Self> {
         let text = |key: &str| object.get(key)?.as_str().map(str::to_owned);
         let place = Self(text("family")?, text("table")?, text(name)?);
-        let ours = place.0 == "bridge" && place.1 == filter::TABLE;
+        let ours = filter::FAMILIES.contains(&place.0.as_str()) && place.1 == filter::TABLE;
         (!ours).then_some(place)
     }
 
@@ -242,7 +242,9 @@ fn is_of_another_interface(expressions: &Value, interfaces: &[&str]) -> bool {
         let found = expression.get("match")?;
         let key = found.get("left")?.get("meta")?.get("key")?.as_str()?;
         let name = found.get("right")?.as_str()?;
-        let is_exact = found.get("op")?.as_str()? == "==" && !name.contains('*');
+        // A set of names is told by its own: @wan.
+        let is_one = !name.starts_with('@') && !name.contains('*');
+        let is_exact = found.get("op")?.as_str()? == "==" && is_one;
         let is_interface = matches!(key, "iif" | "iifname" | "oif" | "oifname");
         (is_exact && is_interface).then(|| !interfaces.contains(&name))
     };

@@ -90,11 +90,17 @@ fn what_can_not_cut_is_left_alone() {
 }
 
 #[test]
-fn our_own_table_is_none_of_theirs() {
-    let object = json!({"chain": {
-        "family": "bridge", "table": filter::TABLE, "name": "a", "hook": "input", "policy": "drop",
-    }});
-    assert_eq!(rules(&[object]), Rules::default());
+fn our_own_tables_are_none_of_theirs() {
+    let object = |family: &str, table: &str| {
+        json!({"chain": {
+            "family": family, "table": table, "name": "a", "hook": "input", "policy": "drop",
+        }})
+    };
+    let ours = filter::FAMILIES.map(|family| object(family, filter::TABLE));
+    assert_eq!(rules(&ours), Rules::default());
+    for (family, table) in [("ip", filter::TABLE), ("inet", "filter")] {
+        assert_ne!(rules(&[object(family, table)]), Rules::default());
+    }
 }
 
 #[test]

@@ -46,3 +46,21 @@ fn a_new_jump_into_a_chain_that_drops_goes_and_the_chain_stays() {
         assert_eq!(sentences(&before, &jump("docker0")), Vec::<String>::new());
     }
 }
+
+#[test]
+fn a_set_of_interfaces_may_hold_the_uplink() {
+    let cut = |interface: &str| {
+        with(vec![rule(
+            "filter",
+            "input",
+            9,
+            &on(interface, &json!({"drop": null})),
+        )])
+    };
+    assert_eq!(sentences(&firewall(), &cut("@wan")), [GONE]);
+    assert_eq!(sentences(&firewall(), &cut("eth*")), [GONE]);
+    assert_eq!(
+        sentences(&firewall(), &cut("docker0")),
+        Vec::<String>::new()
+    );
+}
