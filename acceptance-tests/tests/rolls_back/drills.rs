@@ -132,7 +132,7 @@ pub const MORE: [Drill; 9] = [
 
 /// What a firewall that was there before can be made to do. The host undoes each in the same way whatever it changed
 /// itself, so that one change is enough.
-pub const FIREWALLS: [Drill; 2] = [
+pub const FIREWALLS: [Drill; 4] = [
     on_the_host(
         "a new jump leads into a chain that drops",
         "must nft 'insert rule inet operator in tcp dport 22 jump refuse'",
@@ -142,6 +142,17 @@ pub const FIREWALLS: [Drill; 2] = [
         "a rule drops what comes by a set of interfaces",
         "must nft 'insert rule inet operator in iifname @outside drop'",
         "a rule of the chain in (table inet operator) that drops packets",
+    ),
+    on_the_host(
+        "a rule that drops all comes on top, as at the end",
+        "must nft 'insert rule inet operator in drop'",
+        "a rule of the chain in (table inet operator) that drops packets",
+    ),
+    on_the_host(
+        "rules are loaded in another order",
+        "must nft 'flush chain inet operator in; add rule inet operator in drop; \
+         add rule inet operator in tcp dport 22 accept'",
+        "the rules of the chain in (table inet operator) are in their former order again",
     ),
 ];
 

@@ -49,6 +49,7 @@ table inet operator {
         meta l4proto { 1, 58 } accept
         tcp dport 22 accept
         meta l4proto 17 jump refuse
+        drop
     }
     chain out {
         type filter hook output priority 0; policy accept;

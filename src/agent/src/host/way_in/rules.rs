@@ -1,6 +1,7 @@
 //! The nftables rules of others that decide what the host itself gets and sends: what has come since
 //! and drops, and what is gone and let pass. Pure. libnftables-json(5)
 
+mod comparison;
 mod plan;
 
 use std::collections::BTreeSet;
@@ -23,6 +24,9 @@ const HOOKS: &[&str] = &[
 
 /// Targets of iptables that let nothing pass, which nft(8) shows without their meaning.
 const DROPPING_TARGETS: &[&str] = &["DROP", "REJECT", "NFQUEUE", "TARPIT", "STEAL"];
+
+/// How deep chains may be nested: the kernel takes 16. NFT_JUMP_STACK_SIZE
+const DEPTH: usize = 16;
 
 /// The rules of others.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -131,11 +135,6 @@ impl Rules {
         self.listed.iter().filter(move |rule| rule.place == *place)
     }
 
-    fn has(&self, rule: &Rule) -> bool {
-        self.rules_of(&rule.place)
-            .any(|other| without_counts(&other.expressions) == without_counts(&rule.expressions))
-    }
-
     /// The chains that a packet to or from the host can come by.
     fn reached(&self) -> BTreeSet<Place> {
         let mut reached = BTreeSet::new();
@@ -154,22 +153,31 @@ impl Rules {
     }
 
     /// Whether a rule drops what comes by these interfaces, or by any when none is named: itself or where it leads to.
-    fn closes(&self, rule: &Rule, interfaces: &[&str], depth: usize) -> bool {
+    fn closes(&self, rule: &Rule, interfaces: &[&str]) -> bool {
+        self.leads_to(rule, interfaces, drops, DEPTH)
+    }
+
+    /// Whether a rule lets something of that pass.
+    fn admits(&self, rule: &Rule, interfaces: &[&str]) -> bool {
+        self.leads_to(rule, interfaces, accepts, DEPTH)
+    }
+
+    fn leads_to(
+        &self,
+        rule: &Rule,
+        interfaces: &[&str],
+        verdict: fn(&Value) -> bool,
+        depth: usize,
+    ) -> bool {
         if is_of_another_interface(&rule.expressions, interfaces) {
             return false;
         }
-        drops(&rule.expressions)
+        verdict(&rule.expressions)
             || depth > 0
                 && rule.targets().iter().any(|target| {
                     self.rules_of(target)
-                        .any(|rule| self.closes(rule, interfaces, depth - 1))
+                        .any(|rule| self.leads_to(rule, interfaces, verdict, depth - 1))
                 })
-    }
-
-    /// Whether a rule that was not there before keeps packets of these interfaces from passing. Where it leads to may
-    /// have been there.
-    fn cuts(&self, rule: &Rule, before: &Self, interfaces: &[&str], depth: usize) -> bool {
-        !before.has(rule) && self.closes(rule, interfaces, depth)
     }
 }
 
@@ -232,6 +240,16 @@ fn drops(expressions: &Value) -> bool {
                 .is_some_and(|name| DROPPING_TARGETS.contains(&name)),
             _ => false,
         };
+    });
+    found
+}
+
+fn accepts(expressions: &Value) -> bool {
+    let mut found = false;
+    find(expressions, &mut |key, value| {
+        // What a map's verdicts are is told elsewhere.
+        found |=
+            key == "accept" || key == "vmap" && value.get("data").is_some_and(Value::is_string);
     });
     found
 }

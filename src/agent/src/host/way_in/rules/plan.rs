@@ -1,21 +1,25 @@
 //! What opens the way again: pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::{Chain, Place, Rule, Rules, Step, drops, without_counts};
-
-/// How deep chains may be nested: the kernel takes 16. NFT_JUMP_STACK_SIZE
-const DEPTH: usize = 16;
+use super::{Chain, Place, Rule, Rules, Step, comparison::Comparison, drops};
 
 /// What has come since and cuts, what is gone and let pass.
 pub fn plan(before: &Rules, now: &Rules, interfaces: &[&str]) -> Vec<Step> {
     let mut steps = Vec::new();
-    let cutting: Vec<&Rule> = now
-        .listed
-        .iter()
-        .filter(|rule| now.cuts(rule, before, interfaces, DEPTH))
+    let listed = before.listed.iter().chain(&now.listed);
+    let places: BTreeSet<&Place> = listed.map(|rule| &rule.place).collect();
+    let comparisons: BTreeMap<&Place, Comparison> = places
+        .into_iter()
+        .map(|place| (place, Comparison::of(place, before, now)))
+        .collect();
+    // Where it leads to may have been there.
+    let cutting: Vec<&Rule> = comparisons
+        .values()
+        .flat_map(|chain| chain.new.iter().map(|place| chain.now[*place]))
+        .filter(|rule| now.closes(rule, interfaces))
         .collect();
     let closed = |chain: &&Chain| chain.matters() && chain.drops();
     let is_new = |table: &(String, String)| !before.tables.contains(table);
@@ -47,68 +51,98 @@ pub fn plan(before: &Rules, now: &Rules, interfaces: &[&str]) -> Vec<Step> {
             .filter(|rule| !is_new(&rule.place.table()))
             .map(|rule| remove_rule(rule)),
     );
-    let tables: BTreeSet<(String, String)> = before
-        .listed
-        .iter()
-        .map(|rule| rule.place.table())
-        .collect();
-    let put_back = |table| put_back(&table, before, now);
-    steps.extend(tables.into_iter().filter_map(put_back));
+    let mut returning: BTreeMap<(String, String), Vec<Returning>> = BTreeMap::new();
+    for (place, comparison) in &comparisons {
+        if let Some(chain) = now.chain(place) {
+            let rules = returning_to(chain, comparison, before, now, interfaces);
+            returning.entry(place.table()).or_default().extend(rules);
+        }
+    }
+    steps.extend(returning.values().filter_map(|rules| put_back(rules)));
     steps
+}
+
+/// A rule that comes back to its place.
+struct Returning {
+    commands: Vec<Value>,
+    sentence: String,
+    /// Whether it may come without the others: it keeps nothing from passing that passes now.
+    alone: bool,
+}
+
+/// What comes back to a chain, in its order.
+fn returning_to(
+    chain: &Chain,
+    comparison: &Comparison,
+    before: &Rules,
+    now: &Rules,
+    interfaces: &[&str],
+) -> Vec<Returning> {
+    let words = chain.place.words();
+    let lost = lost(comparison, before).iter().map(|was| {
+        let rule = comparison.before[*was];
+        // A chain that drops by its policy can't be closed further.
+        let is_closed = chain.drops() && !drops(&rule.expressions);
+        let returning = Returning {
+            commands: vec![put_rule(*was, comparison)],
+            sentence: format!("a rule that was gone from {words} is back"),
+            alone: is_closed || !before.closes(rule, &[]),
+        };
+        (*was, returning)
+    });
+    let is_upside_down = comparison.is_upside_down(before, now, interfaces);
+    let moved = comparison.moved.iter().filter(|_| is_upside_down);
+    let moved = moved.map(|(was, is)| {
+        let returning = Returning {
+            commands: vec![delete_rule(comparison.now[*is]), put_rule(*was, comparison)],
+            sentence: format!("the rules of {words} are in their former order again"),
+            alone: true,
+        };
+        (*was, returning)
+    });
+    let mut returning: Vec<(usize, Returning)> = lost.chain(moved).collect();
+    returning.sort_by_key(|(was, _)| *was);
+    returning
+        .into_iter()
+        .map(|(_, returning)| returning)
+        .collect()
+}
+
+/// What is gone of a chain and comes back.
+fn lost<'a>(comparison: &'a Comparison, before: &Rules) -> &'a [usize] {
+    let only_drops = |was: &usize| {
+        let rule = comparison.before[*was];
+        before.closes(rule, &[]) && !before.admits(rule, &[])
+    };
+    // A rule that dropped may have been taken back for good; where those that let pass are gone as
+    // well, the chain was emptied.
+    if comparison.lost.iter().all(only_drops) {
+        return &[];
+    }
+    &comparison.lost
 }
 
 /// Puts all back that is gone of a table, as one: rules that drop must not be there without those that let pass, which
 /// may stand in other chains.
-fn put_back(table: &(String, String), before: &Rules, now: &Rules) -> Option<Step> {
-    let places: BTreeSet<&Place> = before.listed.iter().map(|rule| &rule.place).collect();
-    let (mut commands, mut otherwise, mut sentences) = (Vec::new(), Vec::new(), Vec::new());
-    for place in places.into_iter().filter(|place| place.table() == *table) {
-        let Some(chain) = now.chain(place) else {
-            continue;
-        };
-        let lost = lost(place, before, now);
-        if lost.is_empty() {
-            continue;
-        }
-        let sentence = format!("a rule that was gone from {} is back", place.words());
-        for rule in lost {
-            let command = put_rule(rule, before, now);
-            // A chain that drops by its policy can't be closed further.
-            let is_closed = chain.drops() && !drops(&rule.expressions);
-            if is_closed || !before.closes(rule, &[], DEPTH) {
-                otherwise.push(Step {
-                    commands: vec![command.clone()],
-                    sentence: sentence.clone(),
-                    otherwise: Vec::new(),
-                });
-            }
-            commands.push(command);
-        }
-        sentences.push(sentence);
-    }
-    if commands.len() < 2 {
-        otherwise.clear();
-    }
-    (!commands.is_empty()).then(|| Step {
+fn put_back(rules: &[Returning]) -> Option<Step> {
+    let step = |commands: Vec<Value>, sentence: String, otherwise: Vec<Step>| Step {
         commands,
-        sentence: sentences.join(", and "),
+        sentence,
         otherwise,
-    })
-}
-
-/// What is gone of a chain, from the last to the first, so that each finds the one before it in its place.
-fn lost<'a>(place: &'a Place, before: &'a Rules, now: &Rules) -> Vec<&'a Rule> {
-    let lost: Vec<&Rule> = before
-        .rules_of(place)
-        .rev()
-        .filter(|rule| !now.has(rule))
+    };
+    let commands: Vec<Value> = rules
+        .iter()
+        .flat_map(|rule| rule.commands.clone())
         .collect();
-    // A rule that dropped may have been taken back for good; where those that let pass are gone as
-    // well, the chain was emptied.
-    if lost.iter().all(|rule| drops(&rule.expressions)) {
-        return Vec::new();
+    let mut sentences: Vec<&str> = Vec::new();
+    for rule in rules {
+        if !sentences.contains(&rule.sentence.as_str()) {
+            sentences.push(&rule.sentence);
+        }
     }
-    lost
+    let alone = rules.iter().filter(|rule| rule.alone && rules.len() > 1);
+    let alone = alone.map(|rule| step(rule.commands.clone(), rule.sentence.clone(), Vec::new()));
+    (!rules.is_empty()).then(|| step(commands, sentences.join(", and "), alone.collect()))
 }
 
 fn remove_table((family, name): &(String, String)) -> Step {
@@ -135,11 +169,8 @@ fn open(chain: &Chain) -> Option<Step> {
 }
 
 fn remove_rule(rule: &Rule) -> Step {
-    let Place(family, table, chain) = &rule.place;
     Step {
-        commands: vec![json!({"delete": {"rule": {
-            "family": family, "table": table, "chain": chain, "handle": rule.handle,
-        }}})],
+        commands: vec![delete_rule(rule)],
         sentence: format!(
             "a rule of {} that drops packets, which had come since, is gone",
             rule.place.words()
@@ -148,28 +179,26 @@ fn remove_rule(rule: &Rule) -> Step {
     }
 }
 
-/// After the nearest rule before it that is still there; without one, at the beginning.
-fn put_rule(rule: &Rule, before: &Rules, now: &Rules) -> Value {
+fn delete_rule(rule: &Rule) -> Value {
+    let Place(family, table, chain) = &rule.place;
+    json!({"delete": {"rule": {
+        "family": family, "table": table, "chain": chain, "handle": rule.handle,
+    }}})
+}
+
+/// Before the nearest rule behind it that is still in its place; without one, at the end. Only `insert` can be told a
+/// place: nft 1.0.6 reads no handle in an `add`, json_parse_cmd_add_rule().
+fn put_rule(was: usize, comparison: &Comparison) -> Value {
+    let rule = comparison.before[was];
     let Place(family, table, chain) = &rule.place;
     let mut asked = json!({
         "family": family, "table": table, "chain": chain, "expr": rule.expressions,
     });
-    let neighbour = before
-        .rules_of(&rule.place)
-        .rev()
-        .skip_while(|other| other.handle != rule.handle)
-        .skip(1)
-        .find_map(|other| {
-            let same = |found: &&Rule| {
-                without_counts(&found.expressions) == without_counts(&other.expressions)
-            };
-            now.rules_of(&rule.place).find(same)
-        });
-    match neighbour {
-        Some(neighbour) => {
-            asked["handle"] = neighbour.handle.into();
-            json!({"add": {"rule": asked}})
+    match comparison.kept.iter().find(|(other, _)| *other > was) {
+        Some((_, is)) => {
+            asked["handle"] = comparison.now[*is].handle.into();
+            json!({"insert": {"rule": asked}})
         }
-        None => json!({"insert": {"rule": asked}}),
+        None => json!({"add": {"rule": asked}}),
     }
 }

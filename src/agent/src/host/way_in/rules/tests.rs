@@ -1,5 +1,6 @@
 mod cuts;
 mod kernel;
+mod order;
 
 use serde_json::json;
 
@@ -182,7 +183,7 @@ fn what_drops_is_back_with_all_that_lets_pass_or_not_at_all() {
         let commands = step.commands.iter();
         commands
             .map(|command| {
-                let expressions = &command["insert"]["rule"]["expr"];
+                let expressions = &command["add"]["rule"]["expr"];
                 let rules = rules(&with(vec![rule("filter", "input", 8, &port(25, "drop"))]));
                 let found = rules
                     .listed
@@ -206,9 +207,9 @@ fn what_drops_is_back_with_all_that_lets_pass_or_not_at_all() {
             .collect();
         let steps = plan(&rules(&before), &rules(&emptied), &["eth0"]);
         assert_eq!(steps.len(), 1);
-        assert_eq!(handles(&steps[0]), [8, 7, 6, 5]);
+        assert_eq!(handles(&steps[0]), [5, 6, 7, 8]);
         let single: Vec<u64> = steps[0].otherwise.iter().flat_map(handles).collect();
-        assert_eq!(single, [vec![7, 6], jump].concat(), "{policy}");
+        assert_eq!(single, [jump, vec![6, 7]].concat(), "{policy}");
     }
 }
 
@@ -216,19 +217,19 @@ fn what_drops_is_back_with_all_that_lets_pass_or_not_at_all() {
 fn a_rule_that_let_pass_is_back_in_its_place() {
     let now: Vec<Value> = firewall()
         .into_iter()
-        .filter(|object| !matches!(object["rule"]["handle"].as_u64(), Some(6 | 7)))
+        .filter(|object| !matches!(object["rule"]["handle"].as_u64(), Some(5 | 6)))
         .collect();
     let steps = plan(&rules(&firewall()), &rules(&now), &["eth0"]);
     assert_eq!(steps.len(), 1);
     let asked: Vec<&Value> = steps[0]
         .commands
         .iter()
-        .map(|command| &command["add"]["rule"])
+        .map(|command| &command["insert"]["rule"])
         .collect();
     assert_eq!(asked.len(), 2);
-    // Both after the same neighbour: the last one first.
-    assert!(asked[0]["expr"] == port(80, "accept") && asked[0]["handle"] == 5);
-    assert!(asked[1]["expr"] == port(22, "accept") && asked[1]["handle"] == 5);
+    // Both before the same neighbour: the first one first.
+    assert!(asked[0]["expr"][0]["jump"].is_object() && asked[0]["handle"] == 7);
+    assert!(asked[1]["expr"] == port(22, "accept") && asked[1]["handle"] == 7);
 }
 
 #[test]

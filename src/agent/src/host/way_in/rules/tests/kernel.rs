@@ -83,3 +83,28 @@ fn nft_takes_what_is_put_back() {
         );
     });
 }
+
+#[test]
+fn nft_puts_rules_where_they_stood() {
+    on_a_host_of_its_own(|| {
+        does(FIREWALL);
+        does("add rule inet operator in counter drop");
+        let before = listed();
+        let expected: Vec<Value> = expressions(&before).iter().map(without_counts).collect();
+        for cut in [
+            "insert rule inet operator in counter drop",
+            &format!("delete rule inet operator in handle {}", before.listed[3].handle),
+            "flush chain inet operator in; add rule inet operator in counter drop;
+             add rule inet operator in iif lo accept; add rule inet operator in tcp dport { 22, 80 } accept",
+        ] {
+            does(cut);
+            let steps = plan(&before, &listed(), &["eth0"]);
+            assert_eq!(steps.len(), 1, "{cut}");
+            assert!(takes(&steps[0].commands), "{cut}");
+            let now = listed();
+            let found: Vec<Value> = expressions(&now).iter().map(without_counts).collect();
+            assert_eq!(found, expected, "{cut}");
+            assert!(plan(&before, &now, &["eth0"]).is_empty(), "{cut}");
+        }
+    });
+}
