@@ -132,7 +132,7 @@ pub const MORE: [Drill; 9] = [
 
 /// What a firewall that was there before can be made to do. The host undoes each in the same way whatever it changed
 /// itself, so that one change is enough.
-pub const FIREWALLS: [Drill; 4] = [
+pub const FIREWALLS: [Drill; 5] = [
     on_the_host(
         "a new jump leads into a chain that drops",
         "must nft 'insert rule inet operator in tcp dport 22 jump refuse'",
@@ -151,8 +151,13 @@ pub const FIREWALLS: [Drill; 4] = [
     on_the_host(
         "rules are loaded in another order",
         "must nft 'flush chain inet operator in; add rule inet operator in drop; \
-         add rule inet operator in tcp dport 22 accept'",
+         add rule inet operator in jump services'",
         "the rules of the chain in (table inet operator) are in their former order again",
+    ),
+    on_the_host(
+        "the chain that lets the operator in is deleted",
+        "must nft 'flush chain inet operator in; flush chain inet operator services; delete chain inet operator services'",
+        "a rule that was gone from the chain services (table inet operator) is back",
     ),
 ];
 

@@ -42,12 +42,15 @@ table inet operator {
     chain refuse {
         drop
     }
+    chain services {
+        tcp dport 22 accept
+    }
     chain in {
         type filter hook input priority 0; policy drop;
         iif lo accept
         ip saddr 192.0.2.66 drop
         meta l4proto { 1, 58 } accept
-        tcp dport 22 accept
+        jump services
         meta l4proto 17 jump refuse
         drop
     }

@@ -34,7 +34,7 @@ pub struct Rules {
     /// Family and name.
     tables: BTreeSet<(String, String)>,
     chains: Vec<Chain>,
-    /// Those that a packet to or from the host can come by, in order.
+    /// In order.
     listed: Vec<Rule>,
 }
 
@@ -108,7 +108,7 @@ impl Rules {
                 })
             })
             .collect();
-        let mut rules = Self {
+        Self {
             tables: chains.iter().map(|chain| chain.place.table()).collect(),
             listed: objects()
                 .filter_map(|object| {
@@ -121,10 +121,14 @@ impl Rules {
                 })
                 .collect(),
             chains,
-        };
-        let reached = rules.reached();
-        rules.listed.retain(|rule| reached.contains(&rule.place));
-        rules
+        }
+    }
+
+    /// Without the rules that no packet to or from the host can come by.
+    pub fn on_the_way(mut self) -> Self {
+        let reached = self.reached();
+        self.listed.retain(|rule| reached.contains(&rule.place));
+        self
     }
 
     fn chain(&self, place: &Place) -> Option<&Chain> {

@@ -9,10 +9,10 @@ use super::{Chain, Place, Rule, Rules, Step, comparison::Comparison, drops};
 /// What has come since and cuts, what is gone and let pass.
 pub fn plan(before: &Rules, now: &Rules, interfaces: &[&str]) -> Vec<Step> {
     let mut steps = Vec::new();
-    let listed = before.listed.iter().chain(&now.listed);
-    let places: BTreeSet<&Place> = listed.map(|rule| &rule.place).collect();
+    // What led to a chain may be gone, and its rules be there still.
+    let places = &before.reached() | &now.reached();
     let comparisons: BTreeMap<&Place, Comparison> = places
-        .into_iter()
+        .iter()
         .map(|place| (place, Comparison::of(place, before, now)))
         .collect();
     // Where it leads to may have been there.
@@ -52,60 +52,108 @@ pub fn plan(before: &Rules, now: &Rules, interfaces: &[&str]) -> Vec<Step> {
             .map(|rule| remove_rule(rule)),
     );
     let mut returning: BTreeMap<(String, String), Vec<Returning>> = BTreeMap::new();
-    for (place, comparison) in &comparisons {
-        if let Some(chain) = now.chain(place) {
-            let rules = returning_to(chain, comparison, before, now, interfaces);
-            returning.entry(place.table()).or_default().extend(rules);
-        }
+    for rule in all_returning(&comparisons, before, now, interfaces) {
+        let of_table = returning.entry(rule.rule.place.table()).or_default();
+        of_table.push(rule);
     }
     steps.extend(returning.values().filter_map(|rules| put_back(rules)));
     steps
 }
 
 /// A rule that comes back to its place.
-struct Returning {
+struct Returning<'a> {
+    rule: &'a Rule,
+    /// The chains that it needs and that are gone.
+    chains: Vec<Value>,
     commands: Vec<Value>,
     sentence: String,
     /// Whether it may come without the others: it keeps nothing from passing that passes now.
     alone: bool,
 }
 
-/// What comes back to a chain, in its order.
-fn returning_to(
-    chain: &Chain,
-    comparison: &Comparison,
+/// What comes back to the chains that are there, and to those that are gone and that this leads to.
+fn all_returning<'a>(
+    comparisons: &BTreeMap<&Place, Comparison<'a>>,
     before: &Rules,
     now: &Rules,
     interfaces: &[&str],
-) -> Vec<Returning> {
-    let words = chain.place.words();
-    let lost = lost(comparison, before).iter().map(|was| {
-        let rule = comparison.before[*was];
-        // A chain that drops by its policy can't be closed further.
-        let is_closed = chain.drops() && !drops(&rule.expressions);
+) -> Vec<Returning<'a>> {
+    let mut returning = Vec::new();
+    for (place, comparison) in comparisons {
+        if now.chain(place).is_some() {
+            returning.extend(returning_to(place, comparison, before, now, interfaces));
+        }
+    }
+    let gone = gone(&returning, before, now);
+    for place in &gone {
+        if let Some(comparison) = comparisons.get(place) {
+            returning.extend(returning_to(place, comparison, before, now, interfaces));
+        }
+    }
+    for rule in &mut returning {
+        let mut needed = rule.rule.targets();
+        needed.push(rule.rule.place.clone());
+        let chains = needed.iter().filter(|place| gone.contains(place));
+        let chains = chains.filter_map(|place| before.chain(place));
+        rule.chains = chains.filter_map(add_chain).collect();
+    }
+    returning
+}
+
+/// The chains that are gone and that these rules lead to, or that one of those leads to.
+fn gone(rules: &[Returning], before: &Rules, now: &Rules) -> BTreeSet<Place> {
+    let mut gone = BTreeSet::new();
+    let mut next: Vec<Place> = rules.iter().flat_map(|rule| rule.rule.targets()).collect();
+    while let Some(place) = next.pop() {
+        if now.chain(&place).is_none() && gone.insert(place.clone()) {
+            next.extend(before.rules_of(&place).flat_map(Rule::targets));
+        }
+    }
+    gone
+}
+
+/// What comes back to a chain, in its order.
+fn returning_to<'a>(
+    place: &Place,
+    comparison: &Comparison<'a>,
+    before: &Rules,
+    now: &Rules,
+    interfaces: &[&str],
+) -> Vec<Returning<'a>> {
+    let chain = now.chain(place);
+    let returning = |was: usize, commands: Vec<Value>, sentence: String, alone: bool| {
         let returning = Returning {
-            commands: vec![put_rule(*was, comparison)],
-            sentence: format!("a rule that was gone from {words} is back"),
-            alone: is_closed || !before.closes(rule, &[]),
+            rule: comparison.before[was],
+            chains: Vec::new(),
+            commands,
+            sentence,
+            alone,
         };
-        (*was, returning)
+        (was, returning)
+    };
+    // What leads to a chain that is gone means all of it.
+    let lost = chain.map_or(&comparison.lost[..], |_| lost(comparison, before));
+    let lost = lost.iter().map(|was| {
+        let rule = comparison.before[*was];
+        let sentence = format!("a rule that was gone from {} is back", place.words());
+        // A chain that drops by its policy can't be closed further.
+        let is_closed = chain.is_some_and(Chain::drops) && !drops(&rule.expressions);
+        let alone = is_closed || !before.closes(rule, &[]);
+        returning(*was, vec![put_rule(*was, comparison)], sentence, alone)
     });
     let is_upside_down = comparison.is_upside_down(before, now, interfaces);
     let moved = comparison.moved.iter().filter(|_| is_upside_down);
     let moved = moved.map(|(was, is)| {
-        let returning = Returning {
-            commands: vec![delete_rule(comparison.now[*is]), put_rule(*was, comparison)],
-            sentence: format!("the rules of {words} are in their former order again"),
-            alone: true,
-        };
-        (*was, returning)
+        let sentence = format!(
+            "the rules of {} are in their former order again",
+            place.words()
+        );
+        let commands = vec![delete_rule(comparison.now[*is]), put_rule(*was, comparison)];
+        returning(*was, commands, sentence, true)
     });
-    let mut returning: Vec<(usize, Returning)> = lost.chain(moved).collect();
-    returning.sort_by_key(|(was, _)| *was);
-    returning
-        .into_iter()
-        .map(|(_, returning)| returning)
-        .collect()
+    let mut all: Vec<(usize, Returning)> = lost.chain(moved).collect();
+    all.sort_by_key(|(was, _)| *was);
+    all.into_iter().map(|(_, returning)| returning).collect()
 }
 
 /// What is gone of a chain and comes back.
@@ -125,24 +173,29 @@ fn lost<'a>(comparison: &'a Comparison, before: &Rules) -> &'a [usize] {
 /// Puts all back that is gone of a table, as one: rules that drop must not be there without those that let pass, which
 /// may stand in other chains.
 fn put_back(rules: &[Returning]) -> Option<Step> {
-    let step = |commands: Vec<Value>, sentence: String, otherwise: Vec<Step>| Step {
-        commands,
-        sentence,
-        otherwise,
-    };
-    let commands: Vec<Value> = rules
-        .iter()
-        .flat_map(|rule| rule.commands.clone())
-        .collect();
-    let mut sentences: Vec<&str> = Vec::new();
-    for rule in rules {
-        if !sentences.contains(&rule.sentence.as_str()) {
-            sentences.push(&rule.sentence);
+    let step = |rules: &[&Returning], otherwise: Vec<Step>| {
+        let (mut commands, mut sentences) = (Vec::new(), Vec::new());
+        for chain in rules.iter().flat_map(|rule| &rule.chains) {
+            if !commands.contains(chain) {
+                commands.push(chain.clone());
+            }
         }
-    }
+        for rule in rules {
+            commands.extend(rule.commands.iter().cloned());
+            if !sentences.contains(&rule.sentence.as_str()) {
+                sentences.push(&rule.sentence);
+            }
+        }
+        Step {
+            commands,
+            sentence: sentences.join(", and "),
+            otherwise,
+        }
+    };
+    let rules: Vec<&Returning> = rules.iter().collect();
     let alone = rules.iter().filter(|rule| rule.alone && rules.len() > 1);
-    let alone = alone.map(|rule| step(rule.commands.clone(), rule.sentence.clone(), Vec::new()));
-    (!rules.is_empty()).then(|| step(commands, sentences.join(", and "), alone.collect()))
+    let otherwise = alone.map(|rule| step(&[rule], Vec::new())).collect();
+    (!rules.is_empty()).then(|| step(&rules, otherwise))
 }
 
 fn remove_table((family, name): &(String, String)) -> Step {
@@ -166,6 +219,12 @@ fn open(chain: &Chain) -> Option<Step> {
         ),
         otherwise: Vec::new(),
     })
+}
+
+fn add_chain(chain: &Chain) -> Option<Value> {
+    let mut asked = chain.listed.clone();
+    asked.as_object_mut()?.remove("handle");
+    Some(json!({"add": {"chain": asked}}))
 }
 
 fn remove_rule(rule: &Rule) -> Step {

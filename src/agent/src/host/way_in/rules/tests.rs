@@ -1,3 +1,4 @@
+mod chains;
 mod cuts;
 mod kernel;
 mod order;
