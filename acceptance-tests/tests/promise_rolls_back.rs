@@ -18,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
 use self::{
-    drills::{Drill, LIST, MORE, Way, on_the_host},
+    drills::{Drill, FIREWALLS, LIST, MORE, Way, on_the_host},
     range::{BOUND, PROVIDER, Range, UNDISTURBED, words},
 };
 
@@ -290,6 +290,9 @@ fn a_change_that_locks_the_operator_out_is_undone() -> Result<()> {
         range.cancelled_late()
     });
     if effort == Effort::Long {
+        for drill in &FIREWALLS {
+            try_one(drill.name.to_owned(), &|| range.update(drill, &CHANGES[0]));
+        }
         let name = "update on top of an unconfirmed one".to_owned();
         try_one(name, &|| range.on_top());
         try_one("another bridge".to_owned(), &|| range.replace(&LIST[0]));

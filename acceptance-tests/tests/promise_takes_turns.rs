@@ -58,6 +58,9 @@ fn two_runs_take_turns() -> Result<()> {
             });
         }
     }
+    cases.case("a line that drops while its run is busy elsewhere", || {
+        a_dropped_line(&ground, &alice, &bob)
+    });
     cases.case(
         "whoever waits for the host's lock is told who holds it",
         || the_lock_has_a_name(&ground, &alice, &bob),
@@ -260,6 +263,48 @@ fn one_of_two(ground: &Ground, alice: &State, bob: &State, wanted: Wanted) -> Re
     loser.terraform.apply()?;
     loser.terraform.assert_plan_is_empty()?;
     loser.terraform.destroy()?;
+    ground.is_clear()
+}
+
+/// What one run has made stays its own while its line drops, and it has nothing to ask of the host.
+fn a_dropped_line(ground: &Ground, alice: &State, bob: &State) -> Result<()> {
+    let vps = ground.lab.vps1();
+    let (waits, goes_on) = ["waits", "goes-on"]
+        .map(|file| alice.terraform.folder().join(file))
+        .into();
+    alice.terraform.configure(
+        &(container("both", "")
+            + &format!(
+                "resource \"terraform_data\" \"elsewhere\" {{\n  depends_on = [nspawn_container.both]\n  \
+                 provisioner \"local-exec\" {{\n    command = \"touch {}; until [ -e {} ]; do sleep 0.1; done\"\n  }}\n}}\n",
+                waits.display(),
+                goes_on.display()
+            )),
+    )?;
+    let first = alice.start(APPLY)?;
+    wait_until("alice is busy elsewhere", RUN, || {
+        ensure!(waits.exists());
+        Ok(())
+    })?;
+    let serving = "pgrep -f '^/usr/local/lib/nspawn-agent/[^ ]* serve'";
+    let dropped = vps.root(serving)?;
+    vps.root(&format!("kill -KILL {}", dropped.trim()))?;
+    wait_until("alice is connected again", Duration::from_mins(1), || {
+        let now = vps.root(serving)?;
+        ensure!(now != dropped, "still {now}");
+        Ok(())
+    })?;
+    bob.terraform
+        .configure(&container("both", "autostart = false"))?;
+    let refused = bob.terraform.apply_fails()?;
+    ensure!(
+        refused.contains("alice@") && refused.contains("right now"),
+        "the error doesn't say whose it is:\n{refused}"
+    );
+    std::fs::write(&goes_on, "")?;
+    first.wait(RUN)?.checked()?;
+    alice.terraform.assert_plan_is_empty()?;
+    alice.terraform.destroy()?;
     ground.is_clear()
 }
 

@@ -130,6 +130,37 @@ pub const MORE: [Drill; 9] = [
     beside("the power is cut while a change is pending", Way::PowerCut),
 ];
 
+/// What a firewall that was there before can be made to do. The host undoes each in the same way whatever it changed
+/// itself, so that one change is enough.
+pub const FIREWALLS: [Drill; 5] = [
+    on_the_host(
+        "a new jump leads into a chain that drops",
+        "must nft 'insert rule inet operator in tcp dport 22 jump refuse'",
+        "a rule of the chain in (table inet operator) that drops packets",
+    ),
+    on_the_host(
+        "a rule drops what comes by a set of interfaces",
+        "must nft 'insert rule inet operator in iifname @outside drop'",
+        "a rule of the chain in (table inet operator) that drops packets",
+    ),
+    on_the_host(
+        "a rule that drops all comes on top, as at the end",
+        "must nft 'insert rule inet operator in drop'",
+        "a rule of the chain in (table inet operator) that drops packets",
+    ),
+    on_the_host(
+        "rules are loaded in another order",
+        "must nft 'flush chain inet operator in; add rule inet operator in drop; \
+         add rule inet operator in jump services'",
+        "the rules of the chain in (table inet operator) are in their former order again",
+    ),
+    on_the_host(
+        "the chain that lets the operator in is deleted",
+        "must nft 'flush chain inet operator in; flush chain inet operator services; delete chain inet operator services'",
+        "a rule that was gone from the chain services (table inet operator) is back",
+    ),
+];
+
 /// Notes when the host was struck, and whether that was in time: on the disk, for a reboot may follow at once. A deed
 /// that didn't happen is noted as well, for then the drill shows nothing.
 const FUNCTIONS: &str = r#"
@@ -184,7 +215,7 @@ mod tests {
 
     #[test]
     fn each_drill_notes_that_it_struck() {
-        for drill in LIST.iter().chain(&MORE) {
+        for drill in LIST.iter().chain(&MORE).chain(&FIREWALLS) {
             let script = drill.script("[ -e /made ]");
             let deeds = script.split_once(FUNCTIONS).unwrap_or_default().1;
             assert!(deeds.contains("must "), "{script}");

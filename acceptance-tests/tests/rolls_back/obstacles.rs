@@ -74,7 +74,7 @@ impl Range {
             ("office early", "policy accept"),
             ("office forward", "policy drop"),
             ("operator in", "policy drop"),
-            ("operator in", "tcp dport 22 accept"),
+            ("operator in", "jump services"),
         ] {
             let listed = self
                 .lab

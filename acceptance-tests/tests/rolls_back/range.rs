@@ -39,12 +39,24 @@ pub const PROVIDER: &str = "terraform-provider-nspawn";
 /// The operator's own firewall.
 const FIREWALL: &str = "\
 table inet operator {
+    set outside {
+        type ifname
+        elements = { eth0 }
+    }
+    chain refuse {
+        drop
+    }
+    chain services {
+        tcp dport 22 accept
+    }
     chain in {
         type filter hook input priority 0; policy drop;
         iif lo accept
         ip saddr 192.0.2.66 drop
         meta l4proto { 1, 58 } accept
-        tcp dport 22 accept
+        jump services
+        meta l4proto 17 jump refuse
+        drop
     }
     chain out {
         type filter hook output priority 0; policy accept;

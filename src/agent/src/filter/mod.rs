@@ -29,7 +29,7 @@ pub use elements::{Elements, link_local};
 pub const TABLE: &str = "nspawn_agent";
 
 /// The families that have one of that name; the bridge's has all but what passes it by.
-const FAMILIES: [&str; 3] = ["bridge", "inet", "arp"];
+pub const FAMILIES: [&str; 3] = ["bridge", "inet", "arp"];
 
 /// How the table is.
 #[derive(Debug, Clone, Default)]

@@ -86,7 +86,7 @@ impl WayIn {
             .map(Link::of)
             .collect();
         Ok(Self {
-            rules: rules(context).await?,
+            rules: rules(context).await?.on_the_way(),
             ..Self::observe_network(context, peer, links).await?
         })
     }
@@ -205,8 +205,8 @@ mod tests {
     use crate::system::netlink::{Netlink, NewBridge};
 
     const RULES: &str = "table inet operator {
-        chain checks { }
-        chain in { type filter hook input priority 0; jump checks; tcp dport 22 accept; }
+        set ports { type inet_service; }
+        chain in { type filter hook input priority 0; tcp dport @ports accept; tcp dport 22 accept; }
     }";
 
     async fn on_a_host_of_its_own() {
@@ -227,7 +227,7 @@ mod tests {
         let before = WayIn::observe(&context, "br9").await.unwrap();
 
         context.netlink.delete_address(index, net).await.unwrap();
-        let cut = "flush chain inet operator in; delete chain inet operator checks";
+        let cut = "flush chain inet operator in; delete set inet operator ports";
         nft::apply(&context, cut).await.unwrap();
         let restored = before.restore(&context).await;
         assert_eq!(

@@ -1,6 +1,7 @@
 //! The nftables rules of others that decide what the host itself gets and sends: what has come since
 //! and drops, and what is gone and let pass. Pure. libnftables-json(5)
 
+mod comparison;
 mod plan;
 
 use std::collections::BTreeSet;
@@ -24,13 +25,16 @@ const HOOKS: &[&str] = &[
 /// Targets of iptables that let nothing pass, which nft(8) shows without their meaning.
 const DROPPING_TARGETS: &[&str] = &["DROP", "REJECT", "NFQUEUE", "TARPIT", "STEAL"];
 
+/// How deep chains may be nested: the kernel takes 16. NFT_JUMP_STACK_SIZE
+const DEPTH: usize = 16;
+
 /// The rules of others.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Rules {
     /// Family and name.
     tables: BTreeSet<(String, String)>,
     chains: Vec<Chain>,
-    /// Those that a packet to or from the host can come by, in order.
+    /// In order.
     listed: Vec<Rule>,
 }
 
@@ -69,7 +73,7 @@ impl Place {
     fn of(object: &Value, name: &str) -> Option<Self> {
         let text = |key: &str| object.get(key)?.as_str().map(str::to_owned);
         let place = Self(text("family")?, text("table")?, text(name)?);
-        let ours = place.0 == "bridge" && place.1 == filter::TABLE;
+        let ours = filter::FAMILIES.contains(&place.0.as_str()) && place.1 == filter::TABLE;
         (!ours).then_some(place)
     }
 
@@ -104,7 +108,7 @@ impl Rules {
                 })
             })
             .collect();
-        let mut rules = Self {
+        Self {
             tables: chains.iter().map(|chain| chain.place.table()).collect(),
             listed: objects()
                 .filter_map(|object| {
@@ -117,10 +121,14 @@ impl Rules {
                 })
                 .collect(),
             chains,
-        };
-        let reached = rules.reached();
-        rules.listed.retain(|rule| reached.contains(&rule.place));
-        rules
+        }
+    }
+
+    /// Without the rules that no packet to or from the host can come by.
+    pub fn on_the_way(mut self) -> Self {
+        let reached = self.reached();
+        self.listed.retain(|rule| reached.contains(&rule.place));
+        self
     }
 
     fn chain(&self, place: &Place) -> Option<&Chain> {
@@ -129,11 +137,6 @@ impl Rules {
 
     fn rules_of<'a>(&'a self, place: &'a Place) -> impl DoubleEndedIterator<Item = &'a Rule> {
         self.listed.iter().filter(move |rule| rule.place == *place)
-    }
-
-    fn has(&self, rule: &Rule) -> bool {
-        self.rules_of(&rule.place)
-            .any(|other| without_counts(&other.expressions) == without_counts(&rule.expressions))
     }
 
     /// The chains that a packet to or from the host can come by.
@@ -153,26 +156,31 @@ impl Rules {
         reached
     }
 
-    /// Whether a rule drops, itself or where it leads to.
-    fn closes(&self, rule: &Rule, depth: usize) -> bool {
-        drops(&rule.expressions)
-            || depth > 0
-                && rule.targets().iter().any(|target| {
-                    self.rules_of(target)
-                        .any(|rule| self.closes(rule, depth - 1))
-                })
+    /// Whether a rule drops what comes by these interfaces, or by any when none is named: itself or where it leads to.
+    fn closes(&self, rule: &Rule, interfaces: &[&str]) -> bool {
+        self.leads_to(rule, interfaces, drops, DEPTH)
     }
 
-    /// Whether a rule that was not there before keeps packets of these interfaces from passing.
-    fn cuts(&self, rule: &Rule, before: &Self, interfaces: &[&str], depth: usize) -> bool {
-        if before.has(rule) || is_of_another_interface(&rule.expressions, interfaces) {
+    /// Whether a rule lets something of that pass.
+    fn admits(&self, rule: &Rule, interfaces: &[&str]) -> bool {
+        self.leads_to(rule, interfaces, accepts, DEPTH)
+    }
+
+    fn leads_to(
+        &self,
+        rule: &Rule,
+        interfaces: &[&str],
+        verdict: fn(&Value) -> bool,
+        depth: usize,
+    ) -> bool {
+        if is_of_another_interface(&rule.expressions, interfaces) {
             return false;
         }
-        drops(&rule.expressions)
+        verdict(&rule.expressions)
             || depth > 0
                 && rule.targets().iter().any(|target| {
                     self.rules_of(target)
-                        .any(|rule| self.cuts(rule, before, interfaces, depth - 1))
+                        .any(|rule| self.leads_to(rule, interfaces, verdict, depth - 1))
                 })
     }
 }
@@ -240,16 +248,31 @@ fn drops(expressions: &Value) -> bool {
     found
 }
 
+fn accepts(expressions: &Value) -> bool {
+    let mut found = false;
+    find(expressions, &mut |key, value| {
+        // What a map's verdicts are is told elsewhere.
+        found |=
+            key == "accept" || key == "vmap" && value.get("data").is_some_and(Value::is_string);
+    });
+    found
+}
+
 /// `iifname "br0"` is nothing to whoever comes in over eth0.
 fn is_of_another_interface(expressions: &Value, interfaces: &[&str]) -> bool {
     let matched = |expression: &Value| {
         let found = expression.get("match")?;
         let key = found.get("left")?.get("meta")?.get("key")?.as_str()?;
         let name = found.get("right")?.as_str()?;
-        let is_exact = found.get("op")?.as_str()? == "==" && !name.contains('*');
+        // A set of names is told by its own: @wan.
+        let is_one = !name.starts_with('@') && !name.contains('*');
+        let is_exact = found.get("op")?.as_str()? == "==" && is_one;
         let is_interface = matches!(key, "iif" | "iifname" | "oif" | "oifname");
         (is_exact && is_interface).then(|| !interfaces.contains(&name))
     };
+    if interfaces.is_empty() {
+        return false;
+    }
     expressions
         .as_array()
         .into_iter()

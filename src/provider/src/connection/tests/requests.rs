@@ -214,7 +214,7 @@ async fn whoever_stays_is_connected_again_without_being_asked() {
         is_wanted.store(false, Ordering::SeqCst);
         wire.cut();
     };
-    let both = async { tokio::join!(staying, dropped) };
+    let both = Box::pin(async { tokio::join!(staying, dropped) });
     tokio::time::timeout(Duration::from_secs(30), both)
         .await
         .unwrap();

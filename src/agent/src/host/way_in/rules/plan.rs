@@ -1,21 +1,25 @@
 //! What opens the way again: pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::{Chain, Place, Rule, Rules, Step, drops, without_counts};
-
-/// How deep chains may be nested: the kernel takes 16. NFT_JUMP_STACK_SIZE
-const DEPTH: usize = 16;
+use super::{Chain, Place, Rule, Rules, Step, comparison::Comparison, drops};
 
 /// What has come since and cuts, what is gone and let pass.
 pub fn plan(before: &Rules, now: &Rules, interfaces: &[&str]) -> Vec<Step> {
     let mut steps = Vec::new();
-    let cutting: Vec<&Rule> = now
-        .listed
+    // What led to a chain may be gone, and its rules be there still.
+    let places = &before.reached() | &now.reached();
+    let comparisons: BTreeMap<&Place, Comparison> = places
         .iter()
-        .filter(|rule| now.cuts(rule, before, interfaces, DEPTH))
+        .map(|place| (place, Comparison::of(place, before, now)))
+        .collect();
+    // Where it leads to may have been there.
+    let cutting: Vec<&Rule> = comparisons
+        .values()
+        .flat_map(|chain| chain.new.iter().map(|place| chain.now[*place]))
+        .filter(|rule| now.closes(rule, interfaces))
         .collect();
     let closed = |chain: &&Chain| chain.matters() && chain.drops();
     let is_new = |table: &(String, String)| !before.tables.contains(table);
@@ -47,68 +51,151 @@ pub fn plan(before: &Rules, now: &Rules, interfaces: &[&str]) -> Vec<Step> {
             .filter(|rule| !is_new(&rule.place.table()))
             .map(|rule| remove_rule(rule)),
     );
-    let tables: BTreeSet<(String, String)> = before
-        .listed
-        .iter()
-        .map(|rule| rule.place.table())
-        .collect();
-    let put_back = |table| put_back(&table, before, now);
-    steps.extend(tables.into_iter().filter_map(put_back));
+    let mut returning: BTreeMap<(String, String), Vec<Returning>> = BTreeMap::new();
+    for rule in all_returning(&comparisons, before, now, interfaces) {
+        let of_table = returning.entry(rule.rule.place.table()).or_default();
+        of_table.push(rule);
+    }
+    steps.extend(returning.values().filter_map(|rules| put_back(rules)));
     steps
+}
+
+/// A rule that comes back to its place.
+struct Returning<'a> {
+    rule: &'a Rule,
+    /// The chains that it needs and that are gone.
+    chains: Vec<Value>,
+    commands: Vec<Value>,
+    sentence: String,
+    /// Whether it may come without the others: it keeps nothing from passing that passes now.
+    alone: bool,
+}
+
+/// What comes back to the chains that are there, and to those that are gone and that this leads to.
+fn all_returning<'a>(
+    comparisons: &BTreeMap<&Place, Comparison<'a>>,
+    before: &Rules,
+    now: &Rules,
+    interfaces: &[&str],
+) -> Vec<Returning<'a>> {
+    let mut returning = Vec::new();
+    for (place, comparison) in comparisons {
+        if now.chain(place).is_some() {
+            returning.extend(returning_to(place, comparison, before, now, interfaces));
+        }
+    }
+    let gone = gone(&returning, before, now);
+    for place in &gone {
+        if let Some(comparison) = comparisons.get(place) {
+            returning.extend(returning_to(place, comparison, before, now, interfaces));
+        }
+    }
+    for rule in &mut returning {
+        let mut needed = rule.rule.targets();
+        needed.push(rule.rule.place.clone());
+        let chains = needed.iter().filter(|place| gone.contains(place));
+        let chains = chains.filter_map(|place| before.chain(place));
+        rule.chains = chains.filter_map(add_chain).collect();
+    }
+    returning
+}
+
+/// The chains that are gone and that these rules lead to, or that one of those leads to.
+fn gone(rules: &[Returning], before: &Rules, now: &Rules) -> BTreeSet<Place> {
+    let mut gone = BTreeSet::new();
+    let mut next: Vec<Place> = rules.iter().flat_map(|rule| rule.rule.targets()).collect();
+    while let Some(place) = next.pop() {
+        if now.chain(&place).is_none() && gone.insert(place.clone()) {
+            next.extend(before.rules_of(&place).flat_map(Rule::targets));
+        }
+    }
+    gone
+}
+
+/// What comes back to a chain, in its order.
+fn returning_to<'a>(
+    place: &Place,
+    comparison: &Comparison<'a>,
+    before: &Rules,
+    now: &Rules,
+    interfaces: &[&str],
+) -> Vec<Returning<'a>> {
+    let chain = now.chain(place);
+    let returning = |was: usize, commands: Vec<Value>, sentence: String, alone: bool| {
+        let returning = Returning {
+            rule: comparison.before[was],
+            chains: Vec::new(),
+            commands,
+            sentence,
+            alone,
+        };
+        (was, returning)
+    };
+    // What leads to a chain that is gone means all of it.
+    let lost = chain.map_or(&comparison.lost[..], |_| lost(comparison, before));
+    let lost = lost.iter().map(|was| {
+        let rule = comparison.before[*was];
+        let sentence = format!("a rule that was gone from {} is back", place.words());
+        // A chain that drops by its policy can't be closed further.
+        let is_closed = chain.is_some_and(Chain::drops) && !drops(&rule.expressions);
+        let alone = is_closed || !before.closes(rule, &[]);
+        returning(*was, vec![put_rule(*was, comparison)], sentence, alone)
+    });
+    let is_upside_down = comparison.is_upside_down(before, now, interfaces);
+    let moved = comparison.moved.iter().filter(|_| is_upside_down);
+    let moved = moved.map(|(was, is)| {
+        let sentence = format!(
+            "the rules of {} are in their former order again",
+            place.words()
+        );
+        let commands = vec![delete_rule(comparison.now[*is]), put_rule(*was, comparison)];
+        returning(*was, commands, sentence, true)
+    });
+    let mut all: Vec<(usize, Returning)> = lost.chain(moved).collect();
+    all.sort_by_key(|(was, _)| *was);
+    all.into_iter().map(|(_, returning)| returning).collect()
+}
+
+/// What is gone of a chain and comes back.
+fn lost<'a>(comparison: &'a Comparison, before: &Rules) -> &'a [usize] {
+    let only_drops = |was: &usize| {
+        let rule = comparison.before[*was];
+        before.closes(rule, &[]) && !before.admits(rule, &[])
+    };
+    // A rule that dropped may have been taken back for good; where those that let pass are gone as
+    // well, the chain was emptied.
+    if comparison.lost.iter().all(only_drops) {
+        return &[];
+    }
+    &comparison.lost
 }
 
 /// Puts all back that is gone of a table, as one: rules that drop must not be there without those that let pass, which
 /// may stand in other chains.
-fn put_back(table: &(String, String), before: &Rules, now: &Rules) -> Option<Step> {
-    let places: BTreeSet<&Place> = before.listed.iter().map(|rule| &rule.place).collect();
-    let (mut commands, mut otherwise, mut sentences) = (Vec::new(), Vec::new(), Vec::new());
-    for place in places.into_iter().filter(|place| place.table() == *table) {
-        let Some(chain) = now.chain(place) else {
-            continue;
-        };
-        let lost = lost(place, before, now);
-        if lost.is_empty() {
-            continue;
-        }
-        let sentence = format!("a rule that was gone from {} is back", place.words());
-        for rule in lost {
-            let command = put_rule(rule, before, now);
-            // A chain that drops by its policy can't be closed further.
-            let is_closed = chain.drops() && !drops(&rule.expressions);
-            if is_closed || !before.closes(rule, DEPTH) {
-                otherwise.push(Step {
-                    commands: vec![command.clone()],
-                    sentence: sentence.clone(),
-                    otherwise: Vec::new(),
-                });
+fn put_back(rules: &[Returning]) -> Option<Step> {
+    let step = |rules: &[&Returning], otherwise: Vec<Step>| {
+        let (mut commands, mut sentences) = (Vec::new(), Vec::new());
+        for chain in rules.iter().flat_map(|rule| &rule.chains) {
+            if !commands.contains(chain) {
+                commands.push(chain.clone());
             }
-            commands.push(command);
         }
-        sentences.push(sentence);
-    }
-    if commands.len() < 2 {
-        otherwise.clear();
-    }
-    (!commands.is_empty()).then(|| Step {
-        commands,
-        sentence: sentences.join(", and "),
-        otherwise,
-    })
-}
-
-/// What is gone of a chain, from the last to the first, so that each finds the one before it in its place.
-fn lost<'a>(place: &'a Place, before: &'a Rules, now: &Rules) -> Vec<&'a Rule> {
-    let lost: Vec<&Rule> = before
-        .rules_of(place)
-        .rev()
-        .filter(|rule| !now.has(rule))
-        .collect();
-    // A rule that dropped may have been taken back for good; where those that let pass are gone as
-    // well, the chain was emptied.
-    if lost.iter().all(|rule| drops(&rule.expressions)) {
-        return Vec::new();
-    }
-    lost
+        for rule in rules {
+            commands.extend(rule.commands.iter().cloned());
+            if !sentences.contains(&rule.sentence.as_str()) {
+                sentences.push(&rule.sentence);
+            }
+        }
+        Step {
+            commands,
+            sentence: sentences.join(", and "),
+            otherwise,
+        }
+    };
+    let rules: Vec<&Returning> = rules.iter().collect();
+    let alone = rules.iter().filter(|rule| rule.alone && rules.len() > 1);
+    let otherwise = alone.map(|rule| step(&[rule], Vec::new())).collect();
+    (!rules.is_empty()).then(|| step(&rules, otherwise))
 }
 
 fn remove_table((family, name): &(String, String)) -> Step {
@@ -134,12 +221,15 @@ fn open(chain: &Chain) -> Option<Step> {
     })
 }
 
+fn add_chain(chain: &Chain) -> Option<Value> {
+    let mut asked = chain.listed.clone();
+    asked.as_object_mut()?.remove("handle");
+    Some(json!({"add": {"chain": asked}}))
+}
+
 fn remove_rule(rule: &Rule) -> Step {
-    let Place(family, table, chain) = &rule.place;
     Step {
-        commands: vec![json!({"delete": {"rule": {
-            "family": family, "table": table, "chain": chain, "handle": rule.handle,
-        }}})],
+        commands: vec![delete_rule(rule)],
         sentence: format!(
             "a rule of {} that drops packets, which had come since, is gone",
             rule.place.words()
@@ -148,28 +238,26 @@ fn remove_rule(rule: &Rule) -> Step {
     }
 }
 
-/// After the nearest rule before it that is still there; without one, at the beginning.
-fn put_rule(rule: &Rule, before: &Rules, now: &Rules) -> Value {
+fn delete_rule(rule: &Rule) -> Value {
+    let Place(family, table, chain) = &rule.place;
+    json!({"delete": {"rule": {
+        "family": family, "table": table, "chain": chain, "handle": rule.handle,
+    }}})
+}
+
+/// Before the nearest rule behind it that is still in its place; without one, at the end. Only `insert` can be told a
+/// place: nft 1.0.6 reads no handle in an `add`, json_parse_cmd_add_rule().
+fn put_rule(was: usize, comparison: &Comparison) -> Value {
+    let rule = comparison.before[was];
     let Place(family, table, chain) = &rule.place;
     let mut asked = json!({
         "family": family, "table": table, "chain": chain, "expr": rule.expressions,
     });
-    let neighbour = before
-        .rules_of(&rule.place)
-        .rev()
-        .skip_while(|other| other.handle != rule.handle)
-        .skip(1)
-        .find_map(|other| {
-            let same = |found: &&Rule| {
-                without_counts(&found.expressions) == without_counts(&other.expressions)
-            };
-            now.rules_of(&rule.place).find(same)
-        });
-    match neighbour {
-        Some(neighbour) => {
-            asked["handle"] = neighbour.handle.into();
-            json!({"add": {"rule": asked}})
+    match comparison.kept.iter().find(|(other, _)| *other > was) {
+        Some((_, is)) => {
+            asked["handle"] = comparison.now[*is].handle.into();
+            json!({"insert": {"rule": asked}})
         }
-        None => json!({"insert": {"rule": asked}}),
+        None => json!({"add": {"rule": asked}}),
     }
 }
