@@ -44,19 +44,22 @@ impl Range {
         self.create_is_undone(&former)
     }
 
-    /// What is open by now is not closed, and what only forwards is left alone, while the way in comes back.
+    /// What is open by now is not closed, and what only forwards or is about guests is left alone, while the way in comes
+    /// back.
     pub fn found_open(&self) -> Result<()> {
         let drill = on_the_host(
             "a firewall is opened, and emptied",
             "must nft 'add chain inet office early { policy accept; }; add chain inet office forward { policy drop; }; \
-             flush chain inet operator in'",
+             flush chain inet operator in; \
+             add table ip raw; add chain ip raw PREROUTING { type filter hook prerouting priority raw; }; \
+             add rule ip raw PREROUTING ip daddr 172.17.0.2 iifname != \"docker0\" counter drop'",
             "a rule that was gone from the chain in (table inet operator) is back",
         );
         let vps = self.lab.vps1();
         vps.root(&format!("nft -f - <<'END'\n{OFFICE}END"))?;
         let undone = self.undone_beside_open_chains(&drill);
         // Nothing that is forwarded would pass it, so that the host would be refused.
-        vps.root("nft delete table inet office")?;
+        vps.root("nft delete table inet office; nft delete table ip raw 2>/dev/null || true")?;
         undone?;
         self.terraform.apply().context("the change, once more")?;
         self.terraform.assert_plan_is_empty()
@@ -71,15 +74,13 @@ impl Range {
         }
         ensure!(!said.contains("the policy of"), "{said}");
         for (chain, holds) in [
-            ("office early", "policy accept"),
-            ("office forward", "policy drop"),
-            ("operator in", "policy drop"),
-            ("operator in", "jump services"),
+            ("inet office early", "policy accept"),
+            ("inet office forward", "policy drop"),
+            ("inet operator in", "policy drop"),
+            ("inet operator in", "jump services"),
+            ("ip raw PREROUTING", "ip daddr 172.17.0.2"),
         ] {
-            let listed = self
-                .lab
-                .vps1()
-                .root(&format!("nft list chain inet {chain}"))?;
+            let listed = self.lab.vps1().root(&format!("nft list chain {chain}"))?;
             ensure!(listed.contains(holds), "{holds:?} is not in\n{listed}");
         }
         self.lab.vps1().ssh("true")?.checked().map(drop)

@@ -22,11 +22,30 @@ pub enum Step {
 
 /// What is missing of the rules, and which are in the way.
 pub fn of_rules(before: &WayIn, now: &rules::Rules) -> Vec<Step> {
-    let names: Vec<&str> = before.links.iter().map(|link| link.name.as_str()).collect();
-    rules::plan(&before.rules, now, &names)
+    rules::plan(&before.rules, now, &way(before))
         .into_iter()
         .map(Step::Rules)
         .collect()
+}
+
+fn way(before: &WayIn) -> rules::Way<'_> {
+    // Nobody comes in by 127.0.0.1, and Docker drops what others send there.
+    let own = before.addresses.iter().map(|address| address.net.addr());
+    let own = own.filter(|address| !address.is_loopback());
+    let addresses = match before.peer {
+        Some(_) => own.chain(on_the_way(before)).collect(),
+        None => Vec::new(),
+    };
+    rules::Way {
+        interfaces: before.links.iter().map(|link| link.name.as_str()).collect(),
+        addresses,
+    }
+}
+
+/// The operator, and the routers on the way.
+fn on_the_way(before: &WayIn) -> Vec<IpAddr> {
+    let routers = before.routes.iter().filter_map(|route| route.gateway);
+    before.peer.into_iter().chain(routers).collect()
 }
 
 /// What is missing of the rest, and what is in the way.
@@ -94,8 +113,6 @@ fn same(one: &KeptRoute, other: &KeptRoute) -> bool {
 
 /// Whether a new route is one that packets to the operator, or to a router on the way, would take.
 fn leads_astray(before: &WayIn, route: &KeptRoute) -> bool {
-    let routers = before.routes.iter().filter_map(|route| route.gateway);
-    let on_the_way: Vec<IpAddr> = before.peer.into_iter().chain(routers).collect();
     let best = |address: &IpAddr| {
         before
             .routes
@@ -109,7 +126,7 @@ fn leads_astray(before: &WayIn, route: &KeptRoute) -> bool {
             })
             .max()
     };
-    on_the_way.iter().any(|address| {
+    on_the_way(before).iter().any(|address| {
         // fe80::1 is on every link.
         let is_link_local = matches!(address, IpAddr::V6(ip) if ip.is_unicast_link_local());
         !is_link_local
@@ -255,5 +272,16 @@ mod tests {
                 "the route to 172.31.1.1/32, which had come since, is gone",
             ]
         );
+    }
+
+    #[test]
+    fn the_way_in_is_not_known_without_the_operator() {
+        let mut before = before();
+        before.addresses.push(address("127.0.0.1/8", 1));
+        let known = way(&before).addresses;
+        let expected = ["203.0.113.1", "172.17.0.1", "198.51.100.2", "172.31.1.1"];
+        assert_eq!(known, expected.map(|text| text.parse::<IpAddr>().unwrap()));
+        before.peer = None;
+        assert_eq!(way(&before).addresses, Vec::<IpAddr>::new());
     }
 }

@@ -4,10 +4,11 @@
 mod comparison;
 mod plan;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub use self::plan::plan;
 use crate::filter;
@@ -56,6 +57,15 @@ struct Rule {
     place: Place,
     handle: u64,
     expressions: Value,
+}
+
+/// What the operator comes by; whoever comes by nothing of that may be anybody.
+#[derive(Debug, Default)]
+pub struct Way<'a> {
+    /// The interfaces that lead to the operator and to the world.
+    pub interfaces: Vec<&'a str>,
+    /// The addresses of the host, of the operator and of the routers between them; none when not all are known.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// One change of the rules.
@@ -156,31 +166,25 @@ impl Rules {
         reached
     }
 
-    /// Whether a rule drops what comes by these interfaces, or by any when none is named: itself or where it leads to.
-    fn closes(&self, rule: &Rule, interfaces: &[&str]) -> bool {
-        self.leads_to(rule, interfaces, drops, DEPTH)
+    /// Whether a rule drops what comes this way: itself or where it leads to.
+    fn closes(&self, rule: &Rule, way: &Way) -> bool {
+        self.leads_to(rule, way, drops, DEPTH)
     }
 
     /// Whether a rule lets something of that pass.
-    fn admits(&self, rule: &Rule, interfaces: &[&str]) -> bool {
-        self.leads_to(rule, interfaces, accepts, DEPTH)
+    fn admits(&self, rule: &Rule, way: &Way) -> bool {
+        self.leads_to(rule, way, accepts, DEPTH)
     }
 
-    fn leads_to(
-        &self,
-        rule: &Rule,
-        interfaces: &[&str],
-        verdict: fn(&Value) -> bool,
-        depth: usize,
-    ) -> bool {
-        if is_of_another_interface(&rule.expressions, interfaces) {
+    fn leads_to(&self, rule: &Rule, way: &Way, verdict: fn(&Value) -> bool, depth: usize) -> bool {
+        if is_of_another_way(&rule.expressions, way) {
             return false;
         }
         verdict(&rule.expressions)
             || depth > 0
                 && rule.targets().iter().any(|target| {
                     self.rules_of(target)
-                        .any(|rule| self.leads_to(rule, interfaces, verdict, depth - 1))
+                        .any(|rule| self.leads_to(rule, way, verdict, depth - 1))
                 })
     }
 }
@@ -258,26 +262,49 @@ fn accepts(expressions: &Value) -> bool {
     found
 }
 
+/// Whether a rule asks for another interface or another address than the operator's.
+fn is_of_another_way(expressions: &Value, way: &Way) -> bool {
+    let matches = expressions.as_array().into_iter().flatten();
+    matches
+        .filter_map(|expression| expression.get("match"))
+        .filter(|found| found.get("op").and_then(Value::as_str) == Some("=="))
+        .any(|found| {
+            is_another_interface(found, &way.interfaces) == Some(true)
+                || is_another_address(found, &way.addresses) == Some(true)
+        })
+}
+
 /// `iifname "br0"` is nothing to whoever comes in over eth0.
-fn is_of_another_interface(expressions: &Value, interfaces: &[&str]) -> bool {
-    let matched = |expression: &Value| {
-        let found = expression.get("match")?;
-        let key = found.get("left")?.get("meta")?.get("key")?.as_str()?;
-        let name = found.get("right")?.as_str()?;
-        // A set of names is told by its own: @wan.
-        let is_one = !name.starts_with('@') && !name.contains('*');
-        let is_exact = found.get("op")?.as_str()? == "==" && is_one;
-        let is_interface = matches!(key, "iif" | "iifname" | "oif" | "oifname");
-        (is_exact && is_interface).then(|| !interfaces.contains(&name))
-    };
-    if interfaces.is_empty() {
-        return false;
-    }
-    expressions
-        .as_array()
+fn is_another_interface(found: &Value, interfaces: &[&str]) -> Option<bool> {
+    let key = found.get("left")?.get("meta")?.get("key")?.as_str()?;
+    let name = found.get("right")?.as_str()?;
+    // A set of names is told by its own: @wan.
+    let is_one = !name.starts_with('@') && !name.contains('*');
+    let is_interface = matches!(key, "iif" | "iifname" | "oif" | "oifname");
+    (is_one && is_interface && !interfaces.is_empty()).then(|| !interfaces.contains(&name))
+}
+
+/// `ip daddr 172.17.0.2` is nothing to whoever speaks with 203.0.113.1.
+fn is_another_address(found: &Value, addresses: &[IpAddr]) -> Option<bool> {
+    let asked = found.get("left")?.get("payload")?;
+    let is_destination = ["ip", "ip6"]
         .into_iter()
-        .flatten()
-        .any(|expression| matched(expression) == Some(true))
+        .any(|protocol| *asked == json!({"protocol": protocol, "field": "daddr"}));
+    let right = found.get("right")?;
+    let net = match right.get("prefix") {
+        Some(prefix) => {
+            let length = u8::try_from(prefix.get("len")?.as_u64()?).ok()?;
+            IpNet::new(prefix.get("addr")?.as_str()?.parse().ok()?, length).ok()?
+        }
+        None => IpNet::from(right.as_str()?.parse::<IpAddr>().ok()?),
+    };
+    // Neighbours are found by multicast, RFC 4861, and leases by broadcast.
+    let is_for_all = match net.addr() {
+        IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_multicast(),
+    };
+    (is_destination && !is_for_all && !addresses.is_empty())
+        .then(|| !addresses.iter().any(|address| net.contains(address)))
 }
 
 /// A rule is the same whatever it has counted.

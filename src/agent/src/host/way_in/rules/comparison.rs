@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Place, Rule, Rules, without_counts};
+use super::{Place, Rule, Rules, Way, without_counts};
 
 /// The place of a rule before, and that of the same one now.
 type Pair = (usize, usize);
@@ -66,7 +66,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// Whether what drops has come to stand before what lets pass, and stood behind it.
-    pub fn is_upside_down(&self, before: &Rules, now: &Rules, interfaces: &[&str]) -> bool {
+    pub fn is_upside_down(&self, before: &Rules, now: &Rules, way: &Way) -> bool {
         if self.moved.is_empty() {
             return false;
         }
@@ -74,8 +74,8 @@ impl<'a> Comparison<'a> {
         pairs.sort_unstable_by_key(|(_, is)| *is);
         let mut dropped_by = None;
         pairs.into_iter().any(|(was, is)| {
-            let is_cut = dropped_by > Some(was) && before.admits(self.before[was], interfaces);
-            if now.closes(self.now[is], interfaces) {
+            let is_cut = dropped_by > Some(was) && before.admits(self.before[was], way);
+            if now.closes(self.now[is], way) {
                 dropped_by = dropped_by.max(Some(was));
             }
             is_cut

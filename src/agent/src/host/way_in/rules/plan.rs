@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::{Chain, Place, Rule, Rules, Step, comparison::Comparison, drops};
+use super::{Chain, Place, Rule, Rules, Step, Way, comparison::Comparison, drops};
+
+/// Family and name.
+type Table = (String, String);
 
 /// What has come since and cuts, what is gone and let pass.
-pub fn plan(before: &Rules, now: &Rules, interfaces: &[&str]) -> Vec<Step> {
-    let mut steps = Vec::new();
+pub fn plan(before: &Rules, now: &Rules, way: &Way) -> Vec<Step> {
     // What led to a chain may be gone, and its rules be there still.
     let places = &before.reached() | &now.reached();
     let comparisons: BTreeMap<&Place, Comparison> = places
@@ -19,45 +21,54 @@ pub fn plan(before: &Rules, now: &Rules, interfaces: &[&str]) -> Vec<Step> {
     let cutting: Vec<&Rule> = comparisons
         .values()
         .flat_map(|chain| chain.new.iter().map(|place| chain.now[*place]))
-        .filter(|rule| now.closes(rule, interfaces))
+        .filter(|rule| now.closes(rule, way))
         .collect();
-    let closed = |chain: &&Chain| chain.matters() && chain.drops();
-    let is_new = |table: &(String, String)| !before.tables.contains(table);
-    // What came as a whole goes as a whole.
-    let mut tables: Vec<(String, String)> = cutting
-        .iter()
-        .map(|rule| rule.place.table())
-        .chain(
-            now.chains
-                .iter()
-                .filter(closed)
-                .map(|chain| chain.place.table()),
-        )
-        .filter(is_new)
-        .collect();
-    tables.sort();
-    tables.dedup();
-    steps.extend(tables.iter().map(remove_table));
-    // A policy that lets pass now is no matter of getting in, whatever it was before.
-    let was_open = |chain: &&Chain| {
-        let known = before.chain(&chain.place);
-        known.is_none_or(|known| !known.drops()) && !is_new(&chain.place.table())
-    };
-    let to_open = now.chains.iter().filter(closed).filter(was_open);
-    steps.extend(to_open.filter_map(open));
-    steps.extend(
-        cutting
-            .iter()
-            .filter(|rule| !is_new(&rule.place.table()))
-            .map(|rule| remove_rule(rule)),
-    );
-    let mut returning: BTreeMap<(String, String), Vec<Returning>> = BTreeMap::new();
-    for rule in all_returning(&comparisons, before, now, interfaces) {
+    let mut steps = going(&cutting, before, now);
+    let mut returning: BTreeMap<Table, Vec<Returning>> = BTreeMap::new();
+    for rule in all_returning(&comparisons, before, now, way) {
         let of_table = returning.entry(rule.rule.place.table()).or_default();
         of_table.push(rule);
     }
     steps.extend(returning.values().filter_map(|rules| put_back(rules)));
     steps
+}
+
+/// What goes: tables, policies and rules that have come since and cut.
+fn going(cutting: &[&Rule], before: &Rules, now: &Rules) -> Vec<Step> {
+    let closed: Vec<&Chain> = now
+        .chains
+        .iter()
+        .filter(|chain| chain.matters() && chain.drops())
+        .collect();
+    let closed_tables: BTreeSet<Table> = closed.iter().map(|chain| chain.place.table()).collect();
+    let mut tables = closed_tables.clone();
+    tables.extend(cutting.iter().map(|rule| rule.place.table()));
+    tables.retain(|table| {
+        let is_new = !before.tables.contains(table);
+        is_new && (closed_tables.contains(table) || only_cuts(table, cutting, now))
+    });
+    let mut steps: Vec<Step> = tables.iter().map(remove_table).collect();
+    // A policy that lets pass now is no matter of getting in, whatever it was before.
+    let was_open = |chain: &&Chain| {
+        let known = before.chain(&chain.place);
+        known.is_none_or(|known| !known.drops()) && !tables.contains(&chain.place.table())
+    };
+    steps.extend(closed.into_iter().filter(was_open).filter_map(open));
+    let single = cutting
+        .iter()
+        .filter(|rule| !tables.contains(&rule.place.table()));
+    steps.extend(single.map(|rule| remove_rule(rule)));
+    steps
+}
+
+/// Whether nothing is in a table but what cuts: Docker's may have rules about its guests beside.
+fn only_cuts(table: &Table, cutting: &[&Rule], now: &Rules) -> bool {
+    let is_in = |rule: &Rule| rule.place.table() == *table;
+    let all = now.listed.iter().filter(|rule| is_in(rule)).count();
+    let is_of_the_way = |chain: &Chain| chain.hook.is_none() || chain.matters();
+    let mut chains = now.chains.iter();
+    all == cutting.iter().filter(|rule| is_in(rule)).count()
+        && chains.all(|chain| chain.place.table() != *table || is_of_the_way(chain))
 }
 
 /// A rule that comes back to its place.
@@ -76,18 +87,18 @@ fn all_returning<'a>(
     comparisons: &BTreeMap<&Place, Comparison<'a>>,
     before: &Rules,
     now: &Rules,
-    interfaces: &[&str],
+    way: &Way,
 ) -> Vec<Returning<'a>> {
     let mut returning = Vec::new();
     for (place, comparison) in comparisons {
         if now.chain(place).is_some() {
-            returning.extend(returning_to(place, comparison, before, now, interfaces));
+            returning.extend(returning_to(place, comparison, before, now, way));
         }
     }
     let gone = gone(&returning, before, now);
     for place in &gone {
         if let Some(comparison) = comparisons.get(place) {
-            returning.extend(returning_to(place, comparison, before, now, interfaces));
+            returning.extend(returning_to(place, comparison, before, now, way));
         }
     }
     for rule in &mut returning {
@@ -118,7 +129,7 @@ fn returning_to<'a>(
     comparison: &Comparison<'a>,
     before: &Rules,
     now: &Rules,
-    interfaces: &[&str],
+    way: &Way,
 ) -> Vec<Returning<'a>> {
     let chain = now.chain(place);
     let returning = |was: usize, commands: Vec<Value>, sentence: String, alone: bool| {
@@ -138,10 +149,10 @@ fn returning_to<'a>(
         let sentence = format!("a rule that was gone from {} is back", place.words());
         // A chain that drops by its policy can't be closed further.
         let is_closed = chain.is_some_and(Chain::drops) && !drops(&rule.expressions);
-        let alone = is_closed || !before.closes(rule, &[]);
+        let alone = is_closed || !before.closes(rule, &Way::default());
         returning(*was, vec![put_rule(*was, comparison)], sentence, alone)
     });
-    let is_upside_down = comparison.is_upside_down(before, now, interfaces);
+    let is_upside_down = comparison.is_upside_down(before, now, way);
     let moved = comparison.moved.iter().filter(|_| is_upside_down);
     let moved = moved.map(|(was, is)| {
         let sentence = format!(
@@ -160,7 +171,7 @@ fn returning_to<'a>(
 fn lost<'a>(comparison: &'a Comparison, before: &Rules) -> &'a [usize] {
     let only_drops = |was: &usize| {
         let rule = comparison.before[*was];
-        before.closes(rule, &[]) && !before.admits(rule, &[])
+        before.closes(rule, &Way::default()) && !before.admits(rule, &Way::default())
     };
     // A rule that dropped may have been taken back for good; where those that let pass are gone as
     // well, the chain was emptied.
@@ -198,7 +209,7 @@ fn put_back(rules: &[Returning]) -> Option<Step> {
     (!rules.is_empty()).then(|| step(&rules, otherwise))
 }
 
-fn remove_table((family, name): &(String, String)) -> Step {
+fn remove_table((family, name): &Table) -> Step {
     Step {
         commands: vec![json!({"delete": {"table": {"family": family, "name": name}}})],
         sentence: format!("the nftables table {family} {name}, which had come since, is gone"),

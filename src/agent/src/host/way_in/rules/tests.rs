@@ -3,8 +3,6 @@ mod cuts;
 mod kernel;
 mod order;
 
-use serde_json::json;
-
 use super::*;
 
 fn chain(table: &str, name: &str, hook: &str, policy: &str) -> Value {
@@ -53,8 +51,23 @@ fn firewall() -> Vec<Value> {
     ]
 }
 
+/// How the operator comes in.
+fn way() -> Way<'static> {
+    let addresses = [
+        "203.0.113.1",
+        "2001:db8::1",
+        "fe80::1",
+        "198.51.100.2",
+        "172.31.1.1",
+    ];
+    Way {
+        interfaces: vec!["eth0"],
+        addresses: addresses.map(|text| text.parse().unwrap()).to_vec(),
+    }
+}
+
 fn sentences(before: &[Value], now: &[Value]) -> Vec<String> {
-    plan(&rules(before), &rules(now), &["eth0"])
+    plan(&rules(before), &rules(now), &way())
         .into_iter()
         .map(|step| step.sentence)
         .collect()
@@ -158,7 +171,7 @@ fn what_has_come_since_and_drops_goes() {
 fn a_policy_is_as_before() {
     let mut before = firewall();
     before[0] = chain("filter", "input", "input", "accept");
-    let steps = plan(&rules(&before), &rules(&firewall()), &["eth0"]);
+    let steps = plan(&rules(&before), &rules(&firewall()), &way());
     assert_eq!(steps.len(), 1);
     assert_eq!(
         steps[0].sentence,
@@ -206,7 +219,7 @@ fn what_drops_is_back_with_all_that_lets_pass_or_not_at_all() {
             .filter(|object| !is_in_input(object))
             .cloned()
             .collect();
-        let steps = plan(&rules(&before), &rules(&emptied), &["eth0"]);
+        let steps = plan(&rules(&before), &rules(&emptied), &way());
         assert_eq!(steps.len(), 1);
         assert_eq!(handles(&steps[0]), [5, 6, 7, 8]);
         let single: Vec<u64> = steps[0].otherwise.iter().flat_map(handles).collect();
@@ -220,7 +233,7 @@ fn a_rule_that_let_pass_is_back_in_its_place() {
         .into_iter()
         .filter(|object| !matches!(object["rule"]["handle"].as_u64(), Some(5 | 6)))
         .collect();
-    let steps = plan(&rules(&firewall()), &rules(&now), &["eth0"]);
+    let steps = plan(&rules(&firewall()), &rules(&now), &way());
     assert_eq!(steps.len(), 1);
     let asked: Vec<&Value> = steps[0]
         .commands
@@ -255,7 +268,7 @@ fn what_drops_waits_for_the_chains_that_let_pass_before_it() {
         rule("filter", "input", 6, &json!([{"drop": null}])),
         rule("filter", "allowed", 7, &port(22, "accept")),
     ]);
-    let steps = plan(&rules(&before), &rules(&chains), &["eth0"]);
+    let steps = plan(&rules(&before), &rules(&chains), &way());
     assert_eq!(steps.len(), 1);
     assert_eq!((steps[0].commands.len(), steps[0].otherwise.len()), (3, 2));
 }

@@ -55,7 +55,7 @@ fn a_chain_that_is_gone_is_back_with_the_rules_that_led_to_it() {
             || of_rule == "admin"
             || of_rule == "input"
     });
-    let steps = plan(&rules(&before), &rules(&now), &["eth0"]);
+    let steps = plan(&rules(&before), &rules(&now), &way());
     assert_eq!(steps.len(), 1);
     assert!(steps[0].sentence.contains(BACK));
     assert!(
@@ -104,7 +104,7 @@ fn a_chain_that_nothing_leads_to_stays_gone() {
 fn a_chain_that_is_there_is_not_filled_again_when_what_led_to_it_is_gone() {
     let before = with_services("drop");
     let now = without(&before, |object| object["rule"]["chain"] == "input");
-    let steps = plan(&rules(&before), &rules(&now), &["eth0"]);
+    let steps = plan(&rules(&before), &rules(&now), &way());
     assert_eq!(steps.len(), 1);
     assert_eq!(added(&steps[0].commands), (vec![], vec!["input"; 3]));
 }
@@ -117,7 +117,7 @@ fn what_drops_in_a_chain_that_is_gone_is_back_with_what_lets_pass() {
     let now = without(&before, |object| {
         is_of_input(object) || object["chain"]["name"] == "refuse"
     });
-    let steps = plan(&rules(&before), &rules(&now), &["eth0"]);
+    let steps = plan(&rules(&before), &rules(&now), &way());
     assert_eq!(steps.len(), 1);
     let (chains, of_rules) = added(&steps[0].commands);
     assert_eq!(chains, ["refuse"]);

@@ -64,3 +64,88 @@ fn a_set_of_interfaces_may_hold_the_uplink() {
         Vec::<String>::new()
     );
 }
+
+/// A rule that drops what goes to an address.
+fn to(address: &Value) -> Value {
+    let is_v6 = address.as_str().is_some_and(|text| text.contains(':'));
+    let protocol = if is_v6 { "ip6" } else { "ip" };
+    json!([
+        {"match": {
+            "op": "==", "left": {"payload": {"protocol": protocol, "field": "daddr"}}, "right": address,
+        }},
+        {"drop": null},
+    ])
+}
+
+#[test]
+fn what_goes_to_others_may_be_dropped() {
+    let dropping = |address: &Value| with(vec![rule("filter", "input", 9, &to(address))]);
+    let prefix = |address: &str, length: u8| json!({"prefix": {"addr": address, "len": length}});
+    for others in [
+        json!("172.17.0.2"),
+        json!("2001:db8::2"),
+        prefix("172.17.0.0", 16),
+    ] {
+        let now = dropping(&others);
+        assert_eq!(
+            sentences(&firewall(), &now),
+            Vec::<String>::new(),
+            "{others}"
+        );
+    }
+    for ours in [
+        json!("203.0.113.1"),
+        json!("198.51.100.2"),
+        json!("fe80::1"),
+        json!("ff02::1"),
+        prefix("203.0.113.0", 24),
+        json!("@guests"),
+        json!({"set": ["172.17.0.2"]}),
+        json!({"range": ["172.17.0.2", "172.17.0.9"]}),
+    ] {
+        assert_eq!(sentences(&firewall(), &dropping(&ours)), [GONE], "{ours}");
+    }
+    // Who the operator is, isn't always known.
+    let unknown = Way {
+        addresses: Vec::new(),
+        ..way()
+    };
+    let now = rules(&dropping(&json!("172.17.0.2")));
+    assert_eq!(plan(&rules(&firewall()), &now, &unknown).len(), 1);
+}
+
+#[test]
+fn a_new_table_goes_as_a_whole_only_when_nothing_else_is_in_it() {
+    let guests = || {
+        vec![
+            chain("raw", "PREROUTING", "prerouting", "accept"),
+            rule("raw", "PREROUTING", 2, &to(&json!("172.17.0.2"))),
+        ]
+    };
+    let also = |more: Vec<Value>| with(guests().into_iter().chain(more).collect());
+    assert_eq!(sentences(&firewall(), &also(vec![])), Vec::<String>::new());
+    let cut = rule("raw", "PREROUTING", 3, &port(22, "drop"));
+    assert_eq!(
+        sentences(&firewall(), &also(vec![cut])),
+        [
+            "a rule of the chain PREROUTING (table inet raw) that drops packets, which had come since, is gone"
+        ]
+    );
+    let whole = ["the nftables table inet raw, which had come since, is gone"];
+    let shut = chain("raw", "INPUT", "input", "drop");
+    assert_eq!(sentences(&firewall(), &also(vec![shut])), whole);
+    let cut = || {
+        vec![
+            chain("evil", "in", "input", "accept"),
+            chain("evil", "refuse", "", ""),
+            rule("evil", "in", 2, &json!([{"goto": {"target": "refuse"}}])),
+            rule("evil", "refuse", 3, &json!([{"drop": null}])),
+        ]
+    };
+    let whole = ["the nftables table inet evil, which had come since, is gone"];
+    assert_eq!(sentences(&firewall(), &with(cut())), whole);
+    let forwards = cut()
+        .into_iter()
+        .chain([chain("evil", "forward", "forward", "accept")]);
+    assert_eq!(sentences(&firewall(), &with(forwards.collect())).len(), 2);
+}

@@ -65,14 +65,14 @@ fn nft_takes_what_is_put_back() {
         assert_eq!(before.listed.len(), 7);
 
         does("flush chain inet operator in");
-        let steps = plan(&before, &listed(), &["eth0"]);
+        let steps = plan(&before, &listed(), &way());
         assert_eq!(steps.len(), 1);
         assert!(takes(&steps[0].commands));
         assert_eq!(expressions(&listed()), expressions(&before));
 
         // What a rule needs is gone: what lets pass comes back alone.
         does("flush chain inet operator in; delete set inet operator offices");
-        let steps = plan(&before, &listed(), &["eth0"]);
+        let steps = plan(&before, &listed(), &way());
         assert!(!takes(&steps[0].commands));
         assert_eq!(listed().listed.len(), 1);
         let single = &steps[0].otherwise;
@@ -98,13 +98,13 @@ fn nft_puts_rules_where_they_stood() {
              add rule inet operator in iif lo accept; add rule inet operator in tcp dport { 22, 80 } accept",
         ] {
             does(cut);
-            let steps = plan(&before, &listed(), &["eth0"]);
+            let steps = plan(&before, &listed(), &way());
             assert_eq!(steps.len(), 1, "{cut}");
             assert!(takes(&steps[0].commands), "{cut}");
             let now = listed();
             let found: Vec<Value> = expressions(&now).iter().map(without_counts).collect();
             assert_eq!(found, expected, "{cut}");
-            assert!(plan(&before, &now, &["eth0"]).is_empty(), "{cut}");
+            assert!(plan(&before, &now, &way()).is_empty(), "{cut}");
         }
     });
 }
@@ -119,17 +119,17 @@ fn nft_makes_chains_again() {
         does("add rule inet operator checks jump admin");
         let before = listed();
         does(CUT);
-        let steps = plan(&before, &listed(), &["eth0"]);
+        let steps = plan(&before, &listed(), &way());
         assert_eq!(steps.len(), 1);
         assert!(takes(&steps[0].commands));
         let now = listed();
         assert_eq!(now.listed.len(), before.listed.len());
-        assert!(plan(&before, &now, &["eth0"]).is_empty());
+        assert!(plan(&before, &now, &way()).is_empty());
 
         // What needs nothing that is gone comes back alone, with its chain.
         does(CUT);
         does("delete set inet operator banned");
-        let steps = plan(&before, &listed(), &["eth0"]);
+        let steps = plan(&before, &listed(), &way());
         assert!(!takes(&steps[0].commands));
         for single in &steps[0].otherwise {
             assert!(takes(&single.commands), "{:?}", single.commands);

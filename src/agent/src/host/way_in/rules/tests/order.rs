@@ -62,13 +62,13 @@ fn a_second_rule_that_drops_like_one_that_was_there_goes() {
         ("bsd", "bdsd"),
         ("sd", "sdd"),
     ] {
-        let steps = plan(&rules(&chain_of(before)), &rules(&chain_of(now)), &["eth0"]);
+        let steps = plan(&rules(&chain_of(before)), &rules(&chain_of(now)), &way());
         let sentences: Vec<&str> = steps.iter().map(|step| step.sentence.as_str()).collect();
         assert_eq!(sentences, vec![GONE; now.len() - before.len()], "{now}");
         assert_eq!(after(now, &steps), before);
     }
     // Not the one that was there first: it drops what must not pass.
-    let steps = plan(&rules(&chain_of("bs")), &rules(&chain_of("bsb")), &["eth0"]);
+    let steps = plan(&rules(&chain_of("bs")), &rules(&chain_of("bsb")), &way());
     assert_eq!(after("bsb", &steps), "bs");
 }
 
@@ -82,7 +82,7 @@ fn what_drops_comes_to_stand_behind_what_lets_pass_again() {
         ("sbtd", "btds"),
         ("sbt", "bts"),
     ] {
-        let steps = plan(&rules(&chain_of(before)), &rules(&chain_of(now)), &["eth0"]);
+        let steps = plan(&rules(&chain_of(before)), &rules(&chain_of(now)), &way());
         assert_eq!(steps.len(), 1, "{before} {now}");
         assert_eq!(steps[0].sentence, ORDERED);
         assert_eq!(after(now, &steps), before, "{now}");
@@ -95,11 +95,7 @@ fn what_drops_comes_to_stand_behind_what_lets_pass_again() {
 #[test]
 fn what_is_gone_and_what_stands_elsewhere_come_back_at_once() {
     for now in ["ds", "dts", "dus"] {
-        let steps = plan(
-            &rules(&chain_of("sbtud")),
-            &rules(&chain_of(now)),
-            &["eth0"],
-        );
+        let steps = plan(&rules(&chain_of("sbtud")), &rules(&chain_of(now)), &way());
         assert_eq!(steps.len(), 1);
         for part in [BACK, ORDERED] {
             assert!(steps[0].sentence.contains(part), "{now}");
@@ -125,7 +121,7 @@ fn another_order_that_cuts_nobody_off_is_left_alone() {
 
 #[test]
 fn of_two_equal_rules_that_let_pass_both_come_back() {
-    let steps = plan(&rules(&chain_of("sds")), &rules(&chain_of("ds")), &["eth0"]);
+    let steps = plan(&rules(&chain_of("sds")), &rules(&chain_of("ds")), &way());
     assert_eq!(after("ds", &steps), "sds");
 }
 
