@@ -272,8 +272,12 @@ fn a_dropped_line(ground: &Ground, alice: &State, bob: &State) -> Result<()> {
     let (waits, goes_on) = ["waits", "goes-on"]
         .map(|file| alice.terraform.folder().join(file))
         .into();
+    // What comes last keeps the provider from being ended before.
+    let last = address("last", &alice.address(0), "both");
+    let last = last.replace("\n}", "\n  depends_on = [terraform_data.elsewhere]\n}");
     alice.terraform.configure(
         &(container("both", "")
+            + &last
             + &format!(
                 "resource \"terraform_data\" \"elsewhere\" {{\n  depends_on = [nspawn_container.both]\n  \
                  provisioner \"local-exec\" {{\n    command = \"touch {}; until [ -e {} ]; do sleep 0.1; done\"\n  }}\n}}\n",
@@ -286,7 +290,7 @@ fn a_dropped_line(ground: &Ground, alice: &State, bob: &State) -> Result<()> {
         ensure!(waits.exists());
         Ok(())
     })?;
-    let serving = "pgrep -f '^/usr/local/lib/nspawn-agent/[^ ]* serve'";
+    let serving = "pgrep -f '[n]spawn-agent[^ ]* serve'";
     let dropped = vps.root(serving)?;
     vps.root(&format!("kill -KILL {}", dropped.trim()))?;
     wait_until("alice is connected again", Duration::from_mins(1), || {

@@ -251,10 +251,10 @@ fn only_the_hash_is_kept(lab: &Lab) -> Result<()> {
     };
     let found = files_with(&format!("{PASSWORD}\n{PASSPHRASE}"))?;
     ensure!(found.is_empty(), "{found}");
-    let hash = vps.root("cat /etc/nspawn-agent/secrets/web.1")?;
+    let hash = vps.root("cat /etc/nspawn-agent/secrets/web.2")?;
     let found = files_with(hash.trim())?;
     let expected = [
-        "/etc/nspawn-agent/secrets/web.1",
+        "/etc/nspawn-agent/secrets/web.2",
         "/var/lib/nspawn-agent/containers/web/upper/etc/shadow",
     ];
     ensure!(
@@ -262,6 +262,6 @@ fn only_the_hash_is_kept(lab: &Lab) -> Result<()> {
         "{found}"
     );
     ensure!(found.contains(expected[0]), "{found}");
-    ensure!(vps.root("stat -c '%a %u' /etc/nspawn-agent/secrets/web.1")? == "600 0\n");
+    ensure!(vps.root("stat -c '%a %u' /etc/nspawn-agent/secrets/web.2")? == "600 0\n");
     Ok(())
 }

@@ -190,6 +190,8 @@ impl Store {
             self.path::<Container>(name.as_str()),
             self.removal(name.as_str()),
         );
+        // There since the container was made, but for one that was brought back from a backup.
+        files::create_folder(&self.folder.join(REMOVALS), 0o700)?;
         // Moved, which a disk without room allows. rename(2)
         files::move_for_good(&from, &to)
     }

@@ -78,14 +78,15 @@ impl Planned {
         }
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         let host = target.identity();
-        let on_host = || objects.read.iter().filter(|((read, _), _)| *read == host);
-        let of_kind = on_host().filter(|((_, read), _)| discriminant(read) == discriminant(key));
+        // It may have been on another host.
+        let all = objects.read.iter();
+        let of_kind = all.filter(|((_, read), _)| discriminant(read) == discriminant(key));
         // One that is being imported has its former token still.
         let marks = Marks::of(of_kind.flat_map(|((_, key), private)| {
             let tokens = private.token.iter().chain(&private.taken_from);
             tokens.map(move |token| (key, token))
         }));
-        let refreshed = on_host().next().is_some();
+        let refreshed = !objects.read.is_empty();
         let read = objects.read.get(&(host, key.clone())).cloned();
         Private {
             refreshed,
@@ -131,15 +132,15 @@ mod tests {
             refreshed: true,
             ..Private::default()
         };
-        assert_eq!(
-            replaced("a", &ObjectKey::Address("203.0.113.3".into())),
-            other
-        );
-        assert_eq!(
-            replaced("b", &key),
-            Private::default(),
-            "nobody has looked there"
-        );
+        let another = ObjectKey::Address("203.0.113.3".into());
+        assert_eq!(replaced("a", &another), other);
+        let elsewhere = Private {
+            marks: Marks::of([(&key, &crate::fixture::token('a'))].into_iter()),
+            ..other
+        };
+        assert_eq!(replaced("b", &key), elsewhere, "it may have been on a");
+        let blind = Planned::default().replaced(&host("a"), &key, Private::default());
+        assert_eq!(blind, Private::default(), "nobody has looked");
     }
 
     #[test]
@@ -163,7 +164,7 @@ mod tests {
             (address(3), 'c', true),
             (address(2), 'b', false),
             (ObjectKey::Host, 'd', false),
-            (address(4), 'e', false),
+            (address(4), 'e', true),
         ] {
             let found = replaced.marks.contain(&key, &crate::fixture::token(token));
             assert_eq!(found, is_known, "{key} {token}");

@@ -79,8 +79,9 @@ async fn finish_one(
     // Somebody else's in their place stays.
     let autostart = paths.autostart();
     if autostart.is_symlink() {
-        files::remove_for_good(&autostart)?;
+        files::remove_file(&autostart)?;
     }
+    files::sync_parent(&autostart)?;
     for file in [paths.drop_in(), paths.settings()] {
         files::remove_own_for_good(&file)?;
     }

@@ -76,12 +76,13 @@ pub async fn admit(
     })
 }
 
-/// Known with the change that turns nesting on: whoever had br_netfilter before wants its bridges filtered.
+/// Known with the change that turns nesting on: whoever had br_netfilter before, and on, wants its bridges filtered. That
+/// of a former change is there still, and off.
 fn brings_bridge_filter(host: &Host, previous: Option<&Stored<Host>>) -> Result<bool, Failure> {
     match previous.filter(|previous| previous.desired.nesting) {
         _ if !host.nesting => Ok(false),
         Some(previous) => Ok(previous.assigned.brought_bridge_filter),
-        None => Ok(!super::sysctls::is_bridge_filter_there()?),
+        None => Ok(!super::sysctls::is_bridge_filter_on()?),
     }
 }
 

@@ -232,9 +232,9 @@ const BRIDGE_FILTER: [&str; 3] = [
     "net/bridge/bridge-nf-call-arptables",
 ];
 
-/// Whether br_netfilter is there.
-pub fn is_bridge_filter_there() -> Result<bool, Failure> {
-    Ok(sysctl::read(BRIDGE_FILTER[0])?.is_some())
+/// Whether br_netfilter is there and filters.
+pub fn is_bridge_filter_on() -> Result<bool, Failure> {
+    Ok(sysctl::read(BRIDGE_FILTER[0])?.is_some_and(|value| value != "0"))
 }
 
 /// Has br_netfilter filter no bridge of the host, until somebody wants it to.

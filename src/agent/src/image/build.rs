@@ -223,7 +223,7 @@ async fn customize(context: &Context, image: &Image, incoming: &Incoming) -> Res
             .arg("--directory")
             .arg(incoming.root())
             // A command may hold what nobody else is to read: arguments are everybody's. All of it is read before it is run.
-            .args(["/bin/sh", "-c", "eval \"$(cat)\""])
+            .args(["/bin/sh", "-c", "line=$(cat) && eval \"$line\""])
             .input(line.as_bytes())
             .run(context)
             .await;

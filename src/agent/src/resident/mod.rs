@@ -145,8 +145,6 @@ struct Healer {
     pace: Pace,
     patience: Patience<Step>,
     carriers: Carriers,
-    /// What was noted last for the next refresh.
-    noted: Vec<String>,
     clearing: Option<JoinHandle<()>>,
     /// Why the last try to undo a change failed, as it was told.
     cannot_go_back: Option<String>,
@@ -165,7 +163,6 @@ impl Healer {
             pace: Pace::new(Instant::now()),
             patience: Patience::new(),
             carriers: Carriers::default(),
-            noted: Vec::new(),
             clearing: None,
             cannot_go_back: None,
             unfinished: None,
@@ -268,7 +265,8 @@ impl Healer {
     /// Brings removals to their end that were cut off. What can't be ended is told once, and keeps nothing from being healed.
     async fn finish_removals(&mut self, context: &Context) {
         let began = Instant::now();
-        if began < self.finish_at {
+        let is_over = || context.store.removals().is_ok_and(|left| left.is_empty());
+        if began < self.finish_at && !is_over() {
             return;
         }
         let failure = container::finish(context).await.err();
@@ -312,9 +310,9 @@ impl Healer {
         self.finish_removals(&context).await;
         let mut given_up = self.patience.given_up();
         given_up.extend(self.unfinished.clone());
-        if given_up != self.noted {
+        // A change has everything tried again, and has forgotten what was noted.
+        if given_up != given_up::read(&context)? {
             given_up::write(&context, &given_up)?;
-            self.noted = given_up;
         }
         Ok(())
     }

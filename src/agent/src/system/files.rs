@@ -9,7 +9,10 @@ use std::{
 };
 
 use protocol::{Failure, FailureKind};
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FallocateFlags, FlockOperation, fallocate, flock},
+    io::Errno,
+};
 
 use super::remove;
 use crate::{failure::Context as _, lock};
@@ -139,11 +142,17 @@ fn clear_temporaries_in(
     Ok(())
 }
 
-/// Writes a file in its place, which takes no room on the disk when it grows by little. A power cut may leave half
-/// of it.
+/// Writes a file in its place, which takes no room on the disk when it grows by little; it stays as it is when there is
+/// none. A power cut may leave half of it.
 pub fn overwrite(path: &Path, contents: &[u8]) -> Result<(), Failure> {
     let write = || {
         let mut file = File::options().write(true).open(path)?;
+        let length = contents.len() as u64;
+        match fallocate(&file, FallocateFlags::KEEP_SIZE, 0, length) {
+            // Of its own length it has room. fallocate(2)
+            Err(Errno::OPNOTSUPP) if length <= file.metadata()?.len() => {}
+            reserved => reserved?,
+        }
         file.write_all(contents)?;
         file.set_len(contents.len() as u64)?;
         file.sync_all()

@@ -203,7 +203,9 @@ impl Attempt<'_> {
         else {
             return Ok(true);
         };
-        match ssh_agent::wait_for_answer(self.ssh, &socket, self.deadline()) {
+        let patience = Instant::now() + self.credentials.agent_patience;
+        let deadline = self.deadline().max(patience);
+        match ssh_agent::wait_for_answer(self.ssh, &socket, deadline) {
             Err(error @ StepError::Timeout) => {
                 let label = format!(
                     "the SSH agent (asking the SSH agent at {}, which SSH_AUTH_SOCK names: {error})",

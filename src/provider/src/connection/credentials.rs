@@ -51,6 +51,8 @@ pub struct Credentials {
     pub agent: bool,
     /// Where the SSH agent listens, if not at SSH_AUTH_SOCK.
     pub agent_socket: Option<PathBuf>,
+    /// How long that may take at least to list its keys: a person may have to unlock it. sshd(8) waits for two minutes.
+    pub agent_patience: Duration,
     /// Without one, `~/.ssh/known_hosts` and `/etc/ssh/ssh_known_hosts`.
     pub known_hosts_file: Option<PathBuf>,
     /// Read for HostName, Port, User, IdentityFile and ProxyJump, when given.
@@ -73,6 +75,7 @@ impl Default for Credentials {
             certificate_file: None,
             agent: env::var_os("SSH_AUTH_SOCK").is_some(),
             agent_socket: None,
+            agent_patience: Duration::from_secs(30),
             known_hosts_file: None,
             ssh_config_file: None,
             host_key_checking: HostKeyChecking::Strict,

@@ -27,8 +27,8 @@ const ERROR_STANDS: Duration = Duration::from_secs(30);
 /// How long a name that can't be looked up is tried: its record may be as new as the host. A typo is not waited for.
 const NAME_PATIENCE: Duration = Duration::from_secs(30);
 
-/// The pause between attempts to make a connection again that nobody waits for.
-const RENEWED_AFTER: Duration = Duration::from_secs(1);
+/// The first and the longest pause between attempts to make a connection again that nobody waits for.
+const RENEWED_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// The first and the longest pause between attempts to reach a booting host.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
@@ -123,18 +123,18 @@ impl Slot {
         !closed.is_cancelled()
     }
 
-    /// Connects once, where nobody else does. That it fails is no answer to anybody who asks for something.
-    async fn renew(&self, target: &Target) {
-        let Ok(mut state) = self.state.try_lock() else {
-            return;
-        };
-        if state.link.as_ref().is_some_and(|link| link.is_alive()) {
-            return;
+    /// Connects once, where nobody else has. Who asks for something meanwhile isn't kept waiting, nor told how it ends.
+    async fn renew(&self, target: &Target) -> Result<(), ConnectionError> {
+        let is_alive = |state: &State| state.link.as_ref().is_some_and(|link| link.is_alive());
+        if self.state.try_lock().map_or(true, |state| is_alive(&state)) {
+            return Ok(());
         }
-        match self.connect(target, Instant::now()).await {
-            Ok(link) => drop(self.take(&mut state, link)),
-            Err(error) => tracing::info!(%error, "the connection could not be made again yet"),
+        let link = self.connect(target, Instant::now()).await?;
+        let mut state = self.state.lock().await;
+        if !is_alive(&state) {
+            self.take(&mut state, link);
         }
+        Ok(())
     }
 
     /// Connects, unless the provider is shutting down meanwhile.
@@ -224,9 +224,20 @@ impl Host {
     /// Makes a connection that drops again at once, for as long as it is wanted: the host takes who is not connected for
     /// dead.
     pub async fn stay(&self, is_wanted: impl Fn() -> bool) {
+        let mut pause = RENEWED_AFTER.0;
         while self.slot.dropped().await && is_wanted() {
-            self.slot.renew(&self.target).await;
-            sleep(RENEWED_AFTER).await;
+            match self.slot.renew(&self.target).await {
+                Ok(()) => pause = RENEWED_AFTER.0,
+                Err(error) if error.kind.may_be_booting() => {
+                    pause = (pause * 2).min(RENEWED_AFTER.1);
+                }
+                // Trying a refused login again and again would have the server refuse this address altogether.
+                Err(error) => {
+                    tracing::info!(%error, "not connected any more");
+                    return;
+                }
+            }
+            sleep(pause).await;
         }
     }
 

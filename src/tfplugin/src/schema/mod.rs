@@ -14,7 +14,7 @@ pub use attribute::{Attribute, Declaration, Presence};
 pub use model::{Field, Model};
 #[doc(hidden)]
 pub use model::{Reader, documentation, text_of};
-pub use text::{NOT_SHOWN, Parsed, Secret, may_be_a_key, tells_a_key};
+pub use text::{NOT_SHOWN, Parsed, Secret, tells_a_key};
 pub use timeouts::Timeouts;
 pub use types::{AttributeType, Issue, Type};
 

@@ -119,14 +119,14 @@ where
     }
 }
 
-/// So many bytes of a text give something of it away.
-const TELLING: usize = 12;
+/// So many bytes of a text give something of it away. The first ones of each key of a kind are the same.
+const TELLING: usize = 20;
 
 /// Stands for a reason that would tell a secret.
-pub const NOT_SHOWN: &str = "what stands here is none of the values that it can have, and is not shown: it has a line end, or the words PRIVATE KEY, and may be a secret";
+pub const NOT_SHOWN: &str = "what stands here is none of the values that it can have, and is not shown: it has a line end, or the words PRIVATE KEY, and may be a secret; trimspace(file(…)) takes a line end away";
 
 /// Whether a text may be a private key, put by mistake where another is wanted.
-pub fn may_be_a_key(text: &str) -> bool {
+fn may_be_a_key(text: &str) -> bool {
     text.contains(['\n', '\r']) || text.contains("PRIVATE KEY")
 }
 

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     super::{Bastion, Call, CallError, ConnectionErrorKind, Credentials, Target},
-    server::{Server, Wire, ask, until},
+    server::{Server, Wire, ask, make_key, until},
 };
 
 /// A call's lines of progress.
@@ -209,7 +209,7 @@ async fn whoever_stays_is_connected_again_without_being_asked() {
             wire.cut();
             connected(number).await;
         }
-        // The last one is made before it is cut.
+        // One that is whole, whoever made it.
         assert_eq!(host.call(ask("x")).await.unwrap(), Answer::Removed);
         is_wanted.store(false, Ordering::SeqCst);
         wire.cut();
@@ -218,7 +218,27 @@ async fn whoever_stays_is_connected_again_without_being_asked() {
     tokio::time::timeout(Duration::from_secs(30), both)
         .await
         .unwrap();
-    assert_eq!(wire.connections.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn whoever_stays_does_not_insist_where_he_is_refused() {
+    let server = Server::new();
+    let wire = Wire::to(&server);
+    let target = Target {
+        port: wire.port,
+        ..server.target()
+    };
+    let refused = Credentials {
+        private_key: None,
+        private_key_file: Some(make_key(&server.path("other"), "ed25519", "")),
+        ..server.credentials()
+    };
+    let host = server.pool(refused).at_hand(&target);
+    let staying = Box::pin(host.stay(|| true));
+    tokio::time::timeout(Duration::from_secs(30), staying)
+        .await
+        .unwrap();
+    assert_eq!(wire.connections.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ async fn an_ssh_agent_that_never_answers_is_told_and_holds_nobody_up() {
         agent: true,
         agent_socket: Some(server.path("agent.socket")),
         connect_timeout: Duration::from_secs(2),
+        agent_patience: Duration::from_secs(3),
         ..server.credentials()
     };
     let begun = Instant::now();

@@ -12,15 +12,19 @@ type Table = (String, String);
 /// What has come since and cuts, what is gone and let pass.
 pub fn plan(before: &Rules, now: &Rules, way: &Way) -> Vec<Step> {
     // What led to a chain may be gone, and its rules be there still.
-    let places = &before.reached() | &now.reached();
+    let (reached, reached_now) = (before.reached(), now.reached());
+    // What somebody leads to another's chain goes, and that chain stays as it is.
+    let is_others = |place: &Place| before.chain(place).is_some() && !reached.contains(place);
+    let places = &reached | &reached_now;
     let comparisons: BTreeMap<&Place, Comparison> = places
         .iter()
         .map(|place| (place, Comparison::of(place, before, now)))
         .collect();
     // Where it leads to may have been there.
     let cutting: Vec<&Rule> = comparisons
-        .values()
-        .flat_map(|chain| chain.new.iter().map(|place| chain.now[*place]))
+        .iter()
+        .filter(|(place, _)| !is_others(place))
+        .flat_map(|(_, chain)| chain.new.iter().map(|place| chain.now[*place]))
         .filter(|rule| now.closes(rule, way))
         .collect();
     let mut steps = going(&cutting, before, now);

@@ -48,6 +48,28 @@ fn a_new_jump_into_a_chain_that_drops_goes_and_the_chain_stays() {
 }
 
 #[test]
+fn a_chain_of_forwarding_alone_stays_when_somebody_leads_to_it() {
+    let dropping = || {
+        vec![
+            chain("filter", "refuse", "", ""),
+            rule("filter", "refuse", 20, &json!([{"drop": null}])),
+        ]
+    };
+    let jump = rule(
+        "filter",
+        "input",
+        30,
+        &json!([{"jump": {"target": "refuse"}}]),
+    );
+    let now = with(dropping().into_iter().chain([jump]).collect());
+    // Of what is on nobody's way no rules are kept.
+    let before = rules(&with(dropping())).on_the_way();
+    let steps = plan(&before, &rules(&now), &way()).into_iter();
+    let told: Vec<String> = steps.map(|step| step.sentence).collect();
+    assert_eq!(told, [GONE]);
+}
+
+#[test]
 fn a_set_of_interfaces_may_hold_the_uplink() {
     let cut = |interface: &str| {
         with(vec![rule(
