@@ -19,8 +19,8 @@ use rustix::process::Signal;
 use super::drills::{Drill, SERVE, Way};
 
 /// What the drills set as `rollback_after` of a change that is struck.
-pub const ROLLBACK_AFTER: Duration = Duration::from_secs(10);
-const SOON: &str = "rollback_after = \"10s\"";
+pub const ROLLBACK_AFTER: Duration = Duration::from_secs(5);
+const SOON: &str = "rollback_after = \"5s\"";
 
 /// That of a change that is to succeed, on a machine that does many other things meanwhile.
 pub const UNDISTURBED: &str = "rollback_after = \"60s\"";
