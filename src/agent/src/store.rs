@@ -164,7 +164,6 @@ impl Store {
     pub fn put<D: Kept>(&self, stored: &Stored<D>) -> Result<(), Failure> {
         if D::FOLDER == Container::FOLDER {
             // Its removal must not need room: it may have filled the disk by then.
-            files::create_folder(&self.folder, 0o700)?;
             files::create_folder(&self.folder.join(REMOVALS), 0o700)?;
         }
         self.put_file(&self.path::<D>(&stored.desired.name()), stored)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use protocol::{
+    desired::Host,
     name::OwnerToken,
     observed::{Facts, Snapshot},
 };
@@ -48,6 +49,19 @@ pub fn facts() -> Facts {
         ssh_peer: Some("198.51.100.2".parse().unwrap()),
         idmapped_overlay: true,
         agent_version: "0.1.0".into(),
+    }
+}
+
+/// What is asked of it, with every default.
+pub fn desired_host() -> Host {
+    Host {
+        bridge: "br0".parse().unwrap(),
+        uplink: None,
+        install_packages: true,
+        nesting: false,
+        isolation: true,
+        rollback_after: "30s".parse().unwrap(),
+        timeouts: None,
     }
 }
 

@@ -77,7 +77,7 @@ pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
         Step::SetAutostart(name, starts) => set_autostart(&Paths::of(name), *starts),
         Step::WriteGuestFiles(name) => inside::write(name).await,
         Step::TakeDown(name) => run::take_down(context, name).await,
-        Step::ForgetPasswords(name, but) => secret::forget(name, *but),
+        Step::ForgetPasswords(_) => secret::sweep(&context.store.inventory()?),
     }
 }
 
@@ -103,7 +103,7 @@ pub fn sentence(step: &Step) -> String {
         Step::TakeDown(name) => {
             format!("the container {name} is stopped, and its root is mounted still")
         }
-        Step::ForgetPasswords(name, _) => {
+        Step::ForgetPasswords(name) => {
             format!("the hash of a former root password of {name} is kept still")
         }
     }
@@ -313,13 +313,13 @@ impl Object for Container {
 
     async fn remove(
         context: &Context,
-        inventory: &Inventory,
+        _: &Inventory,
         stored: &Stored<Self>,
     ) -> Result<(), Failure> {
         let systemd = Systemd::of_host(context).await?;
         run::end(&systemd, &stored.desired).await?;
         context.store.begin_removal(&stored.desired.name)?;
-        remove::finish_just_begun(context, inventory, stored).await
+        remove::finish_just_begun(context, stored).await
     }
 
     async fn finish_removal(context: &Context, name: &str) -> Result<(), Failure> {

@@ -34,8 +34,8 @@ pub enum Step {
     WriteGuestFiles(MachineName),
     /// Takes the root of a stopped container away, which its own unit does when it isn't killed.
     TakeDown(MachineName),
-    /// Forgets the hashes of its root passwords, but for the one of this version.
-    ForgetPasswords(MachineName, Option<i64>),
+    /// Forgets the hashes of its root passwords that are asked for no more.
+    ForgetPasswords(MachineName),
 }
 
 /// What is done to a unit after its files are right, and without the host's lock.
@@ -108,10 +108,7 @@ fn plan_one(
         steps.push(Step::WriteGuestFiles(name()));
     }
     if machine.has_other_passwords {
-        steps.push(Step::ForgetPasswords(
-            name(),
-            container.root_password_version,
-        ));
+        steps.push(Step::ForgetPasswords(name()));
     }
     steps
 }
@@ -186,8 +183,7 @@ mod tests {
                 Step::SetAutostart(_, false) => "disable",
                 Step::WriteGuestFiles(_) => "guest",
                 Step::TakeDown(_) => "take down",
-                Step::ForgetPasswords(_, None) => "passwords",
-                Step::ForgetPasswords(..) => "former passwords",
+                Step::ForgetPasswords(_) => "passwords",
             })
             .collect()
     }
@@ -221,11 +217,7 @@ mod tests {
         assert_eq!(steps(outdated, &own), ["refresh"]);
         let former = |machine: &mut Machine| machine.has_other_passwords = true;
         assert_eq!(steps(former, &Scope::All), ["passwords"]);
-        let with_one = Container {
-            root_password_version: Some(2),
-            ..container("web")
-        };
-        assert_eq!(steps_of(with_one, former, &own), ["former passwords"]);
+        assert_eq!(steps(former, &own), ["passwords"]);
         assert_eq!(
             steps(missing, &Scope::Container("db".parse().unwrap())),
             [""; 0]

@@ -8,7 +8,7 @@ use super::{paths::Paths, run, secret, storage};
 use crate::{
     command::off_thread,
     context::Context,
-    store::{Inventory, Stored},
+    store::Stored,
     system::{files, systemd::Systemd},
 };
 
@@ -32,8 +32,8 @@ pub async fn finish_of(context: &Context, name: &MachineName) -> Result<(), Fail
 }
 
 async fn finish_begun(context: &Context, stored: &Stored<Container>) -> Result<(), Failure> {
-    let (name, inventory) = (&stored.desired.name, context.store.inventory()?);
-    if inventory.containers.contains_key(name) {
+    let name = &stored.desired.name;
+    if context.store.get::<Container>(name.as_str())?.is_some() {
         // It has been made anew.
         return context.store.end_removal(name);
     }
@@ -43,7 +43,7 @@ async fn finish_begun(context: &Context, stored: &Stored<Container>) -> Result<(
         let job = systemd.stop(&Paths::of(name).unit()).await?;
         job.end(run::CLEAR_UP).await?;
         run::end(&systemd, &stored.desired).await?;
-        finish_one(context, &inventory, stored).await
+        finish_one(context, stored).await
     };
     end.await.map_err(|failure| unfinished(name, failure))
 }
@@ -51,10 +51,9 @@ async fn finish_begun(context: &Context, stored: &Stored<Container>) -> Result<(
 /// The same, once its removal was begun.
 pub(super) async fn finish_just_begun(
     context: &Context,
-    inventory: &Inventory,
     stored: &Stored<Container>,
 ) -> Result<(), Failure> {
-    let finished = finish_one(context, inventory, stored).await;
+    let finished = finish_one(context, stored).await;
     finished.map_err(|failure| unfinished(&stored.desired.name, failure))
 }
 
@@ -68,11 +67,7 @@ fn unfinished(name: &MachineName, failure: Failure) -> Failure {
 }
 
 /// Removes all that was made for a container that is stopped, and then its record.
-async fn finish_one(
-    context: &Context,
-    inventory: &Inventory,
-    stored: &Stored<Container>,
-) -> Result<(), Failure> {
+async fn finish_one(context: &Context, stored: &Stored<Container>) -> Result<(), Failure> {
     let container = &stored.desired;
     let paths = Paths::of(&container.name);
     // What starts it first. None of it may come back with a power cut that finds the record gone.
@@ -96,8 +91,7 @@ async fn finish_one(
     off_thread(container.clone(), |container| storage::remove(&container)).await?;
     files::remove_file(&paths.started())?;
     files::remove_tree(&paths.scratch())?;
-    secret::forget(&container.name, None)?;
-    secret::sweep(inventory)?;
+    secret::sweep(&context.store.inventory()?)?;
     let systemd = Systemd::of_host(context).await?;
     systemd.forget_unit(&paths.unit()).await?;
     context.store.end_removal(&container.name)

@@ -45,24 +45,24 @@ pub fn password_hash(container: &Container) -> Result<Option<String>, Failure> {
     Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// Forgets a container's hashes, but for that of one version.
-pub fn forget(name: &MachineName, but: Option<i64>) -> Result<(), Failure> {
-    clear(&folder(), |of, version| {
-        of != name.as_str() || Some(version) == but
-    })
-}
-
 /// Forgets the hashes that no record asks for. The host's lock is held by the caller.
 pub fn sweep(inventory: &Inventory) -> Result<(), Failure> {
     sweep_in(&folder(), inventory)
 }
 
 fn sweep_in(folder: &Path, inventory: &Inventory) -> Result<(), Failure> {
-    clear(folder, |of, version| {
+    let is_asked_for = |(of, version): (&str, i64)| {
         inventory.containers.iter().any(|(name, stored)| {
             name.as_str() == of && stored.desired.root_password_version == Some(version)
         })
-    })
+    };
+    for file in files::names(folder)? {
+        // What a killed writer has left is none.
+        if !parse(&file).is_some_and(is_asked_for) {
+            files::remove_file(&folder.join(file))?;
+        }
+    }
+    Ok(())
 }
 
 /// The containers of which hashes are kept, and the versions.
@@ -72,13 +72,16 @@ pub struct Kept(Vec<(String, i64)>);
 impl Kept {
     /// Looks at what is kept.
     pub fn look() -> Result<Self, Failure> {
-        let names = files::names(&folder())?;
-        let parsed = names.iter().filter_map(|file| parse(file));
-        Ok(Self(
+        Ok(Self::of(&files::names(&folder())?))
+    }
+
+    fn of(files: &[impl AsRef<str>]) -> Self {
+        let parsed = files.iter().filter_map(|file| parse(file.as_ref()));
+        Self(
             parsed
                 .map(|(of, version)| (of.to_owned(), version))
                 .collect(),
-        ))
+        )
     }
 
     /// Whether there are others of a container than the one that it asks for.
@@ -101,16 +104,6 @@ fn file_name(name: &MachineName, version: i64) -> String {
 fn parse(file: &str) -> Option<(&str, i64)> {
     let (of, version) = file.rsplit_once('.')?;
     Some((of, version.parse().ok()?))
-}
-
-/// Removes all but what is to stay, and what a killed writer has left.
-fn clear(folder: &Path, stays: impl Fn(&str, i64) -> bool) -> Result<(), Failure> {
-    for file in files::names(folder)? {
-        if !parse(&file).is_some_and(|(of, version)| stays(of, version)) {
-            files::remove_file(&folder.join(file))?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -145,14 +138,7 @@ mod tests {
 
     #[test]
     fn others_than_the_one_asked_for() {
-        let kept = |files: &[&str]| {
-            let parsed = files.iter().filter_map(|file| parse(file));
-            Kept(
-                parsed
-                    .map(|(of, version)| (of.to_owned(), version))
-                    .collect(),
-            )
-        };
+        let kept = |files: &[&str]| Kept::of(files);
         let mut web = container("web");
         assert!(!kept(&["web.1.1", "db.1", ".web.1.nspawn-agent7-1"]).has_others(&web));
         assert!(kept(&["web.1"]).has_others(&web));

@@ -50,8 +50,7 @@ pub fn changes(
     };
     want("etc/hostname", format!("{}\n", container.hostname), PUBLIC);
     // A list of a million names to block stays as it is.
-    if !is_too_long(root, "etc/hosts") {
-        let hosts = read("etc/hosts").unwrap_or_default();
+    if let Some(hosts) = to_edit(root, "etc/hosts") {
         want(
             "etc/hosts",
             with_own_name(&hosts, container.hostname.as_str()),
@@ -72,29 +71,32 @@ pub fn changes(
             .collect();
         want(AUTHORIZED_KEYS, lines.concat(), PRIVATE);
     }
-    if password_hash.is_some() && is_too_long(root, "etc/shadow") {
-        changes.push(Change {
+    let Some(hash) = password_hash else {
+        return changes;
+    };
+    let access = access_of("etc/shadow").unwrap_or(PRIVATE);
+    match to_edit(root, "etc/shadow") {
+        Some(shadow) if root_password(&shadow) == Some(hash) => {}
+        Some(shadow) => want(
+            "etc/shadow",
+            with_root_password(&shadow, hash, today()),
+            access,
+        ),
+        None => changes.push(Change {
             path: "etc/shadow",
             content: None,
-            access: PRIVATE,
-        });
-    } else if let Some(hash) = password_hash {
-        let shadow = read("etc/shadow").unwrap_or_default();
-        let access = access_of("etc/shadow").unwrap_or(PRIVATE);
-        if root_password(&shadow) != Some(hash) {
-            want(
-                "etc/shadow",
-                with_root_password(&shadow, hash, today()),
-                access,
-            );
-        }
+            access,
+        }),
     }
     changes
 }
 
-fn is_too_long(root: &GuestRoot, path: &str) -> bool {
-    root.read(path)
-        .is_err_and(|error| error.kind() == io::ErrorKind::FileTooLarge)
+/// What is in a file of which a part is changed; None when it is longer than is read.
+fn to_edit(root: &GuestRoot, path: &str) -> Option<String> {
+    match root.read(path) {
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => None,
+        text => Some(text.ok().flatten().unwrap_or_default()),
+    }
 }
 
 /// Makes a guest's files as they should be.

@@ -175,7 +175,12 @@ pub async fn observe(
     }
     let sysctls = sysctls::read(&wishes)?;
     Ok(Observed {
-        unnoted_sysctls: sysctls::unnoted(&context.store, &wishes, &sysctls)?,
+        unnoted_sysctls: sysctls::unnoted(
+            &context.store,
+            stored.desired.bridge.as_str(),
+            &wishes,
+            &sysctls,
+        )?,
         sysctls,
         superfluous_sysctls: sysctls::superfluous(&context.store, &wishes)?,
         files: compared,

@@ -187,15 +187,7 @@ mod tests {
 
     fn host() -> Observed<Host, HostState> {
         Observed {
-            desired: Host {
-                bridge: "br0".parse().unwrap(),
-                uplink: None,
-                install_packages: true,
-                nesting: false,
-                isolation: true,
-                rollback_after: "30s".parse().unwrap(),
-                timeouts: None,
-            },
+            desired: fixture::desired_host(),
             owner: owner(),
             state: HostState {
                 uplink: HOSTILE.to_owned(),

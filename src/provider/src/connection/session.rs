@@ -91,6 +91,16 @@ impl StepError {
     }
 }
 
+/// Waits until one of these is ready, the time is over, or a signal came.
+fn poll_until(descriptors: &mut [PollFd], until: Instant) -> Result<(), StepError> {
+    let left = until.saturating_duration_since(Instant::now());
+    let left = Timespec::try_from(left).map_err(|_| StepError::Timeout)?;
+    match poll(descriptors, Some(&left)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(StepError::Poll(error)),
+    }
+}
+
 /// Whether libssh2 wants to be asked again when the socket is ready.
 pub(super) fn would_block(error: &ssh2::Error) -> bool {
     error.code() == ErrorCode::Session(libssh2_sys::LIBSSH2_ERROR_EAGAIN)
@@ -186,8 +196,6 @@ impl Ssh {
             BlockDirections::Outbound | BlockDirections::Both => PollFlags::IN | PollFlags::OUT,
             BlockDirections::None | BlockDirections::Inbound => PollFlags::IN,
         };
-        let left = until.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).map_err(|_| StepError::Timeout)?;
         let mut descriptors = vec![
             PollFd::from_borrowed_fd(self.socket.as_fd(), flags),
             PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN),
@@ -198,10 +206,7 @@ impl Ssh {
                 also.flags,
             ));
         }
-        match poll(&mut descriptors, Some(&left)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(StepError::Poll(error)),
-        }
+        poll_until(&mut descriptors, until)?;
         if descriptors[0].revents().contains(PollFlags::IN) {
             self.heard = Instant::now();
         }
@@ -221,17 +226,12 @@ impl Ssh {
             if self.wake.is_closing() {
                 return Err(StepError::Stopped);
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if Instant::now() >= deadline {
                 return Err(StepError::Timeout);
             }
-            let left = Timespec::try_from(left).map_err(|_| StepError::Timeout)?;
             let mut descriptors = vec![PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN)];
             descriptors.extend(descriptor.map(|other| PollFd::new(other, PollFlags::IN)));
-            match poll(&mut descriptors, Some(&left)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(StepError::Poll(error)),
-            }
+            poll_until(&mut descriptors, deadline)?;
             if !descriptors[0].revents().is_empty() {
                 self.wake.take();
             }

@@ -195,15 +195,7 @@ mod tests {
     fn venture(creates: bool) -> Venture {
         Venture {
             target: Target::new("203.0.113.1"),
-            desired: Host {
-                bridge: "br0".parse().unwrap(),
-                uplink: None,
-                install_packages: true,
-                nesting: false,
-                isolation: true,
-                rollback_after: "30s".parse().unwrap(),
-                timeouts: None,
-            },
+            desired: crate::fixture::desired_host(),
             token: crate::fixture::token('a'),
             creates,
             asked: Instant::now(),

@@ -94,7 +94,7 @@ pub struct Private {
     pub refreshed: bool,
     /// Of a plan alone: the object that this was read of, when Terraform has not said which one is replaced.
     pub read_of: Option<ObjectKey>,
-    /// Of a plan alone: what was read of the same kind on that host, of which one may be what is replaced.
+    /// Of a plan alone: what was read of the same kind on any host, of which one may be what is replaced.
     #[serde(skip_serializing_if = "Marks::is_empty")]
     pub marks: Marks,
 }

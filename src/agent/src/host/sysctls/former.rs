@@ -60,20 +60,17 @@ impl Former {
 /// What is wished for, holds already, and isn't known to have been so before.
 pub fn unnoted(
     store: &Store,
+    bridge: &str,
     wishes: &Wishes,
     values: &BTreeMap<String, String>,
 ) -> Result<Vec<String>, Failure> {
     let former = read(store)?;
-    let mut unnoted = Vec::new();
-    for (key, wanted) in wishes {
-        if values.get(key).is_some_and(|value| wanted.holds(value))
+    let unnoted = wishes.iter().filter(|(key, wanted)| {
+        values.get(key).is_some_and(|value| wanted.holds(value))
             && former.value_of(key).is_none()
-            && !is_of_bridge(store, key)?
-        {
-            unnoted.push(key.clone());
-        }
-    }
-    Ok(unnoted)
+            && !is_of(bridge, key)
+    });
+    Ok(unnoted.map(|(key, _)| key.clone()).collect())
 }
 
 /// Keeps the values of what holds already.
@@ -109,7 +106,11 @@ pub fn set(store: &Store, key: &str, value: u64) -> Result<(), Failure> {
 /// as for every new interface. systemd-sysctl.service(8)
 fn is_of_bridge(store: &Store, key: &str) -> Result<bool, Failure> {
     let host = store.get::<Host>("host")?;
-    Ok(host.is_some_and(|host| key.contains(&format!("/conf/{}/", host.desired.bridge))))
+    Ok(host.is_some_and(|host| is_of(host.desired.bridge.as_str(), key)))
+}
+
+fn is_of(bridge: &str, key: &str) -> bool {
+    key.contains(&format!("/conf/{bridge}/"))
 }
 
 /// What the kernel sets along with this, as it is.
@@ -295,7 +296,7 @@ mod tests {
             let unnoted = || {
                 let keys = [switch, along].into_iter();
                 let values = keys.map(|key| (key.to_owned(), value(key))).collect();
-                super::unnoted(&store, &wishes, &values).unwrap()
+                super::unnoted(&store, "br0", &wishes, &values).unwrap()
             };
             assert_eq!(unnoted(), [switch, along]);
             note(&store, &unnoted()).unwrap();

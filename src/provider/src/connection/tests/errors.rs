@@ -159,10 +159,7 @@ async fn an_upload_that_was_cut_leaves_nothing_and_is_begun_again() {
     let agent = server.agent_with(&padding);
     assert!(agent.gzip.len() > 1_500_000);
     let wire = Wire::to(&server);
-    let target = Target {
-        port: wire.port,
-        ..server.target()
-    };
+    let target = wire.target(&server);
     wire.allowance.store(1_000_000, Ordering::SeqCst);
     let pool = server.pool_with(server.credentials(), &[agent]);
     let error = pool.get(&target, None).await.unwrap_err();

@@ -171,10 +171,7 @@ async fn a_late_call_ends_at_its_deadline() {
 async fn a_connection_cut_between_requests_is_made_again() {
     let server = Server::new();
     let wire = Wire::to(&server);
-    let target = Target {
-        port: wire.port,
-        ..server.target()
-    };
+    let target = wire.target(&server);
     let pool = server.pool(server.credentials());
     let host = pool.get(&target, None).await.unwrap();
     for _ in 0..3 {
@@ -191,10 +188,7 @@ async fn a_connection_cut_between_requests_is_made_again() {
 async fn whoever_stays_is_connected_again_without_being_asked() {
     let server = Server::new();
     let wire = Wire::to(&server);
-    let target = Target {
-        port: wire.port,
-        ..server.target()
-    };
+    let target = wire.target(&server);
     let pool = server.pool(server.credentials());
     let host = pool.get(&target, None).await.unwrap();
     let is_wanted = AtomicBool::new(true);
@@ -224,10 +218,7 @@ async fn whoever_stays_is_connected_again_without_being_asked() {
 async fn whoever_stays_does_not_insist_where_he_is_refused() {
     let server = Server::new();
     let wire = Wire::to(&server);
-    let target = Target {
-        port: wire.port,
-        ..server.target()
-    };
+    let target = wire.target(&server);
     let refused = Credentials {
         private_key: None,
         private_key_file: Some(make_key(&server.path("other"), "ed25519", "")),
@@ -245,10 +236,7 @@ async fn whoever_stays_does_not_insist_where_he_is_refused() {
 async fn a_silent_host_is_given_up() {
     let server = Server::new();
     let wire = Wire::to(&server);
-    let target = Target {
-        port: wire.port,
-        ..server.target()
-    };
+    let target = wire.target(&server);
     let credentials = Credentials {
         keepalive_interval: Duration::from_secs(2),
         connect_timeout: Duration::from_secs(1),

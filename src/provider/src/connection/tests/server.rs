@@ -287,6 +287,14 @@ impl Wire {
         wire
     }
 
+    /// The server, by way of this.
+    pub(super) fn target(&self, server: &Server) -> Target {
+        Target {
+            port: self.port,
+            ..server.target()
+        }
+    }
+
     /// Carries nothing more, and says nothing about it, as a host that lost its power.
     pub(super) fn freeze(&self) {
         self.frozen.store(true, Ordering::SeqCst);

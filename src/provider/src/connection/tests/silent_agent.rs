@@ -11,17 +11,27 @@ use super::{
     server::Server,
 };
 
-#[tokio::test]
-async fn an_ssh_agent_that_never_answers_is_told_and_holds_nobody_up() {
-    let server = Server::new();
-    let _agent = UnixListener::bind(server.path("agent.socket")).unwrap();
+/// An agent that never answers, and nothing else to log in with.
+fn silent(server: &Server) -> (UnixListener, Credentials) {
+    let socket = server.path("agent.socket");
+    let agent = UnixListener::bind(&socket).unwrap();
     let credentials = Credentials {
         private_key: None,
         agent: true,
-        agent_socket: Some(server.path("agent.socket")),
+        agent_socket: Some(socket),
+        ..server.credentials()
+    };
+    (agent, credentials)
+}
+
+#[tokio::test]
+async fn an_ssh_agent_that_never_answers_is_told_and_holds_nobody_up() {
+    let server = Server::new();
+    let (_agent, credentials) = silent(&server);
+    let credentials = Credentials {
         connect_timeout: Duration::from_secs(2),
         agent_patience: Duration::from_secs(3),
-        ..server.credentials()
+        ..credentials
     };
     let begun = Instant::now();
     let pool = server.pool(credentials);
@@ -45,13 +55,10 @@ async fn an_ssh_agent_that_never_answers_is_told_and_holds_nobody_up() {
 #[tokio::test]
 async fn a_thread_that_waits_for_a_silent_ssh_agent_ends_when_nobody_waits_for_it() {
     let server = Server::new();
-    let agent = UnixListener::bind(server.path("agent.socket")).unwrap();
+    let (agent, credentials) = silent(&server);
     let credentials = Credentials {
-        private_key: None,
-        agent: true,
-        agent_socket: Some(server.path("agent.socket")),
         connect_timeout: Duration::from_mins(1),
-        ..server.credentials()
+        ..credentials
     };
     let (pool, target) = (server.pool(credentials), server.target());
     let asking = tokio::spawn(async move { pool.get(&target, None).await.map(drop) });
