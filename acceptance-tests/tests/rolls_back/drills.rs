@@ -109,7 +109,7 @@ pub const MORE: [Drill; 9] = [
     on_the_host(
         "a rule in a chain that was there cuts port 22",
         "must nft 'insert rule inet operator in tcp dport 22 drop'",
-        "a rule of the chain in (table inet operator) that drops packets",
+        "a rule of the chain in (table inet operator) that keeps packets out",
     ),
     on_the_host(
         "another route leads the operator's packets astray",
@@ -132,21 +132,26 @@ pub const MORE: [Drill; 9] = [
 
 /// What a firewall that was there before can be made to do. The host undoes each in the same way whatever it changed
 /// itself, so that one change is enough.
-pub const FIREWALLS: [Drill; 5] = [
+pub const FIREWALLS: [Drill; 6] = [
     on_the_host(
         "a new jump leads into a chain that drops",
         "must nft 'insert rule inet operator in tcp dport 22 jump refuse'",
-        "a rule of the chain in (table inet operator) that drops packets",
+        "a rule of the chain in (table inet operator) that keeps packets out",
+    ),
+    on_the_host(
+        "a rule ends the chain before what lets the operator in",
+        "must nft 'insert rule inet operator in tcp dport 22 return'",
+        "a rule of the chain in (table inet operator) that keeps packets out",
     ),
     on_the_host(
         "a rule drops what comes by a set of interfaces",
         "must nft 'insert rule inet operator in iifname @outside drop'",
-        "a rule of the chain in (table inet operator) that drops packets",
+        "a rule of the chain in (table inet operator) that keeps packets out",
     ),
     on_the_host(
         "a rule that drops all comes on top, as at the end",
         "must nft 'insert rule inet operator in drop'",
-        "a rule of the chain in (table inet operator) that drops packets",
+        "a rule of the chain in (table inet operator) that keeps packets out",
     ),
     on_the_host(
         "rules are loaded in another order",

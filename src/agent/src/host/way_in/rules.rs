@@ -176,6 +176,20 @@ impl Rules {
         self.leads_to(rule, way, accepts, DEPTH)
     }
 
+    /// Whether the first of these rules of a chain ends it before one that lets something of that pass. What ends a
+    /// chain with a hook is under its policy. nft(8), return, goto
+    fn leads_past(&self, place: &Place, rules: &[&Rule], way: &Way) -> bool {
+        let Some((first, behind)) = rules.split_first() else {
+            return false;
+        };
+        let is_open = |chain: &Chain| chain.hook.is_some() && !chain.drops();
+        ends(&first.expressions)
+            && !is_of_another_way(&first.expressions, way)
+            && !self.chain(place).is_some_and(is_open)
+            && !self.admits(first, way)
+            && behind.iter().any(|rule| self.admits(rule, way))
+    }
+
     fn leads_to(&self, rule: &Rule, way: &Way, verdict: fn(&Value) -> bool, depth: usize) -> bool {
         if is_of_another_way(&rule.expressions, way) {
             return false;
@@ -258,6 +272,15 @@ fn accepts(expressions: &Value) -> bool {
         // What a map's verdicts are is told elsewhere.
         found |=
             key == "accept" || key == "vmap" && value.get("data").is_some_and(Value::is_string);
+    });
+    found
+}
+
+/// Whether nothing behind a rule is come by any more.
+fn ends(expressions: &Value) -> bool {
+    let mut found = false;
+    find(expressions, &mut |key, _| {
+        found |= matches!(key, "return" | "goto");
     });
     found
 }

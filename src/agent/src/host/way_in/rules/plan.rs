@@ -24,8 +24,11 @@ pub fn plan(before: &Rules, now: &Rules, way: &Way) -> Vec<Step> {
     let cutting: Vec<&Rule> = comparisons
         .iter()
         .filter(|(place, _)| !is_others(place))
-        .flat_map(|(_, chain)| chain.new.iter().map(|place| chain.now[*place]))
-        .filter(|rule| now.closes(rule, way))
+        .flat_map(|(place, chain)| {
+            let leaves = |at: &usize| now.leads_past(place, &chain.now[*at..], way);
+            let cuts = move |at: &&usize| now.closes(chain.now[**at], way) || leaves(at);
+            chain.new.iter().filter(cuts).map(|at| chain.now[*at])
+        })
         .collect();
     let mut steps = going(&cutting, before, now);
     let mut returning: BTreeMap<Table, Vec<Returning>> = BTreeMap::new();
@@ -246,7 +249,7 @@ fn remove_rule(rule: &Rule) -> Step {
     Step {
         commands: vec![delete_rule(rule)],
         sentence: format!(
-            "a rule of {} that drops packets, which had come since, is gone",
+            "a rule of {} that keeps packets out, which had come since, is gone",
             rule.place.words()
         ),
         otherwise: Vec::new(),

@@ -151,7 +151,7 @@ fn what_has_come_since_and_drops_goes() {
     assert_eq!(
         sentences(&firewall(), &in_a_chain_that_was_there),
         [
-            "a rule of the chain banned (table inet filter) that drops packets, which had come since, is gone"
+            "a rule of the chain banned (table inet filter) that keeps packets out, which had come since, is gone"
         ]
     );
     let through_a_new_chain = with(vec![

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const GONE: &str = "a rule of the chain input (table inet filter) that drops packets, which had come since, is gone";
+const GONE: &str = "a rule of the chain input (table inet filter) that keeps packets out, which had come since, is gone";
 
 fn on(interface: &str, verdict: &Value) -> Value {
     json!([
@@ -150,7 +150,7 @@ fn a_new_table_goes_as_a_whole_only_when_nothing_else_is_in_it() {
     assert_eq!(
         sentences(&firewall(), &also(vec![cut])),
         [
-            "a rule of the chain PREROUTING (table inet raw) that drops packets, which had come since, is gone"
+            "a rule of the chain PREROUTING (table inet raw) that keeps packets out, which had come since, is gone"
         ]
     );
     let whole = ["the nftables table inet raw, which had come since, is gone"];
@@ -170,4 +170,41 @@ fn a_new_table_goes_as_a_whole_only_when_nothing_else_is_in_it() {
         .into_iter()
         .chain([chain("evil", "forward", "forward", "accept")]);
     assert_eq!(sentences(&firewall(), &with(forwards.collect())).len(), 2);
+}
+
+#[test]
+fn what_ends_a_chain_before_what_lets_pass_goes() {
+    let elsewhere = || {
+        vec![
+            chain("filter", "elsewhere", "", ""),
+            chain("filter", "allowed", "", ""),
+            rule("filter", "allowed", 31, &port(22, "accept")),
+        ]
+    };
+    let ends = |interface: &str, verdict: &Value, policy: &str, is_first: bool| {
+        let new = rule("filter", "input", 30, &on(interface, verdict));
+        let mut before = with(elsewhere());
+        before[0] = chain("filter", "input", "input", policy);
+        let mut now = before.clone();
+        now.insert(if is_first { 4 } else { now.len() }, new);
+        sentences(&before, &now)
+    };
+    let leave = json!({"return": null});
+    let aside = json!({"goto": {"target": "elsewhere"}});
+    for verdict in [&leave, &aside] {
+        assert_eq!(ends("eth0", verdict, "drop", true), [GONE], "{verdict}");
+        assert!(ends("docker0", verdict, "drop", true).is_empty());
+        assert!(ends("eth0", verdict, "accept", true).is_empty());
+        assert!(ends("eth0", verdict, "drop", false).is_empty());
+    }
+    let allowed = json!({"goto": {"target": "allowed"}});
+    assert!(ends("eth0", &allowed, "drop", true).is_empty());
+    let deeper = |is_first: bool| {
+        let mut rules = vec![rule("filter", "banned", 30, &port(22, "accept"))];
+        rules.extend(is_first.then(|| rule("filter", "banned", 31, &json!([leave]))));
+        rules.reverse();
+        with(rules)
+    };
+    let gone = GONE.replace("input", "banned");
+    assert_eq!(sentences(&deeper(false), &deeper(true)), [gone]);
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const GONE: &str = "a rule of the chain input (table inet filter) that drops packets, which had come since, is gone";
+const GONE: &str = "a rule of the chain input (table inet filter) that keeps packets out, which had come since, is gone";
 const ORDERED: &str =
     "the rules of the chain input (table inet filter) are in their former order again";
 const BACK: &str = "a rule that was gone from the chain input (table inet filter) is back";
