@@ -1,5 +1,7 @@
 //! What is done to a host while a change of it waits to be confirmed.
 
+use std::time::Duration;
+
 /// A table that was not there before and lets nobody in.
 const CUT: &str = "must nft 'add table inet evil; add chain inet evil in { type filter hook input priority -5; }; \
                    add rule inet evil in tcp dport 22 drop'";
@@ -179,6 +181,14 @@ resident() { systemctl show -p MainPID --value nspawn-agent.service; }
 "#;
 
 impl Drill {
+    /// `rollback_after` of the change that is struck: that of nspawn_host itself where the host is back before it.
+    pub fn rollback_after(&self) -> Duration {
+        Duration::from_secs(match self.way {
+            Way::Rebooted | Way::PowerCut => 30,
+            _ => 5,
+        })
+    }
+
     /// What runs on the host as soon as a change is pending; `made` succeeds once the change itself is there.
     pub fn script(&self, made: &str) -> String {
         let script = match self.way {

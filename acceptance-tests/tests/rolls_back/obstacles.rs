@@ -38,7 +38,7 @@ impl Range {
         self.lie_in_wait(&drill, "true")?;
         let apply = self.start()?;
         self.has_fired()?;
-        self.kill_provider(&apply)?;
+        self.kill_provider(&drill, &apply)?;
         let output = apply.wait(BOUND)?;
         ensure!(!output.success(), "nobody was told:\n{}", output.stdout);
         self.create_is_undone(&former)

@@ -18,10 +18,6 @@ use rustix::process::Signal;
 
 use super::drills::{Drill, SERVE, Way};
 
-/// What the drills set as `rollback_after` of a change that is struck.
-pub const ROLLBACK_AFTER: Duration = Duration::from_secs(5);
-const SOON: &str = "rollback_after = \"5s\"";
-
 /// That of a change that is to succeed, on a machine that does many other things meanwhile.
 pub const UNDISTURBED: &str = "rollback_after = \"60s\"";
 
@@ -116,13 +112,18 @@ impl Range {
     /// Gives what is applied from now on its time again.
     pub fn take_time(&self) -> Result<()> {
         let text = self.terraform.configuration()?;
-        self.terraform.configure(&text.replace(SOON, UNDISTURBED))
+        let its_own = text.lines().find(|line| line.contains("rollback_after ="));
+        let its_own = its_own.context("it sets no rollback_after")?.trim();
+        self.terraform
+            .configure(&text.replace(its_own, UNDISTURBED))
     }
 
     /// Lets a drill strike as soon as a change is pending, however busy the machine is; the host has to go back soon.
     pub fn lie_in_wait(&self, drill: &Drill, made: &str) -> Result<()> {
         let text = self.terraform.configuration()?;
-        self.terraform.configure(&text.replace(UNDISTURBED, SOON))?;
+        let soon = format!("rollback_after = \"{}s\"", drill.rollback_after().as_secs());
+        self.terraform
+            .configure(&text.replace(UNDISTURBED, &soon))?;
         let script = drill.script(made);
         self.lab
             .vps1()
@@ -185,7 +186,7 @@ impl Range {
     /// Does what the drill is about while the apply runs; then SSH has to be back in time.
     pub fn drill(&self, drill: &Drill, apply: &Process) -> Result<()> {
         let vps = self.lab.vps1();
-        let limit = ROLLBACK_AFTER + FEW_SECONDS;
+        let limit = drill.rollback_after() + FEW_SECONDS;
         // A host that reboots takes the sign along.
         if drill.way != Way::Rebooted {
             self.has_fired()?;
@@ -196,7 +197,7 @@ impl Range {
                 ensure!(self.greets().is_err(), "SSH was never cut");
                 self.is_back(limit)
             }
-            Way::ProviderKilled => self.kill_provider(apply),
+            Way::ProviderKilled => self.kill_provider(drill, apply),
             Way::Frozen => {
                 self.proxy.freeze();
                 vps.root("touch /dev/shm/go")?;
@@ -222,11 +223,11 @@ impl Range {
     }
 
     /// Ends the provider of a change that a drill holds still; once that goes on, the host has to go back in time.
-    pub fn kill_provider(&self, apply: &Process) -> Result<()> {
+    pub fn kill_provider(&self, drill: &Drill, apply: &Process) -> Result<()> {
         let killed = apply.signal_below(PROVIDER, Signal::KILL)?;
         ensure!(killed == 1, "{killed} providers were killed");
         self.lab.vps1().root("touch /dev/shm/go")?;
-        self.is_gone_back(ROLLBACK_AFTER + FEW_SECONDS)
+        self.is_gone_back(drill.rollback_after() + FEW_SECONDS)
     }
 
     /// The operator was never cut off from this host: only its own change has to go in time.

@@ -190,7 +190,8 @@ pub fn confirm(context: &Context, token: &OwnerToken, began: Duration) -> Result
             None => Ok(()),
         };
     };
-    if pending.is_undone() {
+    // Nor is what the last boot has not brought into force, or what is about to be undone, kept by being reachable now.
+    if pending.is_undone() || pending.left()?.is_none() {
         return Err(undone());
     }
     if began <= pending.armed {
@@ -205,7 +206,7 @@ pub fn confirm(context: &Context, token: &OwnerToken, began: Duration) -> Result
 fn undone() -> Failure {
     Failure::new(
         FailureKind::Timeout,
-        "the change was undone already, because its time was up",
+        "the change is undone, because its time was up or the host was rebooted",
     )
 }
 
@@ -263,6 +264,34 @@ mod tests {
         fs::create_dir(context.store.folder().join("host.json")).unwrap();
         assert_eq!(rollback::if_due(&context).await.unwrap(), [""; 0]);
         assert_eq!(read(&context).unwrap(), Some(undone));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn only_what_this_boot_has_made_and_still_has_time_is_confirmed() {
+        crate::testing::within(Duration::from_secs(20), async |context| {
+            let folder = tempfile::tempdir().unwrap();
+            let context = crate::testing::in_folder(context, folder.path());
+            let host = crate::testing::inventory(&[], &[]).host.unwrap();
+            context.store.put(&host).unwrap();
+            let (boot, long) = (boot_id().unwrap(), Duration::from_hours(1));
+            for (boot_id, armed, deadline, is_kept) in [
+                ("an earlier one", Duration::ZERO, clock() + long, false),
+                (&boot, Duration::ZERO, clock(), false),
+                (&boot, clock() + long, clock() + long, false),
+                (&boot, Duration::ZERO, clock() + long, true),
+            ] {
+                let waiting = Pending {
+                    armed,
+                    deadline,
+                    ..pending(None, boot_id)
+                };
+                context.store.put_beside(FILE, &waiting).unwrap();
+                let confirmed = confirm(&context, &host.owner.token, clock());
+                assert_eq!(confirmed.is_ok(), is_kept, "{waiting:?}");
+                assert_eq!(read(&context).unwrap().is_none(), is_kept);
+            }
+        })
+        .await;
     }
 
     /// In a network namespace of its own, in which nothing can be put back by mistake.
