@@ -168,6 +168,9 @@ pub enum Answer {
         agent_version: String,
         /// machine-id(5), by which a provider knows that an address still leads to the same host.
         machine_id: String,
+        /// Of the kernel that runs: another one after each boot. random(4)
+        #[serde(default)]
+        boot_id: String,
     },
     /// To [`Request::Snapshot`].
     Snapshot(Box<Snapshot>),

@@ -7,6 +7,7 @@ use protocol::{Failure, FailureKind, observed::Facts};
 
 use crate::{
     context::Context,
+    failure::Context as _,
     system::{files, netlink::Network, systemd::Systemd},
 };
 
@@ -70,6 +71,14 @@ pub fn host_address(network: &Network, index: u32, v6: bool) -> Option<IpAddr> {
         .map(|address| address.net)
         .find(|net| matches!(net, IpNet::V6(_)) == v6)
         .map(|net| net.addr())
+}
+
+/// Which boot of the host this is. random(4), boot_id
+pub fn boot_id() -> Result<String, Failure> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    fs::read_to_string(path)
+        .map(|id| id.trim().to_owned())
+        .doing(|| format!("read {path}"))
 }
 
 /// machine-id(5)

@@ -1,6 +1,6 @@
 //! Commit-confirmed: a change of the host is undone unless it is confirmed over a new connection.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use protocol::{
     Failure, FailureKind,
@@ -9,8 +9,8 @@ use protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{rollback, way_in::WayIn};
-use crate::{context::Context, failure::Context as _, store::Stored};
+use super::{facts::boot_id, rollback, way_in::WayIn};
+use crate::{context::Context, store::Stored};
 
 const FILE: &str = "pending.json";
 
@@ -93,13 +93,6 @@ pub fn clock() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
-}
-
-fn boot_id() -> Result<String, Failure> {
-    let path = "/proc/sys/kernel/random/boot_id";
-    fs::read_to_string(path)
-        .map(|id| id.trim().to_owned())
-        .doing(|| format!("read {path}"))
 }
 
 /// Whether a change can cut the operator off, or the guests.
@@ -212,6 +205,8 @@ fn undone() -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

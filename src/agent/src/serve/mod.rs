@@ -210,6 +210,7 @@ impl Connection {
             version: protocol::VERSION,
             agent_version: protocol::RELEASE.to_owned(),
             machine_id: host::facts::machine_id()?,
+            boot_id: host::facts::boot_id()?,
         })
     }
 

@@ -75,7 +75,7 @@ impl Call {
         }
     }
 
-    /// Lets a connection that drops later than that be the end: the host may have undone by then what
+    /// Lets a connection that drops later than that, or by a reboot, be the end: the host may have undone by then what
     /// it was asked for, and why it dropped.
     #[must_use]
     pub fn repeat_within(mut self, time: Duration) -> Self {

@@ -47,7 +47,8 @@ fn clean_answer(answer: &mut Answer) {
             version: _,
             agent_version,
             machine_id,
-        } => [agent_version, machine_id]
+            boot_id,
+        } => [agent_version, machine_id, boot_id]
             .into_iter()
             .for_each(make_printable),
         Answer::Changed { object, failure } => {
@@ -241,6 +242,7 @@ mod tests {
                 version: 1,
                 agent_version: HOSTILE.to_owned(),
                 machine_id: HOSTILE.to_owned(),
+                boot_id: HOSTILE.to_owned(),
             })),
         ] {
             // Debug writes line ends and controls out, and what was written out already doubly.

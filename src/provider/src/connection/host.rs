@@ -40,6 +40,8 @@ pub struct Welcome {
     pub agent_version: String,
     /// machine-id(5)
     pub machine_id: String,
+    /// Which boot of it this is; nothing from an agent that doesn't say so.
+    pub boot_id: String,
 }
 
 /// A place for one connection, taken by whoever connects first.
@@ -256,6 +258,7 @@ impl Host {
             Err(CallError::Connection(error)) if error.kind == ConnectionErrorKind::Lost => error,
             other => return other,
         };
+        let boot_id = link.welcome().boot_id.clone();
         drop(link);
         if call.cancellation.is_cancelled() {
             return Err(uncertain(&call, first).into());
@@ -265,8 +268,9 @@ impl Host {
             .connected(&call, begun)
             .await
             .map_err(|error| uncertain(&call, error))?;
-        let is_late = |limit: Duration| begun.elapsed() >= limit;
-        if call.repeat_within.is_some_and(is_late) {
+        let is_undone =
+            |limit: Duration| begun.elapsed() >= limit || link.welcome().boot_id != boot_id;
+        if call.repeat_within.is_some_and(is_undone) {
             return Err(uncertain(&call, first).into());
         }
         match link.call(&call, deadline).await {

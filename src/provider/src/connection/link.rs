@@ -174,9 +174,11 @@ impl Link {
                 version: VERSION,
                 agent_version,
                 machine_id,
+                boot_id,
             }) => Ok(Welcome {
                 agent_version,
                 machine_id,
+                boot_id,
             }),
             Ok(Answer::Welcome {
                 version,

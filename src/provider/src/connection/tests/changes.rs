@@ -337,6 +337,17 @@ async fn a_request_is_not_sent_again_to_another_machine() {
 }
 
 #[tokio::test]
+async fn a_change_that_a_boot_has_undone_is_told_and_not_made_anew() {
+    let server = Server::new();
+    let (hosts, context) = provider(&server, server.credentials());
+    let planned = host(&server.target(), "reboots", "30s");
+    let (_, diagnostics) = failed(create(&HostResource { hosts }, planned, &context).await);
+    let text = diagnostics.to_string();
+    assert!(text.contains("was rolled back, because"), "{text}");
+    assert!(!server.path("notes/object").exists(), "it was made again");
+}
+
+#[tokio::test]
 async fn a_host_that_reboots_while_it_is_made_is_waited_for() {
     let server = Server::new();
     let connect_timeout = Duration::from_secs(2);

@@ -101,6 +101,7 @@ impl FakeAgent {
                     agent_version: "fake".to_owned(),
                     machine_id: fs::read_to_string(self.notes.join("machine"))
                         .unwrap_or_else(|_| MACHINE.to_owned()),
+                    boot_id: fs::read_to_string(self.notes.join("boot")).unwrap_or_default(),
                 })),
             ),
             Request::Remove {
@@ -170,6 +171,10 @@ impl FakeAgent {
             "waits" => return self.act(id, "waits"),
             "fails-over" if !self.notes.join("machine").exists() => {
                 return self.act(id, "fails-over");
+            }
+            "reboots" if !again => {
+                fs::write(self.notes.join("boot"), "the next one").unwrap();
+                self.die();
             }
             "busy" => return refused(FailureKind::Busy),
             "fails" => return refused(FailureKind::System),
