@@ -131,5 +131,11 @@ promise_case() {
   shift 2
   mkdir -p "$NSPAWN_PROMISES_REPORT"
   printf 'begun\t%s\n' "$name" >> "$file"
-  "$@" && printf 'held\t%s\n' "$name" >> "$file"
+  "$@" && printf 'held\t%s\nfinished\t\n' "$name" >> "$file"
+}
+
+# A case that can't be tried here: the table names it.
+promise_untried() {
+  mkdir -p "$NSPAWN_PROMISES_REPORT"
+  printf 'begun\t%s\nheld\t%s\nuntried\t%s\nfinished\t\n' "$2" "$2" "$2" >> "$NSPAWN_PROMISES_REPORT/$1-$$"
 }

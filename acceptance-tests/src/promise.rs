@@ -200,7 +200,8 @@ impl Cases {
     }
 
     /// Fails when a case did, or when none was tried.
-    pub fn finish(self) -> Result<()> {
+    pub fn finish(mut self) -> Result<()> {
+        self.note("finished\t");
         if self.tried == 0 {
             bail!("no case was tried of: {}", self.promise.title());
         }

@@ -143,7 +143,14 @@ impl Snapshot {
                 sections.entry(current.clone()).or_default();
             } else if let Some(lines) = sections.get_mut(&current) {
                 let words: Vec<&str> = line.split_whitespace().collect();
-                lines.insert(words.join(" "));
+                let line = words.join(" ");
+                // What is there twice, such as a mount, is another thing than what is there once.
+                let numbered = |number| match number {
+                    1 => line.clone(),
+                    _ => format!("{line} [{number}]"),
+                };
+                let new = (1..).map(numbered).find(|line| !lines.contains(line));
+                lines.extend(new);
             }
         }
         Self { sections }
@@ -189,6 +196,11 @@ mod tests {
         let differences = before.differences(&after);
         assert_eq!(differences.to_string(), "- routes: default\n+ links: br0\n");
         assert!(before.differences(&before).is_empty());
+        let twice = Snapshot::parse("@@ links\nlo up\nlo up\n@@ routes\ndefault\n");
+        assert_eq!(
+            before.differences(&twice).to_string(),
+            "+ links: lo up [2]\n"
+        );
         let without = |snapshot: &Snapshot, section: &str| {
             let mut snapshot = snapshot.clone();
             snapshot.sections.remove(section);

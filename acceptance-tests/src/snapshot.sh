@@ -24,7 +24,7 @@ ip -4 route show table all
 ip -6 route show table all | sed -E 's/ expires [0-9]+sec//'
 section rules
 ip -4 rule
-ip -6 rule
+ip -6 rule | sed 's/^/v6 /'
 section neighbours
 ip neigh show nud permanent
 ip neigh show proxy

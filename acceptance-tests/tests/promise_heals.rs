@@ -16,7 +16,7 @@ use acceptance_tests::{
     images::Guest,
     promise::{Cases, Effort, Promise},
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use self::{
     bridge::BRIDGE,
@@ -134,7 +134,18 @@ impl Server {
         if !meddling.restarts {
             ensure!(started == self.started()?, "a guest was started anew");
         }
-        if meddling.takes_foreign {
+        if !meddling.takes_foreign.is_empty() {
+            let left = self.shell("set +e\nforeign\ntrue")?;
+            let gone = lines_missing(&self.foreign, &left);
+            let was_taken = |line: &str| {
+                meddling
+                    .takes_foreign
+                    .iter()
+                    .any(|word| line.contains(word))
+            };
+            if let Some(gone) = gone.lines().find(|line| !was_taken(line)) {
+                bail!("of somebody else's things this is gone along with others: {gone}");
+            }
             self.shell("set_up_foreign; set_up_foreign_on_bridge")?;
         }
         let foreign = self.shell("foreign")?;
@@ -157,7 +168,7 @@ impl Server {
             }
             seen.push(dark);
         }
-        anyhow::bail!("it took {seen:?} ms")
+        bail!("it took {seen:?} ms")
     }
 
     /// Nothing of ours is left, and all of the others' is.

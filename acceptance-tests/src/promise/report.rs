@@ -87,6 +87,7 @@ impl Report {
 impl Count {
     fn add(&mut self, text: &str) {
         let mut open: Vec<&str> = Vec::new();
+        let mut has_finished = false;
         for line in text.lines() {
             match line.split_once('\t') {
                 Some(("begun", name)) => {
@@ -106,8 +107,13 @@ impl Count {
                     self.tried = self.tried.saturating_sub(1);
                     self.unreached.push(name.to_owned());
                 }
+                Some(("finished", _)) => has_finished = true,
                 _ => {}
             }
+        }
+        if !has_finished && open.is_empty() {
+            self.failed
+                .push("a test failed between its cases".to_owned());
         }
         self.failed.extend(open.into_iter().map(str::to_owned));
     }
@@ -146,5 +152,15 @@ mod tests {
         assert!(!report.holds());
         let failed = &report.counts[&Promise::Heals].failed;
         assert_eq!(failed, &["a", "b"]);
+    }
+    #[test]
+    fn a_test_that_ends_between_its_cases_has_failed() {
+        for (end, holds) in [("", false), ("finished\t\n", true)] {
+            let folder = tempfile::tempdir().unwrap();
+            let lines = format!("begun\ta\nheld\ta\n{end}");
+            fs::write(folder.path().join("heals-1"), lines).unwrap();
+            let report = Report::read(folder.path(), &[Promise::Heals]).unwrap();
+            assert_eq!(report.holds(), holds, "{}", report.table());
+        }
     }
 }

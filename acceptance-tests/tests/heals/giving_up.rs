@@ -67,13 +67,15 @@ impl Server {
         ))
     }
 
-    /// Share of one processor that the service uses over some seconds.
+    /// Share of one processor that the service uses over some seconds, all its threads and what it starts. The group
+    /// has its statistics whatever is accounted. cgroup-v2.rst, cpu.stat
     fn load(&self, seconds: u32) -> Result<f64> {
-        let text = self.resident(&format!(
-            "read begun rest < schedstat; sleep {seconds}; read ended rest < schedstat; echo $((ended - begun))"
+        let text = self.shell(&format!(
+            "used() {{ awk '/^usage_usec/ {{ print $2 }}' /sys/fs/cgroup/system.slice/nspawn-agent.service/cpu.stat; }}
+             begun=$(used); sleep {seconds}; echo $(($(used) - begun))"
         ))?;
-        let used: f64 = text.trim().parse().context("schedstat")?;
-        Ok(used / 1e9 / f64::from(seconds))
+        let used: f64 = text.trim().parse().context("cpu.stat")?;
+        Ok(used / 1e6 / f64::from(seconds))
     }
 
     /// For how many milliseconds a proxy is missing that is deleted.

@@ -9,8 +9,8 @@ pub struct Meddling {
     pub script: &'static str,
     /// A word by which the agent's journal names what it mended; none where nothing goes missing.
     pub told: Option<&'static str>,
-    /// Whether it takes somebody else's things with it.
-    pub takes_foreign: bool,
+    /// Words of the lines of `foreign` that go along with it: the kernel takes those of others as it takes ours.
+    pub takes_foreign: &'static [&'static str],
     /// Whether a guest or the agent has to be started again, which takes its time.
     pub restarts: bool,
 }
@@ -20,7 +20,7 @@ pub const fn of(name: &'static str, script: &'static str, told: &'static str) ->
         name,
         script,
         told: Some(told),
-        takes_foreign: false,
+        takes_foreign: &[],
         restarts: false,
     }
 }
@@ -32,12 +32,22 @@ const fn harmless(name: &'static str, script: &'static str) -> Meddling {
     }
 }
 
-const fn taking_foreign(meddling: Meddling) -> Meddling {
+const fn taking_foreign(takes: &'static [&'static str], meddling: Meddling) -> Meddling {
     Meddling {
-        takes_foreign: true,
+        takes_foreign: takes,
         ..meddling
     }
 }
+
+/// A proxy on the uplink.
+const PROXY: &[&str] = &["198.18.0.9 "];
+/// Routes over the bridge.
+const ROUTES: &[&str] = &["198.18.2.0/24 ", "2001:db8:98::/64 "];
+/// All lines of nftables.
+const TABLES: &[&str] = &["table ", "\t", "}"];
+const ALL: &[&str] = &[
+    PROXY[0], ROUTES[0], ROUTES[1], TABLES[0], TABLES[1], TABLES[2],
+];
 
 const fn restarting(meddling: Meddling) -> Meddling {
     Meddling {
@@ -48,36 +58,50 @@ const fn restarting(meddling: Meddling) -> Meddling {
 
 /// What the promise names.
 pub const NAMED: &[Meddling] = &[
-    taking_foreign(of(
-        "the uplink goes down and up",
-        "ip link set $UPLINK down; ip link set $UPLINK up",
-        "neighbour proxy for 2001:db8:1::2",
-    )),
+    taking_foreign(
+        PROXY,
+        of(
+            "the uplink goes down and up",
+            "ip link set $UPLINK down; ip link set $UPLINK up",
+            "neighbour proxy for 2001:db8:1::2",
+        ),
+    ),
     // Debian 12's networkd sets the uplink down for a moment, and all proxies are gone.
-    taking_foreign(of(
-        "networkctl reconfigure of the uplink",
-        "networkctl reconfigure $UPLINK",
-        "proxy_ndp",
-    )),
-    taking_foreign(harmless(
-        "systemctl restart systemd-networkd",
-        "systemctl restart systemd-networkd",
-    )),
-    taking_foreign(of(
-        "ip route flush dev br0",
-        "ip route flush dev br0; ip -6 route flush dev br0",
-        "the route to 203.0.113.2/32",
-    )),
-    taking_foreign(of(
-        "the bridge is deleted",
-        "ip link del br0",
-        "the bridge br0 is missing",
-    )),
-    taking_foreign(of(
-        "nft flush ruleset",
-        "nft flush ruleset",
-        "nftables table",
-    )),
+    taking_foreign(
+        PROXY,
+        of(
+            "networkctl reconfigure of the uplink",
+            "networkctl reconfigure $UPLINK",
+            "proxy_ndp",
+        ),
+    ),
+    taking_foreign(
+        PROXY,
+        harmless(
+            "systemctl restart systemd-networkd",
+            "systemctl restart systemd-networkd",
+        ),
+    ),
+    taking_foreign(
+        ROUTES,
+        of(
+            "ip route flush dev br0",
+            "ip route flush dev br0; ip -6 route flush dev br0",
+            "the route to 203.0.113.2/32",
+        ),
+    ),
+    taking_foreign(
+        ROUTES,
+        of(
+            "the bridge is deleted",
+            "ip link del br0",
+            "the bridge br0 is missing",
+        ),
+    ),
+    taking_foreign(
+        TABLES,
+        of("nft flush ruleset", "nft flush ruleset", "nftables table"),
+    ),
     of(
         "sysctl -w net.ipv4.ip_forward=0",
         "sysctl -qw net.ipv4.ip_forward=0",
@@ -155,16 +179,22 @@ pub const MORE: &[Meddling] = &[
         "ip addr del fe80::1/64 dev br0",
         "fe80::1/64",
     ),
-    taking_foreign(of(
-        "the bridge loses its addresses and routes",
-        "ip -6 addr flush dev br0; ip route flush dev br0; ip -6 route flush dev br0",
-        "fe80::1/64",
-    )),
-    taking_foreign(of(
-        "the bridge is set down",
-        "ip link set br0 down",
-        "br0 is down",
-    )),
+    taking_foreign(
+        ROUTES,
+        of(
+            "the bridge loses its addresses and routes",
+            "ip -6 addr flush dev br0; ip route flush dev br0; ip -6 route flush dev br0",
+            "fe80::1/64",
+        ),
+    ),
+    taking_foreign(
+        ROUTES,
+        of(
+            "the bridge is set down",
+            "ip link set br0 down",
+            "br0 is down",
+        ),
+    ),
     of(
         "the bridge's MTU is changed",
         "ip link set br0 mtu 1280",
@@ -361,12 +391,15 @@ pub const MORE: &[Meddling] = &[
         "systemctl kill -s KILL nspawn-agent.service; ip route del 203.0.113.2/32",
         "route to 203.0.113.2/32",
     )),
-    taking_foreign(restarting(of(
-        "the agent is stopped, much goes missing, and it is started",
-        "systemctl stop nspawn-agent.service; ip link set $UPLINK down; ip link set $UPLINK up; \
+    taking_foreign(
+        PROXY,
+        restarting(of(
+            "the agent is stopped, much goes missing, and it is started",
+            "systemctl stop nspawn-agent.service; ip link set $UPLINK down; ip link set $UPLINK up; \
          nft delete table bridge nspawn_agent; rm /etc/systemd/nspawn/web.nspawn; systemctl start nspawn-agent.service",
-        "web.nspawn",
-    ))),
+            "web.nspawn",
+        )),
+    ),
     restarting(of(
         "a guest's init is killed",
         "kill -KILL $(machinectl show -p Leader --value web)",
@@ -388,13 +421,16 @@ pub const MORE: &[Meddling] = &[
         "machinectl terminate web; until machinectl start web; do :; done",
         "vb-web",
     )),
-    taking_foreign(of(
-        "everything at once",
-        "ip link set $UPLINK down; ip link set $UPLINK up; ip link del br0; nft flush ruleset; \
+    taking_foreign(
+        ALL,
+        of(
+            "everything at once",
+            "ip link set $UPLINK down; ip link set $UPLINK up; ip link del br0; nft flush ruleset; \
          sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0; rm /etc/sysctl.d/90-nspawn-agent.conf \
          /etc/systemd/nspawn/web.nspawn /etc/systemd/system/systemd-nspawn@db.service.d/nspawn-agent.conf",
-        "web.nspawn",
-    )),
+            "web.nspawn",
+        ),
+    ),
     of(
         "somebody else's network changes all the time",
         "for number in $(seq 60); do ip link add storm type bridge; ip link del storm; done; ip neigh del proxy 203.0.113.3 dev $UPLINK",

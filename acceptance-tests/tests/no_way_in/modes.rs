@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 
 /// Everything that we make on a host; guests' and images' own files are theirs.
 const OURS: &str = "/usr/local/lib/nspawn-agent /etc/nspawn-agent /etc/systemd/nspawn /etc/systemd/system \
-    /etc/systemd/network /etc/sysctl.d /etc/modules-load.d /run/nspawn-agent /var/lib/machines";
+    /etc/systemd/network /etc/sysctl.d /etc/modules-load.d /etc/dbus-1/system.d /run/nspawn-agent /var/lib/machines";
 
 /// Tries the case on a host with a running container "good" that has a password.
 pub fn cases(cases: &mut Cases, lab: &Lab) {
