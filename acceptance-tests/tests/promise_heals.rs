@@ -183,7 +183,7 @@ impl Server {
 fn lines_missing(text: &str, other: &str) -> String {
     let missing = text
         .lines()
-        .filter(|line| !other.lines().any(|found| found == *line));
+        .filter(|line| !line.is_empty() && !other.lines().any(|found| found == *line));
     missing.fold(String::new(), |all, line| all + line + "\n")
 }
 
