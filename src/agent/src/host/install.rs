@@ -332,22 +332,6 @@ pub async fn remove_service(context: &Context) -> Result<(), Failure> {
     Systemd::of_host(context).await?.reload().await
 }
 
-/// Stops machine.slice when nothing is left in it: systemd starts it with the first machine, and
-/// never stops it by itself. systemd.special(7)
-pub async fn stop_empty_slice(context: &Context) -> Result<(), Failure> {
-    const SLICE: &str = "machine.slice";
-    // Without a machine since the boot it has no control group at all, and may be active all the same:
-    // systemd-machined wants it.
-    let entries = fs::read_dir(Path::new("/sys/fs/cgroup").join(SLICE));
-    let in_use = entries.is_ok_and(|entries| entries.flatten().any(|entry| entry.path().is_dir()));
-    let systemd = Systemd::of_host(context).await?;
-    if in_use || !systemd.unit_state(SLICE).await?.is_up() {
-        return Ok(());
-    }
-    let job = systemd.stop(SLICE).await?;
-    job.end(time_left(context)).await.map(drop)
-}
-
 /// Lets networkd read its files again, where it runs.
 pub async fn reload_networkd(context: &Context) -> Result<(), Failure> {
     let bus = context.bus().await?;
@@ -398,7 +382,7 @@ pub fn module_is_unavailable(name: &str) -> bool {
     listed("modules.builtin") || !listed("modules.dep")
 }
 
-fn time_left(context: &Context) -> std::time::Duration {
+pub(super) fn time_left(context: &Context) -> std::time::Duration {
     context
         .deadline
         .saturating_duration_since(tokio::time::Instant::now())

@@ -10,7 +10,8 @@ pub mod packages;
 pub mod pending;
 pub mod plan;
 pub mod rollback;
-pub mod sysctls;
+mod slice;
+mod sysctls;
 mod told;
 mod way_in;
 
@@ -356,7 +357,7 @@ pub async fn clear_but_service(context: &Context, stored: &Stored<Host>) -> Resu
     image::tree::collect(&Inventory::default())?;
     off_thread((), |()| discarded::clear_all()).await?;
     image::tree::remove_empty_folders()?;
-    install::stop_empty_slice(context).await?;
+    slice::stop_empty(context).await?;
     files::remove_tree(&context.run_folder.join("network"))?;
     // The last, so that the next boot goes on with a removal that was cut off.
     install::remove_service(context).await
