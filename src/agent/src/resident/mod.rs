@@ -200,7 +200,8 @@ impl Healer {
 
     /// Until an unconfirmed change is to be undone.
     async fn until_rollback(&self) {
-        let pause = if self.cannot_go_back.is_some() {
+        // Also where the lock could not be taken.
+        let pause = if self.cannot_go_back.is_some() || self.pace.has_failed() {
             GO_BACK_AGAIN
         } else {
             Duration::ZERO
