@@ -11,6 +11,7 @@ pub mod pending;
 pub mod plan;
 pub mod rollback;
 mod slice;
+mod stand_by;
 mod sysctls;
 mod told;
 mod way_in;
@@ -291,7 +292,7 @@ impl Object for Host {
         };
         rollback::forget(context)?;
         if pending::is_needed(context, self, uplink, previous)? {
-            install::stand_by(context).await?;
+            stand_by::make_sure(context).await?;
             pending::arm(context, self, previous, uplink).await?;
         } else {
             // rollback_after = "0s" keeps whatever waits.
@@ -330,7 +331,7 @@ pub async fn clear(context: &Context, stored: &Stored<Host>) -> Result<(), Failu
     install::stop_service(context).await?;
     let cleared = clear_but_service(context, stored).await;
     if cleared.is_err() {
-        install::stand_by_again(context).await;
+        stand_by::again(context).await;
     }
     cleared
 }
