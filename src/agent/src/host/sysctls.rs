@@ -1,5 +1,6 @@
 //! The sysctls that the host needs, and the values they had before.
 
+mod asked;
 mod former;
 
 use std::{
