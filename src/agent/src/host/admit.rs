@@ -73,7 +73,7 @@ pub async fn admit(
     check_files(host)?;
     check_forwarding(context, host).await?;
     let index = network.link(&uplink).map(|link| link.index);
-    let kept = previous.filter(|previous| super::uplink(previous) == uplink);
+    let kept = previous.filter(|previous| previous.assigned.uplink == uplink);
     Ok(Assigned {
         ipv4: index
             .and_then(|index| facts::host_address(&network, index, false))
