@@ -25,7 +25,7 @@ fn in_folders(folders: &[&Path]) -> Asked {
     let mut places = BTreeMap::new();
     for folder in folders {
         for name in files::names(folder).unwrap_or_default() {
-            if name.ends_with(".conf") {
+            if name.strip_suffix(".conf").is_some() {
                 places
                     .entry(name)
                     .or_insert_with_key(|name| folder.join(name));
