@@ -312,3 +312,29 @@ fn destroy_is_refused_while_containers_of_others_are_left() -> Result<()> {
     terraform.destroy()?;
     Ok(())
 }
+
+/// A machine of somebody else's that failed, and has no process while it waits for its restart.
+const WAITS: &str =
+    "systemd-run -q --unit=waits --slice=machine.slice -p Restart=always -p RestartSec=1h false";
+
+#[test]
+fn destroy_leaves_what_others_have_come_to_rely_on() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let vps = lab.vps1();
+    vps.root("sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0")?;
+    let terraform = lab.terraform(&configuration::host(vps, ""))?;
+    terraform.apply()?;
+    vps.root("echo 'net.ipv4.ip_forward = 1' > /etc/sysctl.d/99-vpn.conf")?;
+    vps.root(WAITS)?;
+    let waits = || {
+        let state = vps.root("systemctl show --value -p SubState waits.service")?;
+        ensure!(state.trim().starts_with("auto-restart"), "it is {state}");
+        Ok(())
+    };
+    wait_until("it waits", Duration::from_secs(20), waits)?;
+    terraform.destroy()?;
+    waits()?;
+    let forwarding = vps.root("sysctl -n net.ipv4.ip_forward net.ipv6.conf.all.forwarding")?;
+    ensure!(forwarding.split_whitespace().eq(["1", "0"]), "{forwarding}");
+    Ok(())
+}

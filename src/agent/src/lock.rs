@@ -59,7 +59,13 @@ impl HostLock {
             file.rewind()?;
             file.write_all(holder.as_bytes())
         })();
-        written.doing(|| "take the host's lock")?;
+        // It is held all the same, also where the disk is full; only who holds it can't be told then.
+        if let Err(error) = written {
+            eprintln!(
+                "could not write to {} who holds it: {error}",
+                path.display()
+            );
+        }
         Ok(Self { _file: file })
     }
 }

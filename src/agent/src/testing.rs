@@ -1,6 +1,6 @@
 //! Made-up hosts for the tests of planning.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, io, path::Path, process::Command, time::Duration};
 
 use protocol::{
     desired::{
@@ -33,6 +33,33 @@ pub fn in_folder(mut context: Context, folder: &Path) -> Context {
     context.run_folder = folder.join("run");
     context.session = "b".repeat(32).parse().ok();
     context
+}
+
+/// Does something in a thread with a network and mounts of its own, with a folder on a disk of 64 kB.
+#[allow(unsafe_code, reason = "rustix calls every unshare(2) unsafe")]
+pub fn on_small_disk(work: impl FnOnce(&Path) + Send + 'static) {
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    let run = |program: &str, arguments: &[&str]| {
+        let status = Command::new(program).args(arguments).status();
+        assert!(status.unwrap().success(), "{program} {arguments:?}");
+    };
+    let thread = std::thread::spawn(move || {
+        // SAFETY: neither touches memory or descriptors; no other thread shares this one's folder.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }.unwrap();
+        run("mount", &["--make-rprivate", "/"]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap();
+        run("mount", &["-t", "tmpfs", "-o", "size=64k", "none", path]);
+        work(folder.path());
+        run("umount", &["--lazy", path]);
+    });
+    thread.join().unwrap();
+}
+
+/// Leaves no room on such a disk.
+pub fn fill(folder: &Path) {
+    let filled = std::fs::write(folder.join("filler"), vec![1; 1 << 20]);
+    assert_eq!(filled.unwrap_err().kind(), io::ErrorKind::StorageFull);
 }
 
 /// An object that belongs to somebody.

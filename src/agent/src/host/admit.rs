@@ -34,6 +34,13 @@ pub async fn check_system(context: &Context) -> Result<(), Failure> {
             "Use a Debian 12 or 13 (or Ubuntu 24.04) whose first process is systemd.",
         ));
     }
+    // As with ipv6.disable=1 on the kernel's command line; the sysctl disable_ipv6 does no harm. ipv6.rst
+    if !Path::new("/proc/sys/net/ipv6").is_dir() {
+        return Err(unsupported(
+            "the kernel of this machine has IPv6 turned off altogether, which the bridge of its guests needs",
+            "Remove ipv6.disable=1 from the kernel's command line (in Debian, GRUB_CMDLINE_LINUX of /etc/default/grub, then update-grub), and reboot.",
+        ));
+    }
     let network = Network::dump(&context.netlink).await?;
     let facts = facts::gather(context, &network).await?;
     if !facts::at_least(&facts.systemd_version, OLDEST_SYSTEMD) {
@@ -66,7 +73,7 @@ pub async fn admit(
     check_files(host)?;
     check_forwarding(context, host).await?;
     let index = network.link(&uplink).map(|link| link.index);
-    let kept = previous.filter(|previous| super::uplink(previous) == uplink);
+    let kept = previous.filter(|previous| previous.assigned.uplink == uplink);
     Ok(Assigned {
         ipv4: index
             .and_then(|index| facts::host_address(&network, index, false))

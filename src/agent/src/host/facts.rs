@@ -3,11 +3,12 @@
 use std::{env, fs, net::IpAddr, path::Path};
 
 use ipnet::IpNet;
-use protocol::{Failure, FailureKind, observed::Facts};
+use protocol::{Failure, FailureKind, desired::Host, observed::Facts};
 
 use crate::{
     context::Context,
     failure::Context as _,
+    store::Stored,
     system::{files, netlink::Network, systemd::Systemd},
 };
 
@@ -15,11 +16,10 @@ use crate::{
 pub async fn gather(context: &Context, network: &Network) -> Result<Facts, Failure> {
     let names = rustix::system::uname();
     let kernel = names.release().to_string_lossy().into_owned();
+    // What can't be read is told by whoever changes it.
+    let stored = context.store.get::<Host>("host").unwrap_or_default();
     let uplink = uplink(network);
-    let global = |v6: bool| {
-        let index = uplink.as_deref().and_then(|name| network.link(name))?.index;
-        host_address(network, index, v6)
-    };
+    let (ipv4_address, ipv6_address) = public(stored.as_ref(), network);
     // No systemd, or no bus: the facts say so with an empty version, and a change refuses.
     let systemd_version = match Systemd::of_host(context).await {
         Ok(systemd) => systemd.version().await.unwrap_or_default(),
@@ -35,8 +35,8 @@ pub async fn gather(context: &Context, network: &Network) -> Result<Facts, Failu
             .and_then(|count| u32::try_from(count.get()).ok())
             .unwrap_or(1),
         memory_bytes: memory()?,
-        ipv4_address: global(false),
-        ipv6_address: global(true),
+        ipv4_address,
+        ipv6_address,
         addresses: network
             .addresses
             .iter()
@@ -52,6 +52,20 @@ pub async fn gather(context: &Context, network: &Network) -> Result<Facts, Failu
         kernel,
         uplink,
     })
+}
+
+/// The host's addresses on its uplink, of which guests have the first as their gateway; before it has one, on the
+/// default route's interface.
+fn public(stored: Option<&Stored<Host>>, network: &Network) -> (Option<IpAddr>, Option<IpAddr>) {
+    let name = stored.map(|stored| super::uplink(stored).to_owned());
+    let link = name.or_else(|| uplink(network));
+    let link = link.and_then(|name| network.link(&name));
+    let on_link = |v6| host_address(network, link?.index, v6);
+    let ipv4 = match stored {
+        Some(stored) => super::ipv4(stored, network),
+        None => on_link(false),
+    };
+    (ipv4, on_link(true))
 }
 
 /// The interface of the default route.
@@ -165,6 +179,42 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn the_hosts_addresses_are_those_of_its_uplink() {
+        use crate::system::netlink::{Address, Link, Route};
+        let mut network = crate::testing::network();
+        network.links.push(Link {
+            index: 4,
+            name: "eth1".to_owned(),
+            ..Link::default()
+        });
+        for net in ["198.51.100.7/24", "2001:db8:7::7/64"] {
+            network.addresses.push(Address {
+                index: 4,
+                net: net.parse().unwrap(),
+                global: true,
+                expires: false,
+            });
+        }
+        for destination in ["0.0.0.0/0", "::/0"] {
+            network.routes.push(Route {
+                destination: destination.parse().unwrap(),
+                index: 2,
+                gateway: None,
+                protocol: libc::RTPROT_STATIC,
+                metric: 0,
+            });
+        }
+        let addresses = |v4: &str, v6: &str| (v4.parse().ok(), v6.parse().ok());
+        let of_default_route = addresses("203.0.113.1", "2001:db8:1::1");
+        assert_eq!(public(None, &network), of_default_route);
+        let mut host = crate::testing::inventory(&[], &[]).host.unwrap();
+        assert_eq!(public(Some(&host), &network), of_default_route);
+        host.desired.uplink = "eth1".parse().ok();
+        let of_uplink = addresses("198.51.100.7", "2001:db8:7::7");
+        assert_eq!(public(Some(&host), &network), of_uplink);
+    }
 
     #[test]
     fn texts_of_the_system() {

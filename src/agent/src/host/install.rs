@@ -14,7 +14,6 @@ use crate::{
     command::Program,
     context::Context,
     failure::Context as _,
-    lock::Presence,
     system::{
         files::{self, HEADER},
         journal,
@@ -32,12 +31,12 @@ pub const UNIT: &str = "nspawn-agent.service";
 pub const UNIT_PATH: &str = "/etc/systemd/system/nspawn-agent.service";
 /// How often the service is looked at while it takes up another binary.
 const TAKE_UP_INTERVAL: Duration = Duration::from_millis(20);
+/// How long it may run another one than the one in force, which an upgrade tells it a moment later.
+const LEFT_BEHIND_AFTER: Duration = Duration::from_secs(5);
 const WANTS: &str = "/etc/systemd/system/multi-user.target.wants/nspawn-agent.service";
 
 /// How the service ends when it is told to: as a shell shows SIGTERM.
 pub const STOPPED: i32 = 143;
-/// How long the service may take to come up, before anything else is changed.
-const STAND_BY_TIME: Duration = Duration::from_secs(20);
 
 /// The agent's service. The containers' units are ordered after it one by one, because
 /// systemd-nspawn@.service itself is before machines.target.
@@ -77,10 +76,14 @@ pub fn is_disabled() -> bool {
 
 /// The running program, where it was uploaded to; none elsewhere, as in tests.
 pub(super) fn uploaded() -> Option<PathBuf> {
-    let this = env::current_exe().ok()?.to_string_lossy().into_owned();
-    // As the kernel names a file that was removed since. proc_pid_exe(5)
-    let this = PathBuf::from(this.strip_suffix(" (deleted)").unwrap_or(&this));
+    let this = without_end(&env::current_exe().ok()?);
     (this.parent() == Some(Path::new(FOLDER))).then_some(this)
+}
+
+/// A program's path without what the kernel adds where the file was removed since. proc_pid_exe(5)
+fn without_end(program: &Path) -> PathBuf {
+    let text = program.to_string_lossy();
+    PathBuf::from(text.strip_suffix(" (deleted)").unwrap_or(&text))
 }
 
 /// Whether units don't find the agent, neither this one nor a newer.
@@ -114,7 +117,17 @@ pub fn is_in_force() -> bool {
 }
 
 fn is_target(this: &Path) -> bool {
-    fs::read_link(BINARY).is_ok_and(|target| Path::new(FOLDER).join(target) == this)
+    target().is_some_and(|target| target == this)
+}
+
+fn target() -> Option<PathBuf> {
+    let target = fs::read_link(BINARY).ok()?;
+    Some(Path::new(FOLDER).join(target))
+}
+
+/// The program that units run; none where this runs from elsewhere, as in a test.
+pub(super) fn in_force() -> Option<PathBuf> {
+    uploaded().and_then(|_| target())
 }
 
 /// Makes this very binary the one in force.
@@ -211,47 +224,33 @@ pub fn presence(context: &Context) -> PathBuf {
     context.run_folder.join("resident")
 }
 
-/// Makes sure that the service is there before a change that it may have to undo: this very process
-/// may be killed, hang or be cut off at any moment from now on. The service waits for the host's
-/// lock, which the caller holds.
-pub async fn stand_by(context: &Context) -> Result<(), Failure> {
-    let contents = unit();
-    if files::compare(Path::new(UNIT_PATH), &contents)? != files::OwnFile::Same {
-        files::write_own(Path::new(UNIT_PATH), &contents, 0o644)?;
-    }
-    enable(context).await?;
-    let systemd = Systemd::of_host(context).await?;
-    if service_state(context).await == "active" {
-        reload(context).await?;
-    } else {
-        systemd.reset_failed(UNIT).await?;
-        systemd.start(UNIT).await?;
-    }
-    let presence = presence(context);
-    let until = tokio::time::Instant::now() + STAND_BY_TIME;
-    while !Presence::is_shown(&presence) {
-        context.check()?;
-        if tokio::time::Instant::now() > until {
-            return Err(Failure::new(
-                FailureKind::System,
-                format!(
-                    "{UNIT}, which would undo a change that cuts you off, did not come up within {STAND_BY_TIME:?}, so that nothing was changed: {}",
-                    journal::last_lines(&systemd, UNIT, context.deadline).await
-                ),
-            )
-            .help(format!("Look at the host's journal: journalctl -u {UNIT}")));
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
+/// The program of the service's process, while it has one; its name tells its content.
+pub(super) async fn running(systemd: &Systemd) -> Result<Option<PathBuf>, Failure> {
+    let process = systemd.main_process(UNIT).await?;
+    let program = fs::read_link(format!("/proc/{process}/exe")).ok();
+    Ok(program.map(|program| without_end(&program)))
 }
 
-/// Lets the service run again that was stopped for a removal which has failed: it goes on with what is due. How that
-/// ends changes nothing about the failure.
-pub async fn stand_by_again(context: &Context) {
-    if let Err(failure) = stand_by(&context.undisturbed(STAND_BY_TIME)).await {
-        context.progress(format!("{UNIT} could not be started again: {failure}"));
+/// Whether the service's process is the program in force; it is taken so where this runs from elsewhere, as in a test.
+pub(super) async fn is_taken_up(systemd: &Systemd) -> Result<bool, Failure> {
+    match in_force() {
+        Some(program) => Ok(running(systemd).await? == Some(program)),
+        None => Ok(true),
     }
+}
+
+/// Whether the service is still another program than the one in force: whoever put that in force was killed before the
+/// service was told. Looked at for as long as it may take to become this one.
+pub async fn is_left_behind(context: &Context) -> Result<bool, Failure> {
+    let systemd = Systemd::of_host(context).await?;
+    let until = tokio::time::Instant::now() + LEFT_BEHIND_AFTER;
+    while service_state(context).await == "active" && !is_taken_up(&systemd).await? {
+        if tokio::time::Instant::now() > until {
+            return Ok(true);
+        }
+        tokio::time::sleep(TAKE_UP_INTERVAL).await;
+    }
+    Ok(false)
 }
 
 /// Starts the service, or lets a running one take the binary in force; waits until it is ready.
@@ -276,7 +275,7 @@ pub async fn start(context: &Context) -> Result<(), Failure> {
 }
 
 /// SIGHUP: the resident takes up the binary in force without a restart, which would reach the guests.
-async fn reload(context: &Context) -> Result<(), Failure> {
+pub(super) async fn reload(context: &Context) -> Result<(), Failure> {
     context
         .bus()
         .await?
@@ -292,21 +291,15 @@ async fn reload(context: &Context) -> Result<(), Failure> {
         .doing(|| format!("reload {UNIT}"))
 }
 
-/// Waits until the running service is this binary: until then, it writes files as another one does.
+/// Waits until the running service is the binary in force: until then, it writes files as another one does.
 pub async fn taken_up(context: &Context) -> Result<(), Failure> {
-    let Some(this) = uploaded() else {
-        return Ok(());
-    };
     let systemd = Systemd::of_host(context).await?;
-    loop {
-        let process = systemd.main_process(UNIT).await?;
-        if fs::read_link(format!("/proc/{process}/exe")).is_ok_and(|runs| runs == this) {
-            return Ok(());
-        }
+    while !is_taken_up(&systemd).await? {
         context.check()?;
         // The kernel tells nobody of an exec(2).
         tokio::time::sleep(TAKE_UP_INTERVAL).await;
     }
+    Ok(())
 }
 
 /// Stops the service.
@@ -330,22 +323,6 @@ pub async fn remove_service(context: &Context) -> Result<(), Failure> {
     files::remove_for_good(Path::new(WANTS))?;
     files::remove_own_for_good(Path::new(UNIT_PATH))?;
     Systemd::of_host(context).await?.reload().await
-}
-
-/// Stops machine.slice when nothing is left in it: systemd starts it with the first machine, and
-/// never stops it by itself. systemd.special(7)
-pub async fn stop_empty_slice(context: &Context) -> Result<(), Failure> {
-    const SLICE: &str = "machine.slice";
-    // Without a machine since the boot it has no control group at all, and may be active all the same:
-    // systemd-machined wants it.
-    let entries = fs::read_dir(Path::new("/sys/fs/cgroup").join(SLICE));
-    let in_use = entries.is_ok_and(|entries| entries.flatten().any(|entry| entry.path().is_dir()));
-    let systemd = Systemd::of_host(context).await?;
-    if in_use || !systemd.unit_state(SLICE).await?.is_up() {
-        return Ok(());
-    }
-    let job = systemd.stop(SLICE).await?;
-    job.end(time_left(context)).await.map(drop)
 }
 
 /// Lets networkd read its files again, where it runs.
@@ -398,7 +375,7 @@ pub fn module_is_unavailable(name: &str) -> bool {
     listed("modules.builtin") || !listed("modules.dep")
 }
 
-fn time_left(context: &Context) -> std::time::Duration {
+pub(super) fn time_left(context: &Context) -> std::time::Duration {
     context
         .deadline
         .saturating_duration_since(tokio::time::Instant::now())

@@ -10,12 +10,14 @@ pub mod packages;
 pub mod pending;
 pub mod plan;
 pub mod rollback;
-pub mod sysctls;
+mod slice;
+mod stand_by;
+mod sysctls;
 mod told;
 mod way_in;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -130,6 +132,13 @@ pub fn uplink(stored: &Stored<Host>) -> &str {
     }
 }
 
+/// The uplink's own name, by which the kernel has its sysctls, and not one of its other names; the last one known
+/// while it is away.
+fn uplink_name<'a>(stored: &'a Stored<Host>, network: &'a Network) -> &'a str {
+    let link = network.link(uplink(stored));
+    link.map_or(&stored.assigned.uplink, |link| &link.name)
+}
+
 /// The host's IPv4 address on its uplink, or any other, now or when it was last seen.
 pub fn ipv4(stored: &Stored<Host>, network: &Network) -> Option<IpAddr> {
     let bridge = network
@@ -157,16 +166,13 @@ pub async fn observe(
     let Some(stored) = &inventory.host else {
         return Ok(Observed::default());
     };
+    let uplink = uplink_name(stored, network);
     let wishes = sysctls::wishes(&sysctls::Needs {
         bridge: stored.desired.bridge.as_str(),
-        uplink: uplink(stored),
-        other_uplinks: inventory
-            .addresses
-            .values()
-            .filter_map(|address| Some(address.desired.uplink.as_ref()?.as_str()))
-            .collect(),
+        uplink,
+        other_uplinks: other_uplinks(inventory, network),
         nesting: stored.desired.nesting,
-        advertised: sysctls::advertised(&context.store, network, uplink(stored))?,
+        advertised: sysctls::advertised(&context.store, network, uplink)?,
     });
     let mut compared = Vec::new();
     for file in plan::files(&stored.desired, &stored.assigned, &wishes) {
@@ -195,6 +201,18 @@ pub async fn observe(
         service: install::service_state(context).await,
         wishes,
     })
+}
+
+/// The uplinks that single addresses name, by their own names.
+fn other_uplinks<'a>(inventory: &'a Inventory, network: &'a Network) -> BTreeSet<&'a str> {
+    let addresses = inventory.addresses.values();
+    let named = addresses.filter_map(|address| address.desired.uplink.as_ref());
+    named
+        .map(|name| {
+            let link = network.link(name.as_str());
+            link.map_or(name.as_str(), |link| &link.name)
+        })
+        .collect()
 }
 
 fn superfluous_files(host: &Host) -> Result<Vec<String>, Failure> {
@@ -290,8 +308,8 @@ impl Object for Host {
         };
         rollback::forget(context)?;
         if pending::is_needed(context, self, uplink, previous)? {
-            install::stand_by(context).await?;
-            pending::arm(context, self, previous, uplink).await?;
+            stand_by::make_sure(context).await?;
+            pending::arm(context, self, previous, &assigned.uplink).await?;
         } else {
             // rollback_after = "0s" keeps whatever waits.
             pending::disarm(context)?;
@@ -329,7 +347,7 @@ pub async fn clear(context: &Context, stored: &Stored<Host>) -> Result<(), Failu
     install::stop_service(context).await?;
     let cleared = clear_but_service(context, stored).await;
     if cleared.is_err() {
-        install::stand_by_again(context).await;
+        stand_by::again(context).await;
     }
     cleared
 }
@@ -356,8 +374,30 @@ pub async fn clear_but_service(context: &Context, stored: &Stored<Host>) -> Resu
     image::tree::collect(&Inventory::default())?;
     off_thread((), |()| discarded::clear_all()).await?;
     image::tree::remove_empty_folders()?;
-    install::stop_empty_slice(context).await?;
+    slice::stop_empty(context).await?;
     files::remove_tree(&context.run_folder.join("network"))?;
     // The last, so that the next boot goes on with a removal that was cut off.
     install::remove_service(context).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn sysctls_go_by_an_uplinks_own_name() {
+        let mut network = testing::network();
+        network.links[0].alternative_names = vec!["wan".to_owned()];
+        let mut inventory = testing::inventory(&["web"], &[("203.0.113.2", "web")]);
+        for address in inventory.addresses.values_mut() {
+            address.desired.uplink = "wan".parse().ok();
+        }
+        assert_eq!(other_uplinks(&inventory, &network), ["eth0"].into());
+        let mut host = inventory.host.unwrap();
+        host.desired.uplink = "wan".parse().ok();
+        assert_eq!(uplink_name(&host, &network), "eth0");
+        network.links.clear();
+        assert_eq!(uplink_name(&host, &network), "eth0", "it is away");
+    }
 }

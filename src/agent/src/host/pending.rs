@@ -289,6 +289,31 @@ mod tests {
         .await;
     }
 
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_was_destroyed_since_is_not_gone_back_to() {
+        crate::testing::within(Duration::from_secs(20), async |context| {
+            let folder = tempfile::tempdir().unwrap();
+            let context = crate::testing::in_folder(context, folder.path());
+            let former = crate::testing::inventory(&[], &[]).host;
+            let waiting = Pending {
+                deadline: clock() + Duration::from_hours(1),
+                ..pending(former.clone(), &boot_id().unwrap())
+            };
+            for (host, is_kept) in [(former, true), (None, false)] {
+                context.store.put_beside(FILE, &waiting).unwrap();
+                match &host {
+                    Some(host) => context.store.put(host).unwrap(),
+                    None => context.store.remove::<Host>("host").unwrap(),
+                }
+                let missing = Box::pin(rollback::if_due(&context)).await.unwrap();
+                assert_eq!(missing, [""; 0]);
+                assert_eq!(read(&context).unwrap().is_some(), is_kept);
+                assert_eq!(context.store.get::<Host>("host").unwrap(), host);
+            }
+        })
+        .await;
+    }
+
     /// In a network namespace of its own, in which nothing can be put back by mistake.
     #[test]
     #[allow(unsafe_code, reason = "rustix calls every unshare(2) unsafe")]

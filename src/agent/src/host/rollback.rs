@@ -67,6 +67,11 @@ pub async fn if_due(context: &Context) -> Result<Vec<String>, Failure> {
     let Some(pending) = pending::read(context)? else {
         return Ok(Vec::new());
     };
+    if pending.former.is_some() && matches!(context.store.get::<Host>("host"), Ok(None)) {
+        // Destroyed since, by an agent that was killed before it took note: who makes the host anew owns it.
+        pending::disarm(context)?;
+        return Ok(Vec::new());
+    }
     let is_resident = context.session.is_none();
     if pending.left()?.is_some() || (!is_resident && pending.is_left_to_resident()) {
         return Ok(Vec::new());

@@ -1,5 +1,6 @@
 //! The sysctls that the host needs, and the values they had before.
 
+mod asked;
 mod former;
 
 use std::{
@@ -95,6 +96,11 @@ pub fn wishes(needs: &Needs<'_>) -> Wishes {
             Wanted::Exactly(1),
         ));
     }
+    // Off where the host has IPv6 turned off for its interfaces: the bridge's own address is refused then.
+    wishes.push(exactly(
+        &format!("net/ipv6/conf/{}/disable_ipv6", needs.bridge),
+        0,
+    ));
     // Without isolation the host would tell guests to talk to each other directly, which they would go on trying for
     // five minutes after it is turned on. Each interface has its own switch beside `all`. ip-sysctl.rst, send_redirects
     for name in ["all", needs.bridge] {
@@ -281,6 +287,16 @@ pub fn read(wishes: &Wishes) -> Result<BTreeMap<String, String>, Failure> {
 mod tests {
     use super::*;
 
+    fn needs() -> Needs<'static> {
+        Needs {
+            bridge: "br0",
+            uplink: "eth0",
+            other_uplinks: BTreeSet::new(),
+            nesting: false,
+            advertised: BTreeSet::new(),
+        }
+    }
+
     #[test]
     fn limits_of_the_host_that_are_higher_stay() {
         for (wanted, value, holds) in [
@@ -296,14 +312,7 @@ mod tests {
 
     #[test]
     fn the_neighbour_tables_have_room_for_hundreds_of_guests() {
-        let needs = Needs {
-            bridge: "br0",
-            uplink: "eth0",
-            other_uplinks: BTreeSet::new(),
-            nesting: false,
-            advertised: BTreeSet::new(),
-        };
-        let wishes = wishes(&needs);
+        let wishes = wishes(&needs());
         for family in ["ipv4", "ipv6"] {
             for (number, least) in [(1, 2048), (2, 8192), (3, 16_384)] {
                 let wish = at_least(
@@ -313,6 +322,28 @@ mod tests {
                 assert!(wishes.contains(&wish), "{wish:?}");
             }
         }
+    }
+
+    #[test]
+    fn the_bridge_has_ipv6_where_it_is_off_for_new_interfaces() {
+        crate::testing::on_small_disk(|folder| {
+            let store = Store::new(folder);
+            let host = crate::testing::inventory(&[], &[]).host.unwrap();
+            store.put(&host).unwrap();
+            let ip = |arguments: &[&str]| {
+                let done = std::process::Command::new("ip").args(arguments).status();
+                done.unwrap().success()
+            };
+            sysctl::write("net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+            assert!(ip(&["link", "add", "br0", "type", "bridge"]));
+            for (key, wanted) in wishes(&needs()) {
+                if key.contains("/br0/") {
+                    set(&store, &key, wanted.value()).unwrap();
+                }
+            }
+            let address = crate::host::BRIDGE_ADDRESS;
+            assert!(ip(&["-6", "address", "add", address, "dev", "br0"]));
+        });
     }
 
     #[test]

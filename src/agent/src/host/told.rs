@@ -2,7 +2,11 @@
 
 use protocol::{Failure, desired::Host, observed::HostState};
 
-use super::{Step, bridge, in_force, pending, plan, rollback, uplink};
+use super::{
+    Step, bridge,
+    in_force::{self, InForce},
+    install, pending, plan, rollback, uplink,
+};
 use crate::{
     context::Context,
     filter, given_up,
@@ -11,7 +15,7 @@ use crate::{
 };
 
 /// The host's state, and what deviates.
-pub fn state(
+pub async fn state(
     context: &Context,
     stored: &Stored<Host>,
     inventory: &Inventory,
@@ -30,7 +34,14 @@ pub fn state(
     };
     let mut drift = drift(stored, inventory, observed);
     drift.extend(given_up::read(context)?);
-    drift.extend(in_force::of_host(context)?.and_then(|in_force| in_force.sentence()));
+    let in_force = in_force::of_host(context)?;
+    if in_force == Some(InForce::This) && install::is_left_behind(context).await? {
+        drift.push(format!(
+            "{} still runs another build of nspawn-agent than the one in force",
+            install::UNIT
+        ));
+    }
+    drift.extend(in_force.and_then(|in_force| in_force.sentence()));
     Ok((state, drift))
 }
 
@@ -60,7 +71,7 @@ fn drift(stored: &Stored<Host>, inventory: &Inventory, observed: &Observation) -
     if !matches!(observed.host.service.as_str(), "active" | "reloading") {
         drift.push(format!(
             "{} is {}",
-            super::install::UNIT,
+            install::UNIT,
             if observed.host.service.is_empty() {
                 "unknown to systemd"
             } else {
@@ -80,9 +91,9 @@ pub fn sentence(step: &Step, inventory: &Inventory, observed: &Observation) -> S
     match step {
         Step::WriteFile(file) => format!("{} is missing or was changed", file.path),
         Step::RemoveFile(path) => format!("{path} is needed no more and still there"),
-        Step::Enable => format!("{} does not start with the host", super::install::UNIT),
+        Step::Enable => format!("{} does not start with the host", install::UNIT),
         Step::PutBackProgram => {
-            format!("the agent's program {} is missing", super::install::BINARY)
+            format!("the agent's program {} is missing", install::BINARY)
         }
         Step::LoadModule(name) => format!("the kernel module {name} is not loaded"),
         Step::NoteSysctls(keys) => {

@@ -144,3 +144,22 @@ fn what_cant_be_opened_may_be_somebodys() {
     assert!(Presence::is_shown(&file.join("beneath")));
     Presence::clear(&file.join("beneath")).unwrap_err();
 }
+
+#[test]
+fn a_full_disk_keeps_nobody_from_the_lock() {
+    crate::testing::on_small_disk(|folder| {
+        let path = folder.join("lock");
+        crate::testing::fill(folder);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let soon = || Instant::now() + Duration::from_millis(60);
+            let take = |holder| HostLock::take_at(&path, holder, soon(), INTERVAL, || Ok(()));
+            let _first = take("alice@laptop").await.unwrap();
+            let failure = take("bob@ci").await.unwrap_err();
+            assert!(failure.message.ends_with("by somebody"), "{failure}");
+        });
+    });
+}

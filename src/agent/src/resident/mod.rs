@@ -38,12 +38,29 @@ const LOCK_SLICE: Duration = Duration::from_millis(500);
 const GO_BACK_AGAIN: Duration = Duration::from_secs(1);
 /// When to try once more to end a removal that could not be ended: after this, or so many times as long as it took.
 const FINISH_AGAIN: (Duration, u32) = (Duration::from_secs(30), 10);
+/// When to start again after an end that nobody asked for, with nothing to undo.
+const START_AGAIN: Duration = Duration::from_secs(5);
 /// How long others may hold the lock when a change should have been undone.
 const LOCK_GRACE: Duration = Duration::from_secs(3);
 
 /// Stays, until the service is stopped or the host is ours no more.
 pub async fn run(netlink: Netlink) -> Result<(), Failure> {
     let context = Context::new(netlink, "nspawn-agent.service", TIME);
+    let result = stay(context.clone()).await;
+    sleep(pause_after(&context, &result)).await;
+    result
+}
+
+/// systemd starts it again at once, which a change that is to be undone needs. Its own RestartSteps= would go on growing
+/// over all restarts of a boot. systemd#43813
+fn pause_after(context: &Context, result: &Result<(), Failure>) -> Duration {
+    match (result, pending::read(context)) {
+        (Err(_), Ok(None)) => START_AGAIN,
+        _ => Duration::ZERO,
+    }
+}
+
+async fn stay(context: Context) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let mut healer = Healer::start(context.clone())?;
     // From here on a change can count on being undone.
@@ -200,7 +217,8 @@ impl Healer {
 
     /// Until an unconfirmed change is to be undone.
     async fn until_rollback(&self) {
-        let pause = if self.cannot_go_back.is_some() {
+        // Also where the lock could not be taken.
+        let pause = if self.cannot_go_back.is_some() || self.pace.has_failed() {
             GO_BACK_AGAIN
         } else {
             Duration::ZERO
@@ -369,6 +387,21 @@ fn rollback_at(context: &Context) -> Result<Instant, Failure> {
 mod tests {
     use super::*;
     use crate::filter::Step::{DeleteNeighbour, FixNeighbour};
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn only_with_nothing_to_undo_the_next_start_may_wait() {
+        crate::testing::within(TIME, async |context| {
+            let folder = tempfile::tempdir().unwrap();
+            let context = crate::testing::in_folder(context, folder.path());
+            let failed = Err(hung());
+            assert_eq!(pause_after(&context, &failed), START_AGAIN);
+            assert_eq!(pause_after(&context, &Ok(())), Duration::ZERO);
+            let torn = "what can't be read may be one";
+            context.store.put_beside("pending.json", &torn).unwrap();
+            assert_eq!(pause_after(&context, &failed), Duration::ZERO);
+        })
+        .await;
+    }
 
     #[test]
     fn a_guest_that_restarts_often_is_nobody_who_undoes_what_was_mended() {

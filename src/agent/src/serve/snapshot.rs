@@ -54,7 +54,7 @@ pub async fn snapshot(context: &Context) -> Result<Snapshot, Failure> {
     host::in_force::pass_over_differences(context, &mut observed)?;
     let host = match &inventory.host {
         Some(stored) => {
-            let (state, drift) = host::state(context, stored, &inventory, &observed)?;
+            let (state, drift) = host::state(context, stored, &inventory, &observed).await?;
             let mut told = told(stored, state, drift);
             // What isn't confirmed goes back by itself. Told as what is, it would keep the next apply, after one
             // that was killed, from making and confirming it.
@@ -110,15 +110,17 @@ pub async fn object(context: &Context, key: &ObjectKey) -> Result<Object, Failur
     let inventory = context.store.inventory()?;
     let scope = Scope::from(key.clone());
     let observed = observe(context, &inventory, &scope).await?;
-    of(context, key, &inventory, observed)?.ok_or_else(|| {
-        Failure::new(
-            FailureKind::NotFound,
-            "the object was removed while it was being changed",
-        )
-    })
+    of(context, key, &inventory, observed)
+        .await?
+        .ok_or_else(|| {
+            Failure::new(
+                FailureKind::NotFound,
+                "the object was removed while it was being changed",
+            )
+        })
 }
 
-fn of(
+async fn of(
     context: &Context,
     key: &ObjectKey,
     inventory: &Inventory,
@@ -127,7 +129,7 @@ fn of(
     Ok(match key {
         ObjectKey::Host => match &inventory.host {
             Some(stored) => {
-                let (state, drift) = host::state(context, stored, inventory, &observed)?;
+                let (state, drift) = host::state(context, stored, inventory, &observed).await?;
                 let told = told(stored, state, drift);
                 Some(Object::Host(Box::new(observed.facts), told))
             }

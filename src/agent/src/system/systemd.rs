@@ -126,6 +126,21 @@ impl Systemd {
         })
     }
 
+    /// The states of the units that would be stopped along with this one, such as those in a slice. systemd.unit(5)
+    pub async fn stopped_along(&self, unit: &str) -> Result<Vec<UnitState>, Failure> {
+        let deed = || format!("look at what needs {unit}");
+        let path = self.manager().await?.load_unit(unit).await.doing(deed)?;
+        let proxy = self.unit(path).await?;
+        let mut names = proxy.required_by().await.doing(deed)?;
+        names.extend(proxy.bound_by().await.doing(deed)?);
+        names.extend(proxy.consists_of().await.doing(deed)?);
+        let mut states = Vec::new();
+        for name in names {
+            states.push(self.unit_state(&name).await?);
+        }
+        Ok(states)
+    }
+
     /// Its newest run, as the journal names it; `None` when it never ran. sd_id128_get_invocation(3)
     pub async fn invocation(&self, unit: &str) -> Result<Option<String>, Failure> {
         let deed = || format!("look at {unit}");

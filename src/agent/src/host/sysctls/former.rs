@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use protocol::{Failure, desired::Host};
 use serde::{Deserialize, Serialize};
 
-use super::{Wanted, Wishes, density, nesting};
+use super::{
+    Wanted, Wishes,
+    asked::{self, Asked},
+    density, nesting,
+};
 use crate::{store::Store, system::sysctl};
 
 const FILE: &str = "former-sysctls.json";
@@ -84,22 +88,30 @@ pub fn note(store: &Store, keys: &[String]) -> Result<(), Failure> {
     store.put_beside(FILE, &former)
 }
 
-/// Sets one, keeping its former value first. One that a switch has set along by now has its own with the switch's.
+/// Sets one, keeping its former value first, unless that is known. One that a switch has set along by now has its own with the switch's.
 pub fn set(store: &Store, key: &str, value: u64) -> Result<(), Failure> {
     let (value, before) = (value.to_string(), sysctl::read(key)?);
     if before.as_ref() == Some(&value) {
         return Ok(());
     }
     let mut former = read(store)?;
-    if !former.order.iter().any(|set| set == key)
-        && !is_of_bridge(store, key)?
-        && let Some(before) = before
-    {
-        former.keep(key, &before)?;
-        former.order.push(key.to_owned());
+    let has_note = former.order.iter().any(|set| set == key) || is_of_bridge(store, key)?;
+    let Some(before) = before.filter(|_| !has_note) else {
+        return sysctl::write(key, &value);
+    };
+    let is_known = former.value_of(key).is_some();
+    former.keep(key, &before)?;
+    former.order.push(key.to_owned());
+    if !is_known {
         store.put_beside(FILE, &former)?;
+        return sysctl::write(key, &value);
     }
-    sysctl::write(key, &value)
+    // Its former value is kept already: a disk that is full keeps it from being mended no more.
+    sysctl::write(key, &value)?;
+    if let Err(failure) = store.put_beside(FILE, &former) {
+        eprintln!("nspawn-agent: {failure}");
+    }
+    Ok(())
 }
 
 /// Whether it goes with the host's own bridge, and so has no former value. Often udev has set it by then from our file,
@@ -144,13 +156,21 @@ fn with_switch(key: &str, is_on: bool) -> &'static str {
     }
 }
 
-/// Puts back what is wished for no more.
+/// Puts back what is wished for no more, but for what others' files ask for.
 pub fn restore(store: &Store, wishes: &Wishes) -> Result<(), Failure> {
+    restore_but(store, wishes, &asked::by_others())
+}
+
+/// What somebody's file asks for, and is so by now, may be relied on, as by a program that was installed since.
+fn restore_but(store: &Store, wishes: &Wishes, asked: &Asked) -> Result<(), Failure> {
     let Some(mut former) = store.get_beside::<Former>(FILE)? else {
         return Ok(());
     };
     let stays = |key: &String| wishes.iter().any(|(wished, _)| wished == key);
     for key in former.order.iter().rev().filter(|key| !stays(key)) {
+        if is_asked_for(key, asked)? {
+            continue;
+        }
         if let Some(value) = former.values.get(key) {
             put_back(key, value, former.along.get(key))?;
         }
@@ -163,6 +183,22 @@ pub fn restore(store: &Store, wishes: &Wishes) -> Result<(), Failure> {
     } else {
         store.put_beside(FILE, &former)
     }
+}
+
+/// Whether somebody's file asks for the very value that a sysctl has, or for that of a switch which goes on working with
+/// it alone: the kernel forwards by the interface, and where it forwards, listens to advertisements only when accept_ra
+/// is 2.
+fn is_asked_for(key: &str, asked: &Asked) -> Result<bool, Failure> {
+    let switches = SWITCHES.iter().filter(|(_, folder)| {
+        key.starts_with(folder) && (key.ends_with("/forwarding") || key.ends_with("/accept_ra"))
+    });
+    for key in switches.map(|(switch, _)| *switch).chain([key]) {
+        let wanted = asked.get(key);
+        if wanted.is_some() && sysctl::read(key)?.as_ref() == wanted {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn put_back(
@@ -255,7 +291,7 @@ mod tests {
             // What is left of a try that was killed half-way.
             sysctl::write("net/ipv4/ip_forward", "0").unwrap();
             assert_eq!(value(REDIRECTS), "1");
-            restore(&store, &Vec::new()).unwrap();
+            restore_but(&store, &Vec::new(), &Asked::new()).unwrap();
             let off = [
                 "net/ipv4/ip_forward",
                 REDIRECTS,
@@ -279,7 +315,7 @@ mod tests {
             set(&store, switch, 1).unwrap();
             set(&store, along, 1).unwrap();
             assert_eq!(keys(&store).unwrap(), [switch]);
-            restore(&store, &Vec::new()).unwrap();
+            restore_but(&store, &Vec::new(), &Asked::new()).unwrap();
             assert_eq!([switch, along].map(value), ["0"; 2]);
         });
     }
@@ -306,9 +342,33 @@ mod tests {
             assert_eq!(value(along), "0");
             set(&store, switch, 1).unwrap();
             assert!(superfluous(&store, &Vec::new()).unwrap());
-            restore(&store, &Vec::new()).unwrap();
+            restore_but(&store, &Vec::new(), &Asked::new()).unwrap();
             assert_eq!([switch, along].map(value), ["1"; 2]);
             assert!(!superfluous(&store, &Vec::new()).unwrap());
+        });
+    }
+
+    #[test]
+    fn what_is_known_already_is_mended_on_a_full_disk_too() {
+        crate::testing::on_small_disk(|folder| {
+            let store = Store::new(folder.join("etc"));
+            let (held, switch) = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding");
+            let along = "net/ipv6/conf/lo/forwarding";
+            sysctl::write(held, "1").unwrap();
+            sysctl::write(switch, "0").unwrap();
+            note(&store, &[held.to_owned()]).unwrap();
+            set(&store, switch, 1).unwrap();
+            for key in [held, along] {
+                sysctl::write(key, "0").unwrap();
+            }
+            crate::testing::fill(folder);
+            for key in [held, along] {
+                set(&store, key, 1).unwrap();
+                assert_eq!(value(key), "1");
+            }
+            // What isn't known could never be put back.
+            set(&store, "net/ipv6/conf/all/proxy_ndp", 1).unwrap_err();
+            assert_eq!(value("net/ipv6/conf/all/proxy_ndp"), "0");
         });
     }
 
@@ -330,6 +390,33 @@ mod tests {
     }
 
     #[test]
+    fn what_somebodys_file_asks_for_stays_with_what_goes_with_it() {
+        in_new_namespace(|store| {
+            let (switch, along) = ("net/ipv4/ip_forward", "net/ipv4/conf/lo/forwarding");
+            let (other, proxy) = (SWITCHES[1].0, "net/ipv6/conf/all/proxy_ndp");
+            let all = [switch, along, other, proxy];
+            for key in all {
+                sysctl::write(key, "0").unwrap();
+            }
+            for key in [switch, other, proxy] {
+                set(&store, key, 1).unwrap();
+            }
+            // With a note of its own, because it was mended once.
+            sysctl::write(along, "0").unwrap();
+            set(&store, along, 1).unwrap();
+            let asked = [
+                (switch, "1"),
+                (proxy, "0"),
+                ("net/ipv4/tcp_syncookies", "1"),
+            ];
+            let asked = asked.map(|(key, value)| (key.to_owned(), value.to_owned()));
+            restore_but(&store, &Vec::new(), &asked.into()).unwrap();
+            assert_eq!(all.map(value), ["1", "1", "0", "0"]);
+            assert!(keys(&store).unwrap().is_empty());
+        });
+    }
+
+    #[test]
     fn what_somebody_set_since_stays() {
         in_new_namespace(|store| {
             sysctl::write("net/ipv4/ip_forward", "0").unwrap();
@@ -337,7 +424,7 @@ mod tests {
             set(&store, "net/ipv4/ip_forward", 1).unwrap();
             sysctl::write(REDIRECTS, "1").unwrap();
             sysctl::write("net/ipv4/conf/lo/forwarding", "0").unwrap();
-            restore(&store, &Vec::new()).unwrap();
+            restore_but(&store, &Vec::new(), &Asked::new()).unwrap();
             assert_eq!(value(REDIRECTS), "1");
             assert_eq!(value("net/ipv4/conf/lo/forwarding"), "0");
         });

@@ -65,6 +65,12 @@ pub(super) trait Unit {
     fn job(&self) -> zbus::Result<(u32, OwnedObjectPath)>;
     #[zbus(property(emits_changed_signal = "false"), name = "InvocationID")]
     fn invocation(&self) -> zbus::Result<Vec<u8>>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn required_by(&self) -> zbus::Result<Vec<String>>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn bound_by(&self) -> zbus::Result<Vec<String>>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn consists_of(&self) -> zbus::Result<Vec<String>>;
 }
 
 #[zbus::proxy(
