@@ -124,6 +124,12 @@ pub fn watched(name: &MachineName) -> [PathBuf; 4] {
     ]
 }
 
+/// The files of a container that are written, whatever becomes of them.
+pub fn written(name: &MachineName) -> [PathBuf; 3] {
+    let paths = Paths::of(name);
+    [paths.settings(), paths.drop_in(), paths.started()]
+}
+
 async fn refresh_unit(context: &Context, paths: &Paths) -> Result<(), Failure> {
     let systemd = Systemd::of_host(context).await?;
     systemd.refresh_unit(&paths.unit()).await

@@ -23,9 +23,10 @@ use crate::{
     context::Context,
     discarded, given_up, host,
     host::{pending, rollback},
+    left_over,
     lock::{self, HostLock, Presence},
     reconcile::{ROUNDS, Scope, Step, Tried, look},
-    system::{self, netlink::Netlink},
+    system::netlink::Netlink,
 };
 
 /// How long one reconcile may take, waiting for the lock included.
@@ -51,13 +52,9 @@ pub async fn run(netlink: Netlink) -> Result<(), Failure> {
     let lock = signals.unless(take_lock(&context)).await?;
     healer.go_back_if_due().await;
     healer.heal().await;
-    // A note that is right needs no writing, so that nothing else takes up what a killed process has left of it.
-    tell(
-        system::files::clear_temporaries(&context.run_folder)
-            .and_then(|()| context.store.clear_temporaries())
-            .err()
-            .map(|failure| failure.to_string()),
-    );
+    // A file that is right needs no writing, so that nothing else takes up what a killed process has left of it.
+    let cleared = left_over::clear(&context);
+    tell(cleared.err().map(|failure| failure.to_string()));
     healer.clear_away();
     drop(lock);
     notify::ready()?;
