@@ -7,7 +7,9 @@ use super::SETTLED;
 use crate::{Snapshot, Vps, command::wait_until, snapshot::without_sum};
 
 /// The agent's files. Of the trees, and of what a running guest doesn't change of a copy, the contents, owners and modes
-/// in one sum each: a power cut may leave files empty. Of a tree that debootstrap makes, logs and caches hold times.
+/// in one sum each: a power cut may leave files empty. Of a tree that debootstrap makes, logs and caches hold times. Of a
+/// guest's own layer, what is left of files that were being written, and those that are always Terraform's: the others
+/// stay as they are when they are asked for no more. A running guest's files come and go meanwhile.
 const OWN: &str = "
     for folder in /var/lib/nspawn-agent /run/nspawn-agent /usr/local/lib/nspawn-agent; do
         if [ -e $folder ]; then find $folder -xdev -maxdepth 3 -printf '%p %y %m %U:%G\\n'; fi
@@ -19,6 +21,14 @@ const OWN: &str = "
                 $(find . -xdev -type f -empty | wc -l) \
                 $(find . -xdev -type f ! -path './var/log/*' ! -path './var/cache/*' -exec cksum {} + | sort | cksum | tr ' ' -) \
                 $(find . -xdev -printf '%p %y %m %U:%G %l\\n' | sort | cksum | tr ' ' -)
+        fi
+    done
+    for layer in /var/lib/nspawn-agent/containers/*/upper /var/lib/nspawn-agent/containers/*/root; do
+        if [ -e $layer ]; then
+            { find $layer -xdev -name '.nspawn-agent.*' -printf '%p is left\\n' || true; } 2> /dev/null
+            for file in $layer/etc/hostname $layer/etc/hosts; do
+                if [ -f $file ]; then cksum $file; fi
+            done
         fi
     done";
 

@@ -1,10 +1,13 @@
 //! Hostile guests: what their root does, and what becomes of changes, refreshes and removals meanwhile.
 
-use std::{fs, time::Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use acceptance_tests::{
     Hosts, Lab, Snapshot, Terraform,
-    command::Output,
+    command::{Output, wait_until},
     configuration,
     images::Guest,
     promise::{Cases, Effort, Promise},
@@ -26,8 +29,24 @@ const MEMORY_LIMIT: u64 = 96 * 1024;
 /// Seconds.
 const RUN_LIMIT: u64 = 180;
 
+/// How long systemd may take to end a unit whose guest answered nothing until it was killed.
+const ENDED: Duration = Duration::from_mins(1);
+
+/// The same of a guest that is restarted, which systemd gives 90 seconds to shut down. systemd.service(5), TimeoutStopSec=
+const RESTARTED: Duration = Duration::from_mins(2);
+
+/// Waits in a guest that boots, which may take longer than its change.
+const BUS_IS_UP: &str = "i=0; while [ ! -S /run/dbus/system_bus_socket ] && [ $i -lt 600 ]; do sleep 0.1; i=$((i + 1)); done";
+
+/// What is in the configuration of all guests, and what of the hostile ones alone.
+#[derive(Clone, Copy, Default)]
+struct More<'a> {
+    all: &'a str,
+    hostile: &'a str,
+}
+
 /// A configuration with a guest that is well and the hostile ones; `round` changes all of them.
-fn guests(lab: &Lab, names: &[&str], round: u32, more: &str) -> Result<String> {
+fn guests(lab: &Lab, names: &[&str], round: u32, more: More<'_>) -> Result<String> {
     let mut text = configuration::host(lab.vps1(), "") + &configuration::image(Guest::Debian)?;
     for name in std::iter::once(&"good").chain(names) {
         // Whoever isn't hostile, or not yet, gets as long as a busy machine may need.
@@ -36,12 +55,14 @@ fn guests(lab: &Lab, names: &[&str], round: u32, more: &str) -> Result<String> {
         } else {
             ("20s", "1m")
         };
+        let hostile = if *name == "good" { "" } else { more.hostile };
+        let all = more.all;
         text += &configuration::container(
             name,
             &format!(
                 "  ssh_authorized_keys = [\"ssh-ed25519 AAAA{round} operator\"]\n  dns_servers = [\"192.0.2.{round}\"]\n  \
                  root_password_wo = \"round{round}\"\n  root_password_wo_version = {round}\n  \
-                 wait_for = {{ timeout = \"{ready}\" }}\n  timeouts = {{ create = \"4m\", update = \"{update}\", delete = \"1m\" }}\n{more}"
+                 wait_for = {{ timeout = \"{ready}\" }}\n  timeouts = {{ create = \"4m\", update = \"{update}\", delete = \"1m\" }}\n{all}{hostile}"
             ),
         );
     }
@@ -119,13 +140,17 @@ fn change(
     lab: &Lab,
     terraform: &Terraform,
     names: &[&str],
-    (what, round, more): (&str, u32, &str),
+    (what, round, more): (&str, u32, More<'_>),
 ) -> Result<()> {
     terraform.configure(&guests(lab, names, round, more)?)?;
     let result = run(
         terraform,
         &["apply", "-auto-approve", "-input=false", "-parallelism=20"],
     );
+    // Shown when a case fails that one of these errors explains.
+    if let Ok((output, _)) = &result {
+        eprintln!("{}", output.stderr);
+    }
     let ended = || result.as_ref().map_err(|error| anyhow!("{error:#}"));
     for name in names {
         cases.case(
@@ -160,6 +185,46 @@ fn change(
     Ok(())
 }
 
+/// A property of a guest's unit.
+fn property(lab: &Lab, name: &str, property: &str) -> Result<String> {
+    let unit = format!("systemd-nspawn@{name}.service");
+    let shown = lab
+        .vps1()
+        .root(&format!("systemctl show --value -p {property} {unit}"))?;
+    Ok(shown.trim().to_owned())
+}
+
+/// The run of each guest's unit. One that its own files keep from starting has a new one all the same, and no process.
+fn runs(lab: &Lab, names: &[&str]) -> Result<Vec<String>> {
+    let runs = names.iter().map(|name| property(lab, name, "InvocationID"));
+    runs.collect()
+}
+
+fn each_has_restarted(cases: &mut Cases, lab: &Lab, names: &[&str], before: &[String]) {
+    for (name, before) in names.iter().zip(before) {
+        cases.case(format!("{name}: whatever it did, it was restarted"), || {
+            wait_until("it has a new run", RESTARTED, || {
+                let run = property(lab, name, "InvocationID")?;
+                let state = property(lab, name, "SubState")?;
+                ensure!(run != *before, "its run is {run} still, and {state}");
+                Ok(())
+            })
+        });
+    }
+}
+
+fn each_has_stopped(cases: &mut Cases, lab: &Lab, names: &[&str]) {
+    for name in names {
+        cases.case(format!("{name}: whatever it did, it was stopped"), || {
+            wait_until("its unit is inactive", ENDED, || {
+                let state = property(lab, name, "ActiveState")?;
+                ensure!(state == "inactive", "it is {state}");
+                Ok(())
+            })
+        });
+    }
+}
+
 #[test]
 fn a_hostile_guest_harms_itself_alone() -> Result<()> {
     let lab = Lab::start(Hosts::one())?;
@@ -171,7 +236,7 @@ fn a_hostile_guest_harms_itself_alone() -> Result<()> {
     let before = Snapshot::take(vps)?.without_shared();
     let deeds = deeds(Effort::of_this_run());
     let names: Vec<&str> = deeds.iter().map(|(name, _)| *name).collect();
-    let terraform = lab.terraform(&guests(&lab, &names, 1, "")?)?;
+    let terraform = lab.terraform(&guests(&lab, &names, 1, More::default())?)?;
     terraform.apply()?;
     modes::cases(&mut cases, &lab);
 
@@ -187,10 +252,16 @@ fn a_hostile_guest_harms_itself_alone() -> Result<()> {
     cases.case("who looked into a frozen folder hangs there", || {
         in_guest(&lab, "bus-frozen", &format!("test -s {HANGING_LOOKS}")).map(drop)
     });
-    let restarts = "  nspawn_config = { Exec = { Environment = [\"A=1\"] } }";
-    for round in [("a live change", 2, ""), ("a restart", 3, restarts)] {
-        change(&mut cases, &lab, &terraform, &names, round)?;
-    }
+    let live = ("a live change", 2, More::default());
+    change(&mut cases, &lab, &terraform, &names, live)?;
+    let former_runs = runs(&lab, &names)?;
+    let mut more = More {
+        all: "  nspawn_config = { Exec = { Environment = [\"A=1\"] } }\n",
+        ..More::default()
+    };
+    let restart = ("a restart", 3, more);
+    change(&mut cases, &lab, &terraform, &names, restart)?;
+    each_has_restarted(&mut cases, &lab, &names, &former_runs);
     cases.case("a hostile init's words come without its escapes", || {
         let target = "-target=nspawn_container.init-says-escapes";
         let output = terraform.run(&["apply", "-auto-approve", "-input=false", target])?;
@@ -202,6 +273,14 @@ fn a_hostile_guest_harms_itself_alone() -> Result<()> {
         ensure!(!text.contains('\x1b'), "{text:?}");
         Ok(())
     });
+    // What lies in /run is gone with the restart.
+    for (name, script) in deeds.iter().filter(|(name, _)| name.starts_with("bus-")) {
+        let script = format!("{BUS_IS_UP}\n{script}");
+        in_guest(&lab, name, &script).with_context(|| format!("the deed of {name}, again"))?;
+    }
+    more.hostile = "  running = false\n";
+    change(&mut cases, &lab, &terraform, &names, ("a stop", 4, more))?;
+    each_has_stopped(&mut cases, &lab, &names);
     cases.case("all of them are destroyed", || {
         let destroy = [
             "destroy",

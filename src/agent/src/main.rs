@@ -19,6 +19,7 @@ mod given_up;
 mod guest;
 mod host;
 mod image;
+mod left_over;
 mod lock;
 mod object;
 mod ownership;

@@ -12,7 +12,7 @@ use protocol::{
 use crate::{
     address, container,
     context::Context,
-    filter, guest, host, image,
+    filter, guest, host, image, left_over,
     store::{Inventory, Stored},
     system::netlink::Network,
 };
@@ -264,6 +264,12 @@ impl Look {
 
 /// Makes it so. The host's lock is held by the caller. The first failure is the answer.
 pub async fn reconcile(context: &Context, scope: &Scope) -> Result<(), Failure> {
+    let made = bring_about(context, scope).await;
+    // Whatever has become of it: a change that is regretted finds its files as they should be, and writes none.
+    made.and(left_over::clear(context))
+}
+
+async fn bring_about(context: &Context, scope: &Scope) -> Result<(), Failure> {
     let mut failed: Option<Failure> = None;
     let mut left: Vec<Step> = Vec::new();
     for _ in 0..ROUNDS {

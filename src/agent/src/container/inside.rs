@@ -27,7 +27,7 @@ use crate::{
     failure::Context as _,
     guest::{
         files::{self, Change},
-        root::GuestRoot,
+        root::{GuestRoot, TEMPORARY},
     },
     store::{self, Store, Stored},
 };
@@ -73,7 +73,14 @@ impl Inside {
 
     /// What deviates: a sentence each.
     pub fn sentences(&self, name: &MachineName) -> Vec<String> {
-        let changed = |file: &String| format!("the file /{file} in the guest was changed");
+        let changed = |file: &String| {
+            let name = file.rsplit('/').next().unwrap_or_default();
+            if name.starts_with(TEMPORARY) {
+                format!("the file /{file} in the guest was left by a change that was cut off")
+            } else {
+                format!("the file /{file} in the guest was changed")
+            }
+        };
         match self {
             Self::Changed(files) => files.iter().map(changed).collect(),
             Self::Hangs => vec![format!(
@@ -225,7 +232,7 @@ fn work_at(deed: Deed, found: Result<Option<Found>, Failure>) -> io::Result<()> 
         Err(failure) => return say(&Word::Failed(failure)),
     };
     let changes = found.iter().flat_map(|found| &found.changes);
-    let paths = changes.map(|change| change.path.to_owned());
+    let paths = changes.map(|change| change.path.clone());
     say(&Word::Changed(paths.collect()))?;
     if deed == Deed::Look {
         return Ok(());

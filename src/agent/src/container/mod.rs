@@ -70,10 +70,12 @@ pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
         Step::WriteDropIn(name, text) => {
             let paths = Paths::of(name);
             files::create_folder(&paths.drop_ins(), 0o755)?;
-            files::write_own(&paths.drop_in(), text, 0o644)?;
-            refresh_unit(context, &paths).await
+            files::write_own(&paths.drop_in(), text, 0o644)
         }
-        Step::RefreshUnit(name) => refresh_unit(context, &Paths::of(name)).await,
+        Step::RefreshUnits(names) => {
+            let units: Vec<_> = names.iter().map(|name| Paths::of(name).unit()).collect();
+            Systemd::of_host(context).await?.refresh_units(&units).await
+        }
         Step::SetAutostart(name, starts) => set_autostart(&Paths::of(name), *starts),
         Step::WriteGuestFiles(name) => inside::write(name).await,
         Step::TakeDown(name) => run::take_down(context, name).await,
@@ -92,8 +94,9 @@ pub fn sentence(step: &Step) -> String {
         }
         Step::WriteSettings(name, _) => wrong_file(&Paths::of(name).settings()),
         Step::WriteDropIn(name, _) => wrong_file(&Paths::of(name).drop_in()),
-        Step::RefreshUnit(name) => {
-            format!("systemd holds former files of {}", Paths::of(name).unit())
+        Step::RefreshUnits(names) => {
+            let units: Vec<_> = names.iter().map(|name| Paths::of(name).unit()).collect();
+            format!("systemd holds former files of {}", units.join(", "))
         }
         Step::SetAutostart(name, true) => {
             format!("the container {name} does not start with the host")
@@ -124,9 +127,10 @@ pub fn watched(name: &MachineName) -> [PathBuf; 4] {
     ]
 }
 
-async fn refresh_unit(context: &Context, paths: &Paths) -> Result<(), Failure> {
-    let systemd = Systemd::of_host(context).await?;
-    systemd.refresh_unit(&paths.unit()).await
+/// The files of a container that are written, whatever becomes of them.
+pub fn written(name: &MachineName) -> [PathBuf; 3] {
+    let paths = Paths::of(name);
+    [paths.settings(), paths.drop_in(), paths.started()]
 }
 
 fn set_autostart(paths: &Paths, starts: bool) -> Result<(), Failure> {

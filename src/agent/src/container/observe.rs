@@ -20,7 +20,7 @@ use super::{
     paths::{Paths, machined_record},
     secret, settings,
     started::Started,
-    unit,
+    storage, unit,
 };
 use crate::{
     context::Context,
@@ -88,8 +88,8 @@ pub struct Machine {
     pub system_state: Option<String>,
     /// The files inside a running guest, where they were looked at.
     pub inside: Inside,
-    /// Whether the image's tree is there.
-    pub has_tree: bool,
+    /// Whether the image's tree is gone, which its next start needs.
+    pub lacks_tree: bool,
     /// Whether it was started with the settings that it should have, as far as that is known.
     pub runs_as_it_should: bool,
     /// Whether hashes of other root passwords than its own are kept.
@@ -213,7 +213,8 @@ fn look_at(
         has_mounts: is_mounted || mount::is_mounted(&paths.lower()),
         system_state: None,
         inside: Inside::Changed(Vec::new()),
-        has_tree: tree::folder(&assigned.image_digest).is_dir(),
+        lacks_tree: storage::needs_tree(container, &paths.copy())
+            && !tree::folder(&assigned.image_digest).is_dir(),
         runs_as_it_should: started.is_as_it_should(container),
         has_other_passwords: passwords.has_others(container),
     })
@@ -310,7 +311,7 @@ fn drift(container: &Container, machine: &Machine) -> Vec<String> {
         };
         drift.push(format!("the container {name} {deviates} with the host"));
     }
-    if !machine.has_tree {
+    if machine.lacks_tree {
         drift.push(format!("the image's tree that {name} stands on is missing"));
     }
     if container.running && machine.unit.is_up() && !machine.runs_as_it_should {

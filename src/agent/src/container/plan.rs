@@ -24,10 +24,10 @@ pub enum Step {
     MakeFolder(MachineName),
     /// Writes the systemd.nspawn(5) file.
     WriteSettings(MachineName, String),
-    /// Writes the unit's drop-in; a running guest's limits follow at once.
+    /// Writes the unit's drop-in.
     WriteDropIn(MachineName, String),
-    /// Makes systemd read the unit's files again.
-    RefreshUnit(MachineName),
+    /// Makes systemd read these units' files again; running guests' limits follow at once.
+    RefreshUnits(Vec<MachineName>),
     /// Makes or removes the link that starts it with the host.
     SetAutostart(MachineName, bool),
     /// Writes the files that Terraform owns into a running guest.
@@ -64,7 +64,31 @@ pub fn plan(inventory: &Inventory, observed: &Observed, scope: &Scope) -> Vec<St
         let machine = observed.machines.get(name)?;
         Some(plan_one(stored, &host.desired, machine, scope))
     });
-    planned.flatten().collect()
+    let mut steps: Vec<Step> = planned.flatten().collect();
+    let outdated = outdated(&steps, observed);
+    if !outdated.is_empty() {
+        // Before anything is done in guests, which may take long.
+        let at = steps
+            .iter()
+            .position(|step| matches!(step, Step::WriteGuestFiles(_)));
+        steps.insert(at.unwrap_or(steps.len()), Step::RefreshUnits(outdated));
+    }
+    steps
+}
+
+/// The units that systemd holds former files of once these steps are done. It reads all of them again at once, which
+/// takes long on a full host.
+fn outdated(steps: &[Step], observed: &Observed) -> Vec<MachineName> {
+    let is_written = |name: &MachineName| {
+        steps
+            .iter()
+            .any(|step| matches!(step, Step::WriteDropIn(of, _) if of == name))
+    };
+    let outdated = observed
+        .machines
+        .iter()
+        .filter(|(name, machine)| machine.is_outdated || is_written(name));
+    outdated.map(|(name, _)| name.clone()).collect()
 }
 
 fn plan_one(
@@ -96,8 +120,6 @@ fn plan_one(
     }
     if wrong(machine.drop_in) {
         steps.push(Step::WriteDropIn(name(), unit::render(container)));
-    } else if machine.is_outdated {
-        steps.push(Step::RefreshUnit(name()));
     }
     if machine.autostart != container.autostart {
         steps.push(Step::SetAutostart(name(), container.autostart));
@@ -178,7 +200,7 @@ mod tests {
                 Step::MakeFolder(_) => "folder",
                 Step::WriteSettings(..) => "settings",
                 Step::WriteDropIn(..) => "drop-in",
-                Step::RefreshUnit(_) => "refresh",
+                Step::RefreshUnits(_) => "refresh",
                 Step::SetAutostart(_, true) => "enable",
                 Step::SetAutostart(_, false) => "disable",
                 Step::WriteGuestFiles(_) => "guest",
@@ -202,11 +224,11 @@ mod tests {
         };
         assert_eq!(
             steps(missing, &own),
-            ["folder", "settings", "drop-in", "enable"]
+            ["folder", "settings", "drop-in", "enable", "refresh"]
         );
         assert_eq!(
             steps(missing, &Scope::All),
-            ["folder", "settings", "drop-in", "enable"]
+            ["folder", "settings", "drop-in", "enable", "refresh"]
         );
         let killed = |machine: &mut Machine| {
             machine.unit = down();
@@ -223,6 +245,35 @@ mod tests {
             [""; 0]
         );
         assert_eq!(steps(missing, &Scope::Host), [""; 0]);
+    }
+
+    #[test]
+    fn systemd_reads_units_again_once_all_of_them_are_written() {
+        let names = ["db", "mail", "web"].map(|name| name.parse::<MachineName>().unwrap());
+        let inventory = Inventory {
+            host: Some(host()),
+            containers: names
+                .each_ref()
+                .map(|name| (name.clone(), stored(container(name.as_str()))))
+                .into(),
+            ..Inventory::default()
+        };
+        let lacking = |drop_in| Machine {
+            drop_in,
+            ..machine()
+        };
+        let machines = [OwnFile::Missing, OwnFile::Same, OwnFile::Differs].map(lacking);
+        let observed = Observed {
+            machines: names.clone().into_iter().zip(machines).collect(),
+            ..Observed::default()
+        };
+        let text = unit::render(&container("web"));
+        let [db, mail, web] = names;
+        let written = [&db, &web].map(|name| Step::WriteDropIn(name.clone(), text.clone()));
+        let refreshed = Step::RefreshUnits(vec![db, web.clone()]);
+        let steps = plan(&inventory, &observed, &Scope::All);
+        assert_eq!(steps, [&written[..], &[refreshed]].concat());
+        assert_eq!(plan(&inventory, &observed, &Scope::Container(mail)), []);
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub fn bring_up(stored: &Stored<Container>) -> Result<(), Failure> {
     take_down(container)?;
     clear_stale_export(container.name.as_str())?;
     let tree = tree::folder(&assigned.image_digest);
-    if !tree.is_dir() {
+    if needs_tree(container, &paths.copy()) && !tree.is_dir() {
         return Err(Failure::new(
             FailureKind::NotFound,
             format!(
@@ -37,7 +37,9 @@ pub fn bring_up(stored: &Stored<Container>) -> Result<(), Failure> {
                 tree.display()
             ),
         )
-        .help("Replace the nspawn_image, or run terraform apply to have it unpacked again."));
+        .help(
+            "Run terraform apply to have it unpacked again; where the image has another digest by now, replace the container.",
+        ));
     }
     files::create_folder(&paths.storage(), 0o700)?;
     paths.make_machine()?;
@@ -45,6 +47,11 @@ pub fn bring_up(stored: &Stored<Container>) -> Result<(), Failure> {
         Storage::Overlay => overlay(&paths, &tree, assigned),
         Storage::Copy => own_copy(&paths, &tree, assigned),
     }
+}
+
+/// Whether its next start stands on the image's tree: a root of its own that is made needs it no more.
+pub fn needs_tree(container: &Container, copy: &Path) -> bool {
+    container.storage == Storage::Overlay || container.ephemeral || !copy.is_dir()
 }
 
 /// Takes the container's root away, and what an ephemeral one changed.
@@ -164,6 +171,7 @@ pub fn set_left_aside(storages: &Path, name: &MachineName) -> Result<(), Failure
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::tests::container;
 
     #[test]
     fn a_new_container_does_not_begin_with_what_one_of_its_name_has_left() {
@@ -176,5 +184,23 @@ mod tests {
         assert!(!top.path().join("web").exists());
         discarded::clear_abandoned_in(top.path()).unwrap();
         assert_eq!(files::names(top.path()).unwrap(), ["web2"]);
+    }
+
+    #[test]
+    fn a_root_of_its_own_needs_the_images_tree_only_until_it_is_made() {
+        let top = tempfile::tempdir().unwrap();
+        let made = top.path().join("root");
+        fs::create_dir(&made).unwrap();
+        let missing = top.path().join("missing");
+        let mut container = container("web");
+        assert!(needs_tree(&container, &made), "an overlay stands on it");
+        container.storage = Storage::Copy;
+        assert!(needs_tree(&container, &missing));
+        assert!(!needs_tree(&container, &made));
+        container.ephemeral = true;
+        assert!(
+            needs_tree(&container, &made),
+            "it is made anew at each start"
+        );
     }
 }

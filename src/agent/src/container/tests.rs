@@ -60,7 +60,7 @@ pub fn machine() -> Machine {
         has_mounts: true,
         system_state: None,
         inside: Inside::Changed(Vec::new()),
-        has_tree: true,
+        lacks_tree: false,
         runs_as_it_should: true,
         has_other_passwords: false,
     }

@@ -6,7 +6,13 @@ pub mod plan;
 pub mod port;
 mod table;
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    fs, io,
+    net::IpAddr,
+    os::unix::fs::OpenOptionsExt as _,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use protocol::{Failure, FailureKind, name::MachineName};
 use serde::{Deserialize, Serialize};
@@ -157,18 +163,28 @@ pub async fn observe(context: &Context) -> Result<Observed, Failure> {
     })
 }
 
-/// What the kernel had when it was listed last, and the ruleset's generation by then.
-pub type Listed = Option<(u32, Option<String>)>;
+/// What the kernel had when it was listed last.
+pub type Listed = Option<Listing>;
+
+/// What the kernel had.
+#[derive(Debug, Clone)]
+pub struct Listing {
+    /// The ruleset's generation by then.
+    generation: u32,
+    /// The time of the note of what was loaded by then, which is another one once somebody asks for a listing anew.
+    noted: Option<SystemTime>,
+    digest: Option<String>,
+}
 
 /// Identifies what the kernel has. On a full host listing takes long, and is needed only after somebody
-/// has changed something.
+/// has changed something, or has asked for it.
 async fn kernel_digest(context: &Context) -> Result<Option<String>, Failure> {
-    let generation = nft::generation();
+    let (generation, noted) = (nft::generation(), noted_at(context));
     let known = context.filter_listed.borrow().clone();
-    if let (Some(generation), Some((listed_at, digest))) = (generation, known)
-        && generation == listed_at
+    if let (Some(generation), Some(known)) = (generation, known)
+        && (generation, noted) == (known.generation, known.noted)
     {
-        return Ok(digest);
+        return Ok(known.digest);
     }
     let mut digests = String::new();
     for family in FAMILIES {
@@ -177,8 +193,33 @@ async fn kernel_digest(context: &Context) -> Result<Option<String>, Failure> {
     }
     let digest = (!digests.is_empty()).then_some(digests);
     let unchanged = nft::generation().filter(|later| Some(*later) == generation);
-    *context.filter_listed.borrow_mut() = unchanged.map(|at| (at, digest.clone()));
+    *context.filter_listed.borrow_mut() = unchanged.map(|generation| Listing {
+        generation,
+        noted,
+        digest: digest.clone(),
+    });
     Ok(digest)
+}
+
+/// When it was noted what was loaded, or a listing was asked for since.
+fn noted_at(context: &Context) -> Option<SystemTime> {
+    fs::metadata(loaded_path(context)).ok()?.modified().ok()
+}
+
+/// Has the resident service list the table anew, which watches that file: another nft than the one that it has asked
+/// lists the same rules in another way, and it would take its own listing for what there is.
+fn ask_for_listing(context: &Context) -> Result<(), Failure> {
+    let path = loaded_path(context);
+    let touched = fs::OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(&path)
+        .and_then(|file| file.set_modified(SystemTime::now()));
+    match touched {
+        // Nothing was loaded yet.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        touched => touched.doing(|| format!("touch {}", path.display())),
+    }
 }
 
 /// The commands that remove whatever is there.
@@ -265,7 +306,8 @@ fn whole(elements: &Elements) -> String {
 
 /// The ruleset's generation when it was listed last.
 fn listed_at(context: &Context) -> Option<u32> {
-    context.filter_listed.borrow().as_ref().map(|(at, _)| *at)
+    let listed = context.filter_listed.borrow();
+    listed.as_ref().map(|listed| listed.generation)
 }
 
 /// How often somebody else may change a table between a load and its listing.
@@ -302,7 +344,12 @@ fn note(context: &Context, elements: &Elements, digest: String) -> Result<(), Fa
         .map_err(std::io::Error::other)
         .doing(|| "note what the filter holds")?;
     files::create_folder(&context.run_folder, 0o755)?;
-    files::replace(&loaded_path(context), &text, 0o600)
+    files::replace(&loaded_path(context), &text, 0o600)?;
+    // The note of a listing is no wish for another one.
+    if let Some(listed) = context.filter_listed.borrow_mut().as_mut() {
+        listed.noted = noted_at(context);
+    }
+    Ok(())
 }
 
 /// How long a container's start waits for the filter to let its port in.
@@ -311,6 +358,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Fails when a container's port is not in the filter: a guest doesn't start unfiltered.
 pub async fn admit_port(context: &Context, name: &MachineName) -> Result<(), Failure> {
     let end = tokio::time::Instant::now() + PATIENCE;
+    let mut has_asked = false;
     loop {
         let inventory = context.store.inventory()?;
         let isolated = inventory
@@ -334,6 +382,10 @@ pub async fn admit_port(context: &Context, name: &MachineName) -> Result<(), Fai
                 ),
             )
             .help("Look at the host's journal: journalctl -u nspawn-agent.service"));
+        }
+        if !has_asked && observed.in_force().is_none() {
+            ask_for_listing(context)?;
+            has_asked = true;
         }
         // The resident service loads it; there is nothing to be told by.
         tokio::time::sleep(Duration::from_millis(100)).await;

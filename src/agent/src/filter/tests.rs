@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use super::*;
+use crate::testing::{in_folder, within};
 
 fn guests() -> Elements {
     let mut elements = Elements::default();
@@ -75,4 +76,46 @@ fn nft_takes_it() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// In a network namespace of a thread of its own; programs that it starts are in there, too.
+#[test]
+#[allow(unsafe_code, reason = "rustix calls every unshare(2) unsafe")]
+fn whoever_finds_another_listing_has_it_made_anew() {
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    const TIME: Duration = Duration::from_secs(30);
+    let work = async |context: Context| {
+        let folder = tempfile::tempdir().unwrap();
+        let resident = in_folder(context, folder.path());
+        let elements = guests();
+        load(&resident, whole(&elements), &elements).await.unwrap();
+        assert!(observe(&resident).await.unwrap().in_force().is_some());
+        // As if a former nft had listed it, and another is installed by now.
+        if let Some(listed) = resident.filter_listed.borrow_mut().as_mut() {
+            listed.digest = Some("former".to_owned());
+        }
+        note(&resident, &elements, "former".to_owned()).unwrap();
+        assert!(observe(&resident).await.unwrap().in_force().is_some());
+        let mut start = resident.clone();
+        start.filter_listed = std::rc::Rc::default();
+        assert!(observe(&start).await.unwrap().in_force().is_none());
+        ask_for_listing(&start).unwrap();
+        assert!(observe(&resident).await.unwrap().in_force().is_none());
+        load(&resident, whole(&elements), &elements).await.unwrap();
+        assert!(observe(&resident).await.unwrap().in_force().is_some());
+        assert!(observe(&start).await.unwrap().in_force().is_some());
+        files::remove_file(&loaded_path(&start)).unwrap();
+        ask_for_listing(&start).unwrap();
+        assert!(!loaded_path(&start).exists());
+    };
+    let thread = std::thread::spawn(move || {
+        // SAFETY: CLONE_NEWNET leaves memory and descriptors as they are.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(within(TIME, work));
+    });
+    thread.join().unwrap();
 }

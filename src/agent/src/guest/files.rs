@@ -6,6 +6,7 @@ use protocol::desired::Container;
 
 use super::{
     accounts::{root_password, with_own_name, with_root_password},
+    host_keys,
     root::{Access, GuestRoot},
 };
 
@@ -19,14 +20,31 @@ const PRIVATE: Access = Access {
 };
 const AUTHORIZED_KEYS: &str = "root/.ssh/authorized_keys";
 
+/// All that is ever written in a guest, its host keys apart.
+const WRITTEN: [&str; 5] = [
+    "etc/hostname",
+    "etc/hosts",
+    "etc/resolv.conf",
+    AUTHORIZED_KEYS,
+    "etc/shadow",
+];
+
 /// One file that isn't as it should be.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Change {
     /// Beneath the guest's root.
-    pub path: &'static str,
-    /// None when it is too long to be edited.
-    content: Option<String>,
-    access: Access,
+    pub path: String,
+    wanted: Wanted,
+}
+
+/// What should be in a file's place.
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    File(String, Access),
+    /// It is too long to be edited.
+    Unknown,
+    /// Nothing: a killed process has left it.
+    Nothing,
 }
 
 /// What the guest's files lack. `password_hash` is root's, where Terraform sets one. Whatever stands
@@ -36,15 +54,14 @@ pub fn changes(
     container: &Container,
     password_hash: Option<&str>,
 ) -> Vec<Change> {
-    let mut changes = Vec::new();
+    let mut changes = left(root);
     let read = |path| root.read(path).ok().flatten();
     let access_of = |path| root.access(path).ok().flatten();
     let mut want = |path, content: String, access: Access| {
         if read(path).as_ref() != Some(&content) || access_of(path) != Some(access) {
             changes.push(Change {
-                path,
-                content: Some(content),
-                access,
+                path: path.to_owned(),
+                wanted: Wanted::File(content, access),
             });
         }
     };
@@ -83,12 +100,28 @@ pub fn changes(
             access,
         ),
         None => changes.push(Change {
-            path: "etc/shadow",
-            content: None,
-            access,
+            path: "etc/shadow".to_owned(),
+            wanted: Wanted::Unknown,
         }),
     }
     changes
+}
+
+/// What killed processes have left of any file that is ever written here: a change that is regretted wants none of them
+/// changed.
+fn left(root: &GuestRoot) -> Vec<Change> {
+    let host_keys = host_keys::paths();
+    let written = WRITTEN
+        .into_iter()
+        .chain(host_keys.iter().map(String::as_str));
+    let change = |path| Change {
+        path,
+        wanted: Wanted::Nothing,
+    };
+    written
+        .filter_map(|path| root.left_of(path))
+        .map(change)
+        .collect()
 }
 
 /// What is in a file of which a part is changed; None when it is longer than is read.
@@ -102,19 +135,20 @@ fn to_edit(root: &GuestRoot, path: &str) -> Option<String> {
 /// Makes a guest's files as they should be.
 pub fn apply(root: &GuestRoot, changes: &[Change]) -> io::Result<()> {
     for change in changes {
-        let content = change.content.as_ref();
-        let written = content
-            .ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))
-            .and_then(|content| root.write(change.path, content, change.access))
-            .and_then(|()| {
+        let path = change.path.as_str();
+        let made = match &change.wanted {
+            Wanted::File(content, access) => root.write(path, content, *access).and_then(|()| {
                 // sshd(8), StrictModes: the folder must be root's alone.
-                if change.path == AUTHORIZED_KEYS {
+                if path == AUTHORIZED_KEYS {
                     root.make_folder("root/.ssh", 0o700)
                 } else {
                     Ok(())
                 }
-            });
-        named(change.path, written)?;
+            }),
+            Wanted::Unknown => Err(io::ErrorKind::FileTooLarge.into()),
+            Wanted::Nothing => root.remove(path),
+        };
+        named(path, made)?;
     }
     Ok(())
 }
@@ -149,7 +183,7 @@ mod tests {
         desired.dns_servers = Some(vec!["192.0.2.53".parse().unwrap()]);
         desired.ssh_authorized_keys = Some(vec!["ssh-ed25519 AAAA me\n".to_owned()]);
         let found = changes(&root, &desired, Some("$6$h"));
-        let paths: Vec<_> = found.iter().map(|change| change.path).collect();
+        let paths: Vec<_> = found.iter().map(|change| change.path.as_str()).collect();
         assert_eq!(
             paths,
             [
@@ -183,8 +217,35 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let root = GuestRoot::open(folder.path(), 0).unwrap();
         let found = changes(&root, &container("web"), None);
-        let paths: Vec<_> = found.iter().map(|change| change.path).collect();
+        let paths: Vec<_> = found.iter().map(|change| change.path.as_str()).collect();
         assert_eq!(paths, ["etc/hostname", "etc/hosts"]);
+    }
+
+    #[test]
+    fn what_a_killed_process_has_left_of_a_file_goes_though_nobody_wants_it_written_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |path: &str| folder.path().join(path);
+        fs::create_dir_all(path("etc/ssh")).unwrap();
+        let root = GuestRoot::open(folder.path(), 0).unwrap();
+        apply(&root, &changes(&root, &container("web"), None)).unwrap();
+        let left = [
+            "etc/.nspawn-agent.resolv.conf",
+            "etc/ssh/.nspawn-agent.ssh_host_ecdsa_key",
+        ];
+        let others = ["etc/.nspawn-agent.passwd", "etc/resolv.conf"];
+        for name in [&left[..], &others[..]].concat() {
+            fs::write(path(name), "half").unwrap();
+        }
+        // Not by way of a link, nor what is no file.
+        std::os::unix::fs::symlink("passwd", path("etc/.nspawn-agent.hosts")).unwrap();
+        fs::create_dir(path("etc/.nspawn-agent.shadow")).unwrap();
+        let found = changes(&root, &container("web"), None);
+        let paths: Vec<_> = found.iter().map(|change| change.path.as_str()).collect();
+        assert_eq!(paths, left);
+        apply(&root, &found).unwrap();
+        assert_eq!(changes(&root, &container("web"), None), []);
+        assert!(left.iter().all(|left| !path(left).exists()));
+        assert!(others.iter().all(|other| path(other).is_file()));
     }
 
     #[test]

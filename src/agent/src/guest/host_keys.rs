@@ -34,6 +34,13 @@ pub fn ensure(root: &GuestRoot, hostname: &HostName, scratch: &Path) -> io::Resu
     made
 }
 
+/// All files that are ever made, beneath the guest's root.
+pub fn paths() -> Vec<String> {
+    let private = TYPES.map(|kind| format!("etc/ssh/{}", file_of(kind)));
+    let public = private.each_ref().map(|path| format!("{path}.pub"));
+    [private, public].concat()
+}
+
 fn file_of(kind: &str) -> String {
     format!("ssh_host_{kind}_key")
 }

@@ -23,6 +23,9 @@ const READ_LIMIT: u64 = 1 << 20;
 /// No folder that we look into in a guest holds more files.
 const NAMES_LIMIT: usize = 10_000;
 
+/// How the name of a file begins while it is written.
+pub const TEMPORARY: &str = ".nspawn-agent.";
+
 /// The root folder of a guest.
 #[derive(Debug)]
 pub struct GuestRoot {
@@ -104,7 +107,7 @@ impl GuestRoot {
     pub fn write(&self, path: &str, content: &str, access: Access) -> io::Result<()> {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         let folder = self.make_folders(folder)?;
-        let temporary = format!(".nspawn-agent.{name}");
+        let temporary = format!("{TEMPORARY}{name}");
         match fs::unlinkat(&folder, &temporary, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
@@ -132,6 +135,15 @@ impl GuestRoot {
             let _ = fs::unlinkat(&folder, &temporary, AtFlags::empty());
         }
         written
+    }
+
+    /// What a killed process has left of a file that it was writing; none where nothing is, or no file.
+    pub fn left_of(&self, path: &str) -> Option<String> {
+        let (folder, name) = path.rsplit_once('/').unwrap_or((".", path));
+        let left = format!("{folder}/{TEMPORARY}{name}");
+        self.is_file(&left)
+            .is_ok_and(|is_file| is_file)
+            .then_some(left)
     }
 
     /// Removes a file or link; fine when it isn't there.

@@ -1,7 +1,7 @@
 //! Tells when a file of ours is changed or removed. inotify(7)
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::{BTreeMap, BTreeSet, HashMap},
     ffi::{CStr, OsStr, OsString},
     mem::MaybeUninit,
@@ -22,7 +22,10 @@ const DESIRED: [&str; 4] = ["", "images", "containers", "addresses"];
 /// Watches files by their folders, so that one that is made anew is noticed, too.
 #[derive(Debug)]
 pub struct Files {
-    shared: Rc<Shared>,
+    changed: Rc<Notify>,
+    /// None until the kernel has given an instance: guests' are counted as root's, too, and may have used all up.
+    /// user_namespaces(7)
+    shared: OnceCell<Rc<Shared>>,
 }
 
 #[derive(Debug)]
@@ -44,32 +47,44 @@ enum Watched {
 }
 
 impl Files {
-    /// Begins to listen.
-    pub fn start(changed: Rc<Notify>) -> Result<Self, Failure> {
+    /// Nothing is watched yet.
+    pub fn new(changed: Rc<Notify>) -> Self {
+        Self {
+            changed,
+            shared: OnceCell::new(),
+        }
+    }
+
+    /// Begins to listen, unless that is done already.
+    fn listening(&self) -> Result<&Shared, Failure> {
+        if let Some(shared) = self.shared.get() {
+            return Ok(shared);
+        }
         let deed = || "watch files";
         let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
         let descriptor = inotify::init(flags).doing(deed)?;
         let shared = Rc::new(Shared {
             descriptor: readable(descriptor).doing(deed)?,
-            changed,
+            changed: Rc::clone(&self.changed),
             desired: Cell::new(false),
             watched: RefCell::default(),
         });
         let listening = Rc::clone(&shared);
         spawn_local(async move { listening.listen().await });
-        Ok(Self { shared })
+        Ok(self.shared.get_or_init(|| shared))
     }
 
     /// Watches the desired files and these of ours. A folder that was made anew is another one to
-    /// the kernel, so this is repeated after each look.
+    /// the kernel, so this is repeated after each look. One that can't be watched keeps no other from it; the first
+    /// failure is the answer.
     pub fn follow(&self, context: &Context, ours: &[PathBuf]) -> Result<(), Failure> {
-        let mut watched = self.shared.watched.borrow_mut();
+        let shared = self.listening()?;
+        let mut followed = Ok(());
         for kind in DESIRED {
             let folder = context.store.folder().join(kind);
-            files::create_folder(&folder, 0o700)?;
-            if let Some(watch) = self.shared.watch(&folder)? {
-                watched.insert(watch, Watched::Desired { kind });
-            }
+            let made = files::create_folder(&folder, 0o700);
+            let watched = shared.watch(&folder, Watched::Desired { kind });
+            followed = followed.and(made).and(watched);
         }
         let mut folders: BTreeMap<&Path, BTreeSet<OsString>> = BTreeMap::new();
         for path in ours {
@@ -78,22 +93,22 @@ impl Files {
             }
         }
         for (folder, names) in folders {
-            if let Some(watch) = self.shared.watch(folder)? {
-                watched.insert(watch, Watched::Named(names));
-            }
+            followed = followed.and(shared.watch(folder, Watched::Named(names)));
         }
-        Ok(())
+        followed
     }
 
     /// Whether a desired file was changed since this was asked last.
     pub fn desired_has_changed(&self) -> bool {
-        self.shared.desired.take()
+        self.shared
+            .get()
+            .is_some_and(|shared| shared.desired.take())
     }
 }
 
 impl Shared {
-    /// Watches a folder, also one that is watched already; none where there is no folder.
-    fn watch(&self, folder: &Path) -> Result<Option<i32>, Failure> {
+    /// Watches a folder, also one that is watched already; nothing happens where there is none.
+    fn watch(&self, folder: &Path, what: Watched) -> Result<(), Failure> {
         let events = WatchFlags::CREATE
             | WatchFlags::CLOSE_WRITE
             | WatchFlags::MOVED_TO
@@ -103,8 +118,11 @@ impl Shared {
             | WatchFlags::MOVE_SELF
             | WatchFlags::ONLYDIR;
         match inotify::add_watch(self.descriptor.get_ref(), folder, events) {
-            Ok(watch) => Ok(Some(watch)),
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
+            Ok(watch) => {
+                self.watched.borrow_mut().insert(watch, what);
+                Ok(())
+            }
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(()),
             Err(error) => Err(error).doing(|| format!("watch {}", folder.display())),
         }
     }
@@ -151,4 +169,57 @@ impl Shared {
 fn readable(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the owned descriptor is valid, and moves in, so that nobody else closes it.
     Ok(unsafe { AsyncFd::register(descriptor) }?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Duration};
+
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::testing::{in_folder, within};
+
+    /// Alone in its process, as nextest runs each test.
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_can_not_be_watched_keeps_nothing_else_from_it() {
+        const TIME: Duration = Duration::from_secs(5);
+        let folder = tempfile::tempdir().unwrap();
+        within(TIME, async |context| {
+            let context = in_folder(context, folder.path());
+            let (changed, seen) = (Rc::new(Notify::new()), folder.path().join("seen"));
+            let files = Files::new(Rc::clone(&changed));
+            let before = getrlimit(Resource::Nofile);
+            // As when a guest has taken all instances. inotify_init(2), EMFILE
+            let none = Rlimit {
+                current: Some(0),
+                ..before
+            };
+            setrlimit(Resource::Nofile, none).unwrap();
+            let failed = files
+                .follow(&context, std::slice::from_ref(&seen))
+                .unwrap_err();
+            setrlimit(Resource::Nofile, before).unwrap();
+            assert!(failed.message.contains("watch files"), "{failed}");
+            assert!(!files.desired_has_changed());
+            // As when it has taken all watches: this one alone can't be added. inotify_add_watch(2), ENAMETOOLONG
+            let too_long = folder.path().join("a".repeat(300)).join("file");
+            let failed = files
+                .follow(&context, &[too_long, seen.clone()])
+                .unwrap_err();
+            assert!(failed.message.contains("aaa"), "{failed}");
+            fs::write(&seen, "new").unwrap();
+            timeout(TIME, changed.notified()).await.unwrap();
+            fs::write(context.store.folder().join("containers/web.json"), "{}").unwrap();
+            let desired = async {
+                while !files.desired_has_changed() {
+                    changed.notified().await;
+                }
+            };
+            timeout(TIME, desired).await.unwrap();
+            files.follow(&context, &[seen]).unwrap();
+        })
+        .await;
+    }
 }

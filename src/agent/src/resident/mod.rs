@@ -23,9 +23,10 @@ use crate::{
     context::Context,
     discarded, given_up, host,
     host::{pending, rollback},
+    left_over,
     lock::{self, HostLock, Presence},
-    reconcile::{ROUNDS, Scope, Step, Tried, look},
-    system::{self, netlink::Netlink},
+    reconcile::{Look, ROUNDS, Scope, Step, Tried, look},
+    system::netlink::Netlink,
 };
 
 /// How long one reconcile may take, waiting for the lock included.
@@ -62,19 +63,15 @@ fn pause_after(context: &Context, result: &Result<(), Failure>) -> Duration {
 
 async fn stay(context: Context) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
-    let mut healer = Healer::start(context.clone())?;
-    // From here on a change can count on being undone.
+    // From here on a change can count on being undone, whatever else can't be begun.
     let _presence = Presence::show(&host::install::presence(&context))?;
     let lock = signals.unless(take_lock(&context)).await?;
-    healer.go_back_if_due().await;
+    let cannot_go_back = go_back_if_due(&context, None).await;
+    let mut healer = Healer::start(context.clone(), cannot_go_back)?;
     healer.heal().await;
-    // A note that is right needs no writing, so that nothing else takes up what a killed process has left of it.
-    tell(
-        system::files::clear_temporaries(&context.run_folder)
-            .and_then(|()| context.store.clear_temporaries())
-            .err()
-            .map(|failure| failure.to_string()),
-    );
+    // A file that is right needs no writing, so that nothing else takes up what a killed process has left of it.
+    let cleared = left_over::clear(&context);
+    tell(cleared.err().map(|failure| failure.to_string()));
     healer.clear_away();
     drop(lock);
     notify::ready()?;
@@ -142,6 +139,20 @@ fn is_due(context: &Context) -> bool {
     pending.is_some_and(|pending| matches!(pending.left(), Ok(None)))
 }
 
+/// What can't be undone is told once, and tried again with the next look: healing goes on. Gives why, as it was told.
+async fn go_back_if_due(context: &Context, told: Option<String>) -> Option<String> {
+    let line = match rollback::if_due(context).await {
+        Ok(missing) if missing.is_empty() => None,
+        Ok(missing) => Some(format!(
+            "the host can't be reached as before yet, trying again: {}",
+            missing.join("; ")
+        )),
+        Err(failure) => Some(format!("could not undo a change, trying again: {failure}")),
+    };
+    tell_once(line.as_deref(), told.as_deref());
+    line
+}
+
 /// Whether nothing of this host is ours, nor about to be.
 fn is_left(context: &Context) -> Result<bool, Failure> {
     Ok(context.store.get::<Host>("host")?.is_none() && pending::read(context)?.is_none())
@@ -165,13 +176,15 @@ struct Healer {
     clearing: Option<JoinHandle<()>>,
     /// Why the last try to undo a change failed, as it was told.
     cannot_go_back: Option<String>,
+    /// Why files of ours can't all be watched, as it was told.
+    unwatched: Option<String>,
     /// Why removals that were cut off can't be ended, as it was told, and when that is tried again.
     unfinished: Option<String>,
     finish_at: Instant,
 }
 
 impl Healer {
-    fn start(context: Context) -> Result<Self, Failure> {
+    fn start(context: Context, cannot_go_back: Option<String>) -> Result<Self, Failure> {
         // What an earlier run has given up is tried anew.
         given_up::forget(&context)?;
         Ok(Self {
@@ -181,7 +194,8 @@ impl Healer {
             patience: Patience::new(),
             carriers: Carriers::default(),
             clearing: None,
-            cannot_go_back: None,
+            cannot_go_back,
+            unwatched: None,
             unfinished: None,
             finish_at: Instant::now(),
         })
@@ -189,7 +203,7 @@ impl Healer {
 
     /// Until the next look without an event.
     fn until_next_look(&self) -> Duration {
-        let patrol = self.pace.until_next_look();
+        let patrol = self.pace.until_next_look(self.unwatched.is_some());
         let next_try = self.patience.next_try();
         let next_try = next_try.map(|next| next.saturating_duration_since(Instant::now()));
         if self.pace.has_failed() {
@@ -199,20 +213,9 @@ impl Healer {
         }
     }
 
-    /// What can't be undone is told once, and tried again with the next look: healing goes on.
     async fn go_back_if_due(&mut self) {
-        let line = match rollback::if_due(&self.context).await {
-            Ok(missing) if missing.is_empty() => None,
-            Ok(missing) => Some(format!(
-                "the host can't be reached as before yet, trying again: {}",
-                missing.join("; ")
-            )),
-            Err(failure) => Some(format!("could not undo a change, trying again: {failure}")),
-        };
-        if line != self.cannot_go_back {
-            tell(line.clone());
-            self.cannot_go_back = line;
-        }
+        let told = self.cannot_go_back.take();
+        self.cannot_go_back = go_back_if_due(&self.context, told).await;
     }
 
     /// Until an unconfirmed change is to be undone.
@@ -293,10 +296,21 @@ impl Healer {
             let (least, times) = FINISH_AGAIN;
             self.finish_at = Instant::now() + least.max(began.elapsed() * times);
         }
-        if line != self.unfinished {
-            tell(line.clone());
-            self.unfinished = line;
-        }
+        tell_once(line.as_deref(), self.unfinished.as_deref());
+        self.unfinished = line;
+    }
+
+    /// Watches for what differs from this look. What can't be watched is told once, and looked at more often instead.
+    fn follow(&mut self, context: &Context, look: &Look) {
+        let failure = self.watch.follow(context, look).err();
+        let line = failure.map(|failure| {
+            format!(
+                "not all files of ours can be watched, so that they are looked at each second instead: {failure}; a \
+                 guest may have used up what root may have (fs.inotify.max_user_instances and max_user_watches)"
+            )
+        });
+        tell_once(line.as_deref(), self.unwatched.as_deref());
+        self.unwatched = line;
     }
 
     async fn try_to_heal(&mut self) -> Result<(), Failure> {
@@ -309,7 +323,7 @@ impl Healer {
         let context = self.context.within_time(TIME);
         for _ in 0..ROUNDS {
             let look = look(&context, &Scope::All).await?;
-            self.watch.follow(&context, &look)?;
+            self.follow(&context, &look);
             let flapped = self.carriers.changed(&look.observed.network);
             let now = Instant::now();
             tell(self.patience.looked(|step| look.steps.contains(step), now));
@@ -328,6 +342,7 @@ impl Healer {
         self.finish_removals(&context).await;
         let mut given_up = self.patience.given_up();
         given_up.extend(self.unfinished.clone());
+        given_up.extend(self.unwatched.clone());
         // A change has everything tried again, and has forgotten what was noted.
         if given_up != given_up::read(&context)? {
             given_up::write(&context, &given_up)?;
@@ -371,6 +386,13 @@ fn hung() -> Failure {
 fn tell(lines: impl IntoIterator<Item = String>) {
     for line in lines {
         eprintln!("{line}");
+    }
+}
+
+/// Writes a line to the journal that isn't what was told last.
+fn tell_once(line: Option<&str>, told: Option<&str>) {
+    if line != told {
+        tell(line.map(str::to_owned));
     }
 }
 

@@ -13,6 +13,8 @@ const LONGEST_DEBOUNCE: Duration = Duration::from_millis(500);
 const BURST: f64 = 20.0;
 /// What no event tells of, such as an address that is deleted inside a guest.
 const PATROL: Duration = Duration::from_secs(30);
+/// The same while files can't be watched, so that what is mended within a second is mended then, too.
+const BLIND_PATROL: Duration = Duration::from_secs(1);
 /// The pause after a look that failed: what went missing along with the bus is back within a second, too.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause after looks in a row that failed.
@@ -56,12 +58,12 @@ impl Pace {
         }
     }
 
-    /// When to look again without an event: soon after a failure, now and then otherwise.
-    pub fn until_next_look(&self) -> Duration {
-        if self.pause.is_zero() {
-            PATROL
-        } else {
-            self.pause
+    /// When to look again without an event: soon after a failure or when some can't come, now and then otherwise.
+    pub fn until_next_look(&self, is_blind: bool) -> Duration {
+        match (self.has_failed(), is_blind) {
+            (true, _) => self.pause,
+            (false, true) => BLIND_PATROL.max(self.took),
+            (false, false) => PATROL,
         }
     }
 
@@ -154,14 +156,22 @@ mod tests {
         let (mut pauses, mut told) = (Vec::new(), 0);
         for _ in 0..12 {
             told += usize::from(pace.after(&failed, Duration::ZERO, now).is_some());
-            pauses.push(pace.until_next_look().as_millis());
+            pauses.push(pace.until_next_look(false).as_millis());
         }
         assert_eq!(
             (&pauses[..4], pauses[11], told),
             (&[250, 500, 1000, 2000][..], 300_000, 1)
         );
         assert_eq!(pace.after(&Ok(()), Duration::ZERO, now), None);
-        assert_eq!(pace.until_next_look(), PATROL);
+        assert_eq!(pace.until_next_look(false), PATROL);
+        assert_eq!(pace.until_next_look(true), BLIND_PATROL);
+        let slow = Duration::from_secs(3);
+        pace.after(&Ok(()), slow, now);
+        assert_eq!(
+            pace.until_next_look(true),
+            slow,
+            "half of the time is others'"
+        );
         assert!(pace.after(&failed, Duration::ZERO, now).is_some());
     }
 }

@@ -42,7 +42,7 @@ impl Watch {
         listen_to_network(Rc::clone(&changed), Rc::clone(&bridge))?;
         listen_to_nftables(Rc::clone(&changed))?;
         Ok(Self {
-            files: Files::start(Rc::clone(&changed))?,
+            files: Files::new(Rc::clone(&changed)),
             glance: Glance::start(Rc::clone(&changed))?,
             changed,
             bridge,
@@ -59,7 +59,7 @@ impl Watch {
         self.files.desired_has_changed()
     }
 
-    /// Looks out for differences from what was seen, and for all files of ours.
+    /// Looks out for differences from what was seen, and for all files of ours; fails where some can't be watched.
     pub fn follow(&self, context: &Context, look: &Look) -> Result<(), Failure> {
         self.glance.expect(Some(Seen::of(&look.observed)));
         let host = look.inventory().host.as_ref();

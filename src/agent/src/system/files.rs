@@ -1,6 +1,7 @@
 //! Files of the host: replaced as a whole, never followed through a symbolic link.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
@@ -119,6 +120,29 @@ fn clear_left_of(path: &Path) -> Result<(), Failure> {
     clear_temporaries_in(path.parent(), |name| {
         name.strip_prefix(&own).is_some_and(is_temporary)
     })
+}
+
+/// The same of these files, each of which may never have come to be: each folder is listed once.
+pub fn clear_left_of_all(paths: &[PathBuf]) -> Result<(), Failure> {
+    let mut folders: BTreeMap<&Path, BTreeSet<String>> = BTreeMap::new();
+    for path in paths {
+        if let Some(folder) = path.parent() {
+            folders
+                .entry(folder)
+                .or_default()
+                .insert(temporary_name(path));
+        }
+    }
+    // What can't be cleared away in one folder keeps no other from it.
+    let mut cleared = Ok(());
+    for (folder, own) in folders {
+        cleared = cleared.and(clear_temporaries_in(Some(folder), |name| {
+            let end = name.rfind(TEMPORARY).map(|at| at + TEMPORARY.len());
+            let parts = end.map(|end| name.split_at(end));
+            parts.is_some_and(|(name, rest)| own.contains(name) && is_temporary(rest))
+        }));
+    }
+    cleared
 }
 
 /// The same of all files in a folder.
@@ -432,6 +456,27 @@ mod tests {
         left.sort();
         assert_eq!(left, [".busy.nspawn-agent", ".other", "file"]);
         clear_temporaries(&top.path().join("nothing")).unwrap();
+    }
+
+    #[test]
+    fn what_was_left_of_several_files_goes_and_nothing_else() {
+        let top = tempfile::tempdir().unwrap();
+        let path = |name: &str| top.path().join(name);
+        let (own, others) = (
+            [
+                ".a.conf.nspawn-agent391-2",
+                ".b.nspawn-agent",
+                ".b.nspawn-agent1-0",
+            ],
+            [".a.conf.nspawn-agent.json", ".c.nspawn-agent1-0", "a.conf"],
+        );
+        for name in [&own[..], &others[..]].concat() {
+            fs::write(path(name), "half").unwrap();
+        }
+        clear_left_of_all(&[path("a.conf"), path("b"), path("nothing/d")]).unwrap();
+        let mut left = names(top.path()).unwrap();
+        left.sort();
+        assert_eq!(left, others);
     }
 
     #[test]

@@ -73,11 +73,13 @@ impl Systemd {
         state.doing(|| "ask systemd for its state")
     }
 
-    /// Makes systemd read a unit's files again where it holds older ones. A unit that it hasn't
+    /// Makes systemd read units' files again where it holds older ones of any. A unit that it hasn't
     /// loaded yet is read fresh, without the reload of everything that takes long on a full host.
-    pub async fn refresh_unit(&self, unit: &str) -> Result<(), Failure> {
-        if self.is_outdated(unit).await? {
-            self.reload().await?;
+    pub async fn refresh_units(&self, units: &[String]) -> Result<(), Failure> {
+        for unit in units {
+            if self.is_outdated(unit).await? {
+                return self.reload().await;
+            }
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ fn each_deviation_is_a_sentence() {
         has_port: false,
         is_mounted: false,
         inside: Inside::Changed(vec!["etc/hostname".to_owned()]),
-        has_tree: false,
+        lacks_tree: true,
         runs_as_it_should: false,
         ..machine()
     };
