@@ -76,13 +76,14 @@ fn empty(top: &OwnedFd, above: Option<&OwnedFd>, moved: &mut u64) -> io::Result<
                 Ok(()) => unlink(top, &name, AtFlags::REMOVEDIR)?,
                 // Out of a subvolume of btrfs nothing can be moved but other subvolumes: those that are nested
                 // come beside each other.
-                Err(error) if error.kind() == io::ErrorKind::CrossesDevices => match above {
-                    Some(above) => move_to(top, &name, above, moved)?,
-                    None => {
+                Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                    if let Some(above) = above {
+                        move_to(top, &name, above, moved)?;
+                    } else {
                         empty(&folder, Some(top), moved)?;
                         unlink(top, &name, AtFlags::REMOVEDIR)?;
                     }
-                },
+                }
                 Err(error) => return Err(error),
             }
         }
