@@ -21,6 +21,8 @@ use tokio::{
 
 use crate::{context::Context, failure::Context as _};
 
+pub mod proxy;
+
 /// How much of a program's output is kept. Bytes.
 const OUTPUT_LIMIT: usize = 16 * 1024 * 1024;
 
@@ -77,6 +79,8 @@ impl Program {
     pub fn contained(name: &str) -> Self {
         let mut program = Self::new("unshare")
             .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+            // What is unmounted on the host meanwhile must not stay in use here.
+            .args(["--propagation", "slave"])
             .args(["--", name]);
         name.clone_into(&mut program.line);
         program.when_left = WhenLeft::KilledWithAll;
@@ -102,6 +106,13 @@ impl Program {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// It fetches something, through the proxy that the host has been given. None of that is in its arguments.
+    #[must_use]
+    pub fn through_proxy(mut self) -> Self {
+        self.command.envs(proxy::variables());
         self
     }
 
@@ -320,7 +331,8 @@ pub async fn off_thread<I: Send + 'static, O: Send + 'static>(
 /// The end of a program's output, as text for a person.
 pub fn tail(output: &[u8]) -> String {
     let start = output.len().saturating_sub(TAIL);
-    texts::printable(String::from_utf8_lossy(&output[start..]).trim())
+    let text = String::from_utf8_lossy(&output[start..]);
+    texts::printable(proxy::without_passwords(text.trim()).as_ref())
 }
 
 #[cfg(test)]

@@ -39,6 +39,11 @@ pub trait Object: Kept {
         secrets: &ContainerSecrets,
     ) -> Result<Self::Prepared, Failure>;
 
+    /// Under the lock: whether what was prepared is still there. Otherwise it is prepared anew, without the lock.
+    fn is_prepared(&self, _prepared: &Self::Prepared) -> bool {
+        true
+    }
+
     /// Whether an update has to go through on a full disk: it may stop what fills it.
     fn may_free_the_disk(&self) -> bool {
         false

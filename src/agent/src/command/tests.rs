@@ -46,6 +46,37 @@ async fn what_is_contained_ends_with_all_that_it_started_and_mounted() {
     fs::remove_dir(&below).unwrap();
 }
 
+/// What the host unmounts would stay busy otherwise, as long as a build takes. `mount_namespaces(7)`
+#[test]
+#[allow(unsafe_code, reason = "rustix calls every unshare(2) unsafe")]
+fn what_is_contained_hears_what_the_host_unmounts() {
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap().to_owned();
+    let thread = std::thread::spawn(move || {
+        // SAFETY: only this thread moves into the namespace.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
+        for arguments in [
+            &["--make-rprivate", "/"][..],
+            &["-t", "tmpfs", "none", &place],
+            &["--make-shared", &place],
+        ] {
+            let mounted = std::process::Command::new("mount").args(arguments).status();
+            assert!(mounted.unwrap().success(), "{arguments:?}");
+        }
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let table = testing::within(Duration::from_mins(1), async |context| {
+            let cat = Program::contained("cat").arg("/proc/self/mountinfo");
+            cat.run(&context).await.unwrap()
+        });
+        let table = runtime.enable_all().build().unwrap().block_on(table);
+        let table = String::from_utf8(table).unwrap();
+        let mount = table.lines().find(|line| line.contains(&place)).unwrap();
+        assert!(mount.contains(" master:"), "{mount}");
+    });
+    thread.join().unwrap();
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn what_outlives_goes_on_to_its_end() {
     let folder = tempfile::tempdir().unwrap();

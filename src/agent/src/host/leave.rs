@@ -9,7 +9,7 @@ use super::{
     install::{self, FOLDER},
     pending,
 };
-use crate::{context::Context, lock::HostLock, serve::session, system::files};
+use crate::{context::Context, image::tree, lock::HostLock, serve::session, system::files};
 
 /// After the host's removal, a refresh or a create that failed. Whoever has the host's lock uses the machine, and leaves
 /// it itself.
@@ -30,6 +30,8 @@ pub fn if_unused(context: &Context) -> Result<(), Failure> {
     if is_used(context)? {
         return Ok(());
     }
+    // Another run may have been building an image while the host was removed.
+    tree::clear_half_made()?;
     files::remove_tree(&context.run_folder)?;
     in_force::forget(context)?;
     context.store.remove_if_empty()?;

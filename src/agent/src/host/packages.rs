@@ -1,8 +1,9 @@
 //! Debian packages that the host needs.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use protocol::{Failure, FailureKind, desired::Host};
+use tokio::time::{Instant, sleep};
 
 use crate::{command::Program, context::Context, system::files};
 
@@ -42,7 +43,7 @@ pub async fn ensure_with(
     context.progress(format!("installing {list}"));
     if install(context, &missing).await.is_err() {
         // The lists may be older than the archive.
-        apt().args(["update", "-qq"]).run(context).await?;
+        unlocked(context, RETRY, || apt().args(["update", "-qq"])).await?;
         install(context, &missing).await.map_err(|failure| {
             Failure::new(FailureKind::Command, failure.message).help(format!(
                 "Check the host's APT sources, or run on it: apt-get install --no-install-recommends {list}"
@@ -53,23 +54,66 @@ pub async fn ensure_with(
     Ok(())
 }
 
+/// How long another apt may have what this one needs, such as the one that a new server begins with.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// How often it is tried again meanwhile.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Runs apt until nobody else has a lock that it needs: DPkg::Lock::Timeout is about dpkg's own, and not about those of
+/// the lists and archives.
+async fn unlocked(
+    context: &Context,
+    retry: Duration,
+    program: impl Fn() -> Program,
+) -> Result<(), Failure> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match program().run(context).await {
+            Err(failure) if is_locked(&failure.message) && Instant::now() < end => {
+                context.progress("waiting for another apt to end");
+                let pause = async {
+                    sleep(retry).await;
+                    Ok(())
+                };
+                context.within(pause).await?;
+            }
+            run => return run.map(drop),
+        }
+    }
+}
+
+fn is_locked(complaint: &str) -> bool {
+    complaint.contains("Could not get lock") || complaint.contains("Unable to lock")
+}
+
 fn apt() -> Program {
     Program::new("apt-get")
+        .through_proxy()
         .env("DEBIAN_FRONTEND", "noninteractive")
         .env("NEEDRESTART_MODE", "l")
         .args(["-o", "DPkg::Lock::Timeout=120"])
 }
 
 async fn install(context: &Context, packages: &[&str]) -> Result<(), Failure> {
-    apt()
-        .args(["install", "-y", "-qq", "--no-install-recommends"])
-        .args(packages)
-        // dpkg in the middle of a package would have to be told to go on by a person. The next one waits for its
-        // lock; apt waits for none of the lists, so that an update must not go on.
-        .outliving()
-        .run(context)
-        .await
-        .map(drop)
+    let program = || {
+        apt()
+            .args([
+                "install",
+                "-y",
+                "-qq",
+                "--no-install-recommends",
+                "--no-remove",
+            ])
+            // Nobody is there to be asked about a file that the administrator has changed. dpkg(1)
+            .args(["-o", "Dpkg::Options::=--force-confdef"])
+            .args(["-o", "Dpkg::Options::=--force-confold"])
+            .args(packages)
+            // dpkg in the middle of a package would have to be told to go on by a person. The next one waits for its
+            // lock; apt waits for none of the lists, so that an update must not go on.
+            .outliving()
+    };
+    unlocked(context, RETRY, program).await
 }
 
 fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>, Failure> {
@@ -109,6 +153,27 @@ fn installed(status: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_lock_of_another_apt_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = "cat \"$0\" > /dev/null 2>&1 && exit 0; echo x > \"$0\"; \
+                      echo 'E: Could not get lock /var/lib/apt/lists/lock. It is held by process 1 (apt-get)' >&2; exit 100";
+        let locked = || {
+            Program::new("sh")
+                .args(["-c", script])
+                .arg(folder.path().join("ran"))
+        };
+        let broken = || Program::new("sh").args(["-c", "echo 'E: no network' >&2; exit 100"]);
+        testing::within(Duration::from_secs(20), async |context| {
+            let retry = Duration::from_millis(1);
+            unlocked(&context, retry, locked).await.unwrap();
+            let failure = unlocked(&context, retry, broken).await.unwrap_err();
+            assert!(failure.message.contains("no network"), "{failure}");
+        })
+        .await;
+    }
 
     #[test]
     fn only_what_is_installed_counts() {

@@ -8,9 +8,9 @@ use protocol::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{Assigned, fetch, identity, incoming::Incoming, unpack};
+use super::{Assigned, content, fetch, identity, incoming::Incoming, room, unpack};
 use crate::{
-    command::{Program, off_thread},
+    command::{Program, off_thread, proxy},
     container,
     context::Context,
     failure::Context as _,
@@ -19,24 +19,40 @@ use crate::{
     system::{files, netlink::hexadecimal},
 };
 
-/// The digest of a tree that is known before it is made: a tarball's.
+/// The digest of a tree that is known before it is made: a tarball's that nothing is done to. It keeps its own sum, so
+/// that a person recognises it.
 pub fn digest_known(image: &Image) -> Option<String> {
     match &image.source {
-        ImageSource::Debootstrap(_) => None,
-        ImageSource::Tarball(tarball) => {
-            Some(digest(tarball.sha256.as_bytes(), image, &tarball.sha256))
+        ImageSource::Tarball(tarball) if commands(image).is_empty() => {
+            Some(format!("sha256:{}", tarball.sha256))
         }
+        ImageSource::Tarball(_) | ImageSource::Debootstrap(_) => None,
     }
 }
 
-/// A tarball that nothing was done to keeps its own sum, so that a person recognises it.
-fn digest(content: &[u8], image: &Image, plain: &str) -> String {
-    let commands = image.customize.as_deref().unwrap_or_default();
-    if commands.is_empty() && !plain.is_empty() {
-        return format!("sha256:{plain}");
+fn commands(image: &Image) -> &[String] {
+    image.customize.as_deref().unwrap_or_default()
+}
+
+/// The digest of a tree that is made: of the recipe, and of what came of it.
+fn digest_made(image: &Image, root: &Path) -> Result<String, Failure> {
+    let (source, mut made) = match &image.source {
+        // Where it comes from makes no difference.
+        ImageSource::Tarball(tarball) => (tarball.sha256.as_bytes().to_vec(), Vec::new()),
+        ImageSource::Debootstrap(recipe) => (installed(recipe, root)?, Vec::new()),
+    };
+    // The same commands fetch something else tomorrow.
+    if !commands(image).is_empty() {
+        made = content::sum(root).doing(|| format!("read what is in {}", root.display()))?;
     }
+    Ok(digest(&source, image, &made))
+}
+
+fn digest(source: &[u8], image: &Image, made: &[u8]) -> String {
     let mut hash = Sha256::new();
-    for part in std::iter::once(content).chain(commands.iter().map(String::as_bytes)) {
+    let commands = commands(image).iter().map(String::as_bytes);
+    let made = (!made.is_empty()).then_some(made);
+    for part in std::iter::once(source).chain(commands).chain(made) {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
@@ -46,30 +62,36 @@ fn digest(content: &[u8], image: &Image, plain: &str) -> String {
 /// Builds the tree of an image in a folder beside the others. What was made goes when it fails.
 pub async fn build(context: &Context, image: &Image) -> Result<(Incoming, Assigned), Failure> {
     let incoming = Incoming::new()?;
-    match fill(context, image, &incoming).await {
+    let root = incoming.root();
+    let fill = async |context: &Context| fill(context, image, &incoming).await;
+    match room::keep(context, &root, fill).await {
         Ok(assigned) => Ok((incoming, assigned)),
         Err(failure) => {
+            let is_full = room::is_left(&root).is_err();
             off_thread(incoming, |incoming| {
-                drop(incoming);
+                incoming.remove();
                 Ok(())
             })
             .await?;
-            Err(explain_full_disk(failure))
+            Err(explain_full_disk(failure, is_full))
         }
     }
 }
 
-/// Programs say it in their own words.
-fn explain_full_disk(failure: Failure) -> Failure {
-    if failure.kind != FailureKind::DiskFull && !failure.message.contains("No space left on device")
-    {
-        return failure;
+/// Programs say it in their own words, and also of what isn't the disk: /tmp is in memory while `customize` runs.
+fn explain_full_disk(failure: Failure, is_full: bool) -> Failure {
+    let says_so = failure.message.contains("No space left on device");
+    match failure.kind {
+        FailureKind::DiskFull if failure.message.starts_with(room::FULL) => failure,
+        FailureKind::Command if says_so && !is_full => failure.help(
+            "The host's disk has room. /tmp is in memory while the commands run: write what is large to /var/tmp.",
+        ),
+        FailureKind::DiskFull | FailureKind::Command if says_so || failure.kind == FailureKind::DiskFull => {
+            let message = format!("{}, and nothing of it was left: {}", room::FULL, failure.message);
+            Failure { message, ..Failure::new(FailureKind::DiskFull, "") }.help(room::HELP)
+        }
+        _ => failure,
     }
-    Failure::new(
-        FailureKind::DiskFull,
-        "the host's disk is full: the image was not unpacked, and nothing of it was left",
-    )
-    .help("Make room below /var/lib/nspawn-agent on the host, or remove images that nothing needs.")
 }
 
 async fn fill(context: &Context, image: &Image, incoming: &Incoming) -> Result<Assigned, Failure> {
@@ -92,18 +114,16 @@ async fn fill(context: &Context, image: &Image, incoming: &Incoming) -> Result<A
         .help("The tarball must hold usr, etc and so on at its top, not within a folder."));
     }
     customize(context, image, incoming).await?;
-    let digest = match digest_known(image) {
-        Some(digest) => digest,
-        None => digest(&installed(image, &root)?, image, ""),
-    };
     let clearing = || format!("clear the identity of the image {}", image.name);
     identity::clear(&tree).doing(clearing)?;
     let os = identity::os(&tree).doing(clearing)?;
-    let size_bytes = off_thread(root, |root| {
+    let made = image.clone();
+    let (digest, size_bytes) = off_thread(root, move |root| {
         let size = super::tree::clean_and_measure(&root)
             .doing(|| format!("remove device nodes from {}", root.display()))?;
         super::tree::sync(&root).doing(|| format!("bring {} to the disk", root.display()))?;
-        Ok(size)
+        let digest = digest_known(&made).map_or_else(|| digest_made(&made, &root), Ok)?;
+        Ok((digest, size))
     })
     .await?;
     context.progress(format!(
@@ -143,8 +163,9 @@ async fn debootstrap(context: &Context, recipe: &Debootstrap, root: &Path) -> Re
     }
     context.progress(format!("debootstrap {} begins", recipe.suite));
     // It mounts within the tree, and leaves dpkg running when only its shell is killed.
-    let mut program =
-        Program::contained("debootstrap").arg(format!("--variant={}", recipe.variant));
+    let mut program = Program::contained("debootstrap")
+        .through_proxy()
+        .arg(format!("--variant={}", recipe.variant));
     // Without the suite's keyring it would only warn, and take what anybody on the way sends. debootstrap(8)
     program = program.arg("--force-check-gpg");
     for (option, values) in [
@@ -157,6 +178,9 @@ async fn debootstrap(context: &Context, recipe: &Debootstrap, root: &Path) -> Re
     }
     let program = program.arg(&recipe.suite).arg(root).args(&recipe.mirror);
     program.run(context).await.map(drop).map_err(|failure| {
+        if failure.kind != FailureKind::Command {
+            return failure;
+        }
         let log = fs::read(root.join("debootstrap/debootstrap.log")).unwrap_or_default();
         let last = crate::command::tail(&log);
         Failure::new(failure.kind, format!("{}\n{last}", failure.message))
@@ -188,9 +212,9 @@ fn missing_keyrings(suite: &str) -> Vec<&'static str> {
     missing.map(|(_, package)| *package).collect()
 }
 
-/// What debootstrap and the commands installed, to tell this build from another of the same recipe.
-fn installed(image: &Image, root: &Path) -> Result<Vec<u8>, Failure> {
-    let mut content = serde_json::to_vec(&image.source).unwrap_or_default();
+/// What debootstrap installed, to tell this build from another of the same recipe.
+fn installed(recipe: &Debootstrap, root: &Path) -> Result<Vec<u8>, Failure> {
+    let mut content = serde_json::to_vec(recipe).unwrap_or_default();
     content.extend(files::read(&root.join("var/lib/dpkg/status"))?.unwrap_or_default());
     Ok(content)
 }
@@ -203,6 +227,7 @@ async fn customize(context: &Context, image: &Image, incoming: &Incoming) -> Res
         // Killed alone, systemd-nspawn leaves what runs within. A scope would be asked for by the number that a
         // process has in the namespace.
         let run = Program::contained("systemd-nspawn")
+            .through_proxy()
             // As process 1 it would tell the kernel's log what is wrong, and nobody here.
             .env("SYSTEMD_LOG_TARGET", "console")
             .args([
@@ -219,6 +244,8 @@ async fn customize(context: &Context, image: &Image, incoming: &Incoming) -> Res
                 "--link-journal=no",
             ])
             .args(["--setenv=DEBIAN_FRONTEND=noninteractive"])
+            // With the value of its own: it may hold a password. systemd-nspawn(1)
+            .args(proxy::variables().map(|(name, _)| format!("--setenv={name}")))
             .arg(format!("--machine={machine}"))
             .arg("--directory")
             .arg(incoming.root())
@@ -228,21 +255,41 @@ async fn customize(context: &Context, image: &Image, incoming: &Incoming) -> Res
             .run(context)
             .await;
         let cleared = container::clear_after_nspawn(&machine, &incoming.root());
-        run.map_err(|failure| {
-            let complaint = failure
-                .message
-                .split_once(" failed: ")
-                .map_or(failure.message.as_str(), |(_, tail)| tail);
-            let message = format!(
-                "command {} of customize failed in the image {}: {complaint}",
-                index + 1,
-                image.name
-            );
-            Failure::new(failure.kind, message).at("customize")
-        })?;
+        run.map_err(|failure| of_command(failure, index + 1, image, line))?;
         cleared?;
     }
     Ok(())
+}
+
+fn of_command(failure: Failure, number: usize, image: &Image, line: &str) -> Failure {
+    let complaint = match failure.message.split_once(" failed: ") {
+        Some((_, tail)) => without_command(tail, line),
+        None => failure.message,
+    };
+    let message = format!(
+        "command {number} of customize failed in the image {}: {complaint}",
+        image.name
+    );
+    Failure { message, ..failure }.at("customize")
+}
+
+/// Where sh is bash, it repeats the line that it doesn't understand, and the word: commands may hold secrets.
+fn without_command(complaint: &str, command: &str) -> String {
+    let commands = command
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
+    let lines = complaint.lines().filter(|line| {
+        !commands.clone().any(|command| {
+            line.split_once('`')
+                .is_some_and(|(_, shown)| shown.trim_start().starts_with(command))
+        })
+    });
+    let lines = lines.map(|line| match line.split_once("unexpected token") {
+        Some((before, _)) => format!("{before}unexpected token"),
+        None => line.to_owned(),
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
@@ -264,25 +311,19 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_called_that() {
-        for (kind, text, found) in [
-            (
-                FailureKind::Command,
-                "tar failed: ./x: Cannot write: No space left on device",
-                FailureKind::DiskFull,
-            ),
-            (
-                FailureKind::DiskFull,
-                "could not write x",
-                FailureKind::DiskFull,
-            ),
-            (
-                FailureKind::Digest,
-                "x has another sum",
-                FailureKind::Digest,
-            ),
+    fn a_full_disk_is_called_that_and_a_full_tmp_is_not() {
+        use FailureKind::{Command, Digest, DiskFull};
+        let full = "tar failed: ./x: Cannot write: No space left on device";
+        for (kind, text, is_full, found) in [
+            (Command, full, true, DiskFull),
+            (Command, full, false, Command),
+            (Command, "tar failed: it is damaged", true, Command),
+            (DiskFull, "could not write x", false, DiskFull),
+            (Digest, "x has another sum", true, Digest),
         ] {
-            assert_eq!(explain_full_disk(Failure::new(kind, text)).kind, found);
+            let explained = explain_full_disk(Failure::new(kind, text), is_full);
+            assert_eq!(explained.kind, found);
+            assert!(explained.message.contains(text), "{explained}");
         }
     }
 
@@ -291,9 +332,41 @@ mod tests {
         let plain = digest_known(&image(None)).unwrap();
         assert_eq!(plain, format!("sha256:{}", "a".repeat(64)));
         assert_eq!(digest_known(&image(Some(&[]))).unwrap(), plain);
-        let one = digest_known(&image(Some(&["ab", "c"]))).unwrap();
-        let other = digest_known(&image(Some(&["a", "bc"]))).unwrap();
-        assert_ne!(one, other);
+        let made = |commands: &[&str], file: &str| {
+            let root = tempfile::tempdir().unwrap();
+            fs::write(root.path().join("file"), file).unwrap();
+            digest_made(&image(Some(commands)), root.path()).unwrap()
+        };
+        let one = made(&["ab", "c"], "x");
+        assert_eq!(one, made(&["ab", "c"], "x"));
+        assert_ne!(one, made(&["a", "bc"], "x"));
         assert_eq!(one.len(), plain.len());
+    }
+
+    #[test]
+    fn what_the_same_commands_made_otherwise_is_another_tree() {
+        let customised = image(Some(&["apt-get upgrade"]));
+        assert_eq!(digest_known(&customised), None);
+        let root = tempfile::tempdir().unwrap();
+        let digest = |contents| {
+            fs::write(root.path().join("file"), contents).unwrap();
+            digest_made(&customised, root.path()).unwrap()
+        };
+        assert_ne!(digest("today"), digest("tomorrow"));
+    }
+
+    #[test]
+    fn what_failed_does_not_repeat_the_command() {
+        let command = "echo 'a'\n curl -u me:secret)";
+        let complaint = "/bin/sh: eval: line 2: syntax error near unexpected token `me:secret)'\n\
+                         /bin/sh: eval: line 2: ` curl -u me:secret)'\nother";
+        let shown = without_command(complaint, command);
+        assert_eq!(
+            shown,
+            "/bin/sh: eval: line 2: syntax error near unexpected token\nother"
+        );
+        let late = Failure::new(FailureKind::Timeout, "the time is up").help("Raise it.");
+        let told = of_command(late, 1, &image(None), command);
+        assert_eq!(told.help.as_deref(), Some("Raise it."));
     }
 }

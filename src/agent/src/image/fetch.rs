@@ -25,6 +25,9 @@ use crate::{
     command, context::Context, failure::Context as _, host::packages, system::netlink::hexadecimal,
 };
 
+/// What ca-certificates makes.
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
 /// How often progress is told.
 const INTERVAL: Duration = Duration::from_secs(2);
 
@@ -44,7 +47,7 @@ pub async fn fetch(context: &Context, tarball: &Tarball, to: &Path) -> Result<()
             shown(url)
         }
     };
-    let found = sink.finish()?;
+    let found = sink.finish();
     if found == tarball.sha256 {
         return Ok(());
     }
@@ -103,13 +106,10 @@ impl<'a> Sink<'a> {
             .progress(format!("tarball: {megabytes} MB after {seconds:.1} s"));
     }
 
-    fn finish(self) -> Result<String, Failure> {
+    /// It need not be on the disk: it is unpacked at once, and goes.
+    fn finish(self) -> String {
         self.tell();
-        let path = self.path;
-        self.file
-            .sync_data()
-            .doing(|| format!("write {}", path.display()))?;
-        Ok(hexadecimal(&self.hash.finalize()))
+        hexadecimal(&self.hash.finalize())
     }
 }
 
@@ -154,7 +154,18 @@ async fn download(context: &Context, url: &str, sink: &mut Sink<'_>) -> Result<(
     }
     let deed = || format!("fetch {}", shown(url));
     let mut child = downloader(context, url).await?;
-    let complaint = drain(context, &mut child, sink).await?;
+    let drained = drain(context, &mut child, sink).await;
+    let complaint = drained.map_err(|failure| match failure.kind {
+        FailureKind::Timeout | FailureKind::Cancelled => {
+            let message = format!(
+                "could not {} beyond {} bytes: {failure}",
+                deed(),
+                sink.bytes
+            );
+            Failure { message, ..failure }
+        }
+        _ => failure,
+    })?;
     let status = context
         .within(async { child.wait().await.doing(deed) })
         .await?;
@@ -212,13 +223,16 @@ fn without_secrets(text: &str) -> String {
 }
 
 fn without_secret(word: &str) -> Cow<'_, str> {
+    let end = if word.ends_with('\n') { '\n' } else { ' ' };
     let Some((scheme, rest)) = word.split_once("://") else {
-        return word.into();
+        return match word.split_once('?') {
+            Some((path, query)) if !query.trim().is_empty() => format!("{path}{end}").into(),
+            _ => word.into(),
+        };
     };
     let authority = rest.split('/').next().unwrap_or_default();
     let behind_user = authority.rfind('@').map_or(0, |at| at + 1);
     let rest = rest.get(behind_user..).unwrap_or_default().trim_end();
-    let end = if word.ends_with('\n') { '\n' } else { ' ' };
     format!("{scheme}://{}{end}", shown(rest)).into()
 }
 
@@ -226,6 +240,8 @@ fn without_secret(word: &str) -> Cow<'_, str> {
 /// The url goes to their stdin: every user of the host sees arguments, and it may be signed.
 async fn downloader(context: &Context, url: &str) -> Result<Child, Failure> {
     let curl = [
+        // The first: root's .curlrc could tell too much, such as the url with its query. curl(1)
+        "--disable",
         "--fail",
         "--globoff",
         "--silent",
@@ -233,14 +249,34 @@ async fn downloader(context: &Context, url: &str) -> Result<Child, Failure> {
         "--location",
         "--proto",
         "=http,https",
+        "--connect-timeout",
+        "30",
+        // A server that sends nothing for a minute.
+        "--speed-limit",
+        "1",
+        "--speed-time",
+        "60",
         "--config",
         "-",
     ];
-    let wget = ["--no-verbose", "--output-document=-", "--input-file=-"];
+    let wget = [
+        "--no-config",
+        "--no-verbose",
+        "--timeout=60",
+        "--tries=3",
+        "--output-document=-",
+        "--input-file=-",
+    ];
     let config = format!(
         "url = \"{}\"\n",
         url.replace('\\', "\\\\").replace('"', "\\\"")
     );
+    if url.starts_with("https://") && !Path::new(CERTIFICATES).exists() {
+        // The administrator's own may lie elsewhere: the downloader says what it lacks.
+        if let Err(failure) = packages::ensure(context, &["ca-certificates"]).await {
+            context.progress(format!("certificates may be missing: {failure}"));
+        }
+    }
     if let Ok(child) = spawn("curl", &curl, &config).await {
         return Ok(child);
     }
@@ -311,6 +347,7 @@ mod tests {
                 "led to https://cdn.example/x and\nhttp://h ",
             ),
             ("'HTTPS://u:p?w@h/x?y=z/a@b':\n", "'HTTPS://h/x\n"),
+            ("GET /x?sig=c HTTP/1.1\nwhy? so", "GET /x HTTP/1.1\nwhy? so"),
         ] {
             assert_eq!(without_secrets(text), shown);
         }

@@ -8,6 +8,7 @@ use std::{
 
 use protocol::Failure;
 use rustix::fs::{FlockOperation, flock};
+use tokio::runtime::Handle;
 
 use super::tree;
 use crate::{container, discarded, failure::Context as _, lock, store::Inventory, system::files};
@@ -22,7 +23,8 @@ const ROOT: &str = "root";
 #[derive(Debug)]
 pub struct Incoming {
     folder: PathBuf,
-    _lock: File,
+    /// None once it is removed.
+    lock: Option<File>,
 }
 
 impl Incoming {
@@ -49,7 +51,7 @@ impl Incoming {
         fs::create_dir(folder.join(ROOT)).doing(deed)?;
         Ok(Self {
             folder,
-            _lock: lock,
+            lock: Some(lock),
         })
     }
 
@@ -72,10 +74,12 @@ impl Incoming {
     /// Puts the tree at its place, unless a whole one is there: one that is recorded. The host's lock is held by
     /// the caller, and what is surplus is only set aside.
     pub fn put_in_place(self, digest: &str, inventory: &Inventory) -> Result<(), Failure> {
-        self.put_within(&tree::trees(), digest, inventory)
+        self.put_within(&tree::trees(), digest, inventory)?;
+        self.remove();
+        Ok(())
     }
 
-    fn put_within(self, trees: &Path, digest: &str, inventory: &Inventory) -> Result<(), Failure> {
+    fn put_within(&self, trees: &Path, digest: &str, inventory: &Inventory) -> Result<(), Failure> {
         let name = tree::name_of(digest);
         let to = trees.join(name);
         if tree::needed(inventory).contains(name) && to.is_dir() {
@@ -86,13 +90,33 @@ impl Incoming {
         // Its record comes next, and may be on another disk.
         files::sync_folder(trees)
     }
+
+    /// Removes it, which may take its time.
+    pub fn remove(mut self) {
+        if let Some(lock) = self.lock.take() {
+            remove(&self.folder, lock);
+        }
+    }
 }
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        // What can't be removed now is swept by the next change.
-        let _ = files::remove_tree(&self.folder);
+        let Some(lock) = self.lock.take() else {
+            return;
+        };
+        let folder = std::mem::take(&mut self.folder);
+        // The one thread that answers requests has no time for it.
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || remove(&folder, lock))),
+            Err(_) => remove(&folder, lock),
+        }
     }
+}
+
+/// What can't be removed now is swept by the next change, as it is once nobody has the lock.
+fn remove(folder: &Path, lock: File) {
+    let _ = files::remove_tree(folder);
+    drop(lock);
 }
 
 fn machine(folder: &str) -> String {
@@ -157,6 +181,19 @@ mod tests {
         assert_eq!(files::names(&trees).unwrap().len(), 2);
         drop((first, second));
         assert_eq!(files::names(&trees).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn what_is_dropped_is_removed_beside_the_agents_thread() {
+        let top = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let incoming = Incoming::within(top.path()).unwrap();
+        runtime.unwrap().block_on(async {
+            drop(incoming);
+            while fs::read_dir(top.path()).unwrap().count() > 0 {
+                tokio::task::yield_now().await;
+            }
+        });
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! `nspawn_image`: a tree that containers share, kept by its digest.
 
 mod build;
+mod content;
 mod fetch;
 mod identity;
 mod incoming;
+mod room;
 pub mod tree;
 mod unpack;
 
@@ -149,6 +151,11 @@ impl Object for Image {
         Ok((Some(incoming), assigned))
     }
 
+    /// The tree of another image may have gone with it: one that is just renamed has one of the same content.
+    fn is_prepared(&self, (incoming, assigned): &Self::Prepared) -> bool {
+        incoming.is_some() || tree::folder(&assigned.digest).is_dir()
+    }
+
     async fn admit(
         &self,
         _context: &Context,
@@ -158,14 +165,6 @@ impl Object for Image {
     ) -> Result<Assigned, Failure> {
         if let Some(incoming) = incoming {
             incoming.put_in_place(&assigned.digest, inventory)?;
-        } else if !tree::folder(&assigned.digest).is_dir() {
-            return Err(Failure::new(
-                protocol::FailureKind::Busy,
-                format!(
-                    "the tree of the image {} was removed by another change just now",
-                    self.name
-                ),
-            ));
         }
         Ok(assigned)
     }

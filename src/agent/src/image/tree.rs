@@ -83,6 +83,14 @@ pub async fn clear_away(context: &Context) {
     }
 }
 
+/// Removes what builds have left that ended after their host was removed.
+pub fn clear_half_made() -> Result<(), Failure> {
+    let trees = trees();
+    incoming::sweep(&trees)?;
+    discarded::clear_abandoned_in(&trees)?;
+    remove_empty_folders()
+}
+
 /// Removes those of the agent's folders that nothing is in.
 pub fn remove_empty_folders() -> Result<(), Failure> {
     let state = Path::new(STATE_FOLDER);

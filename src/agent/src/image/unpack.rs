@@ -52,6 +52,8 @@ pub async fn unpack(context: &Context, tarball: &Path, into: &Path) -> Result<()
     let packing = Packing::of(&start);
     packages::ensure(context, packing.packages()).await?;
     let run = Program::new("tar")
+        // A file may ask for 4 GB to be unpacked. xz(1)
+        .env("XZ_DEFAULTS", "--memlimit-decompress=1GiB")
         .arg("--extract")
         .args(packing.option())
         .arg("--file")

@@ -61,15 +61,20 @@ pub async fn put<O: Object>(
     let previous = permitted(context, &desired, &asked).await?;
     require_host(context, &desired)?;
     in_force::admit(context, &desired.key())?;
-    let prepared = desired
-        .prepare(context, previous.as_ref(), &asked.secrets)
-        .await?;
+    let begun = loop {
+        let prepared = desired
+            .prepare(context, previous.as_ref(), &asked.secrets)
+            .await?;
+        if let Some(begun) = begin(context, desired.clone(), &asked, prepared).await? {
+            break begun;
+        }
+    };
     let Begun {
         stored,
         is_new,
         takes_over,
         made,
-    } = begin(context, desired, &asked, prepared).await?;
+    } = begun;
     let may_go = is_new && !O::KEPT_WHEN_CREATE_FAILS;
     let is_to_go = may_go && made.is_ok();
     let made = match made {
@@ -110,14 +115,18 @@ pub async fn put<O: Object>(
     }
 }
 
-/// All of a change that needs the lock. A create that fails here is taken back before anybody else can build on it.
+/// All of a change that needs the lock; none when it has to be prepared anew. A create that fails here is taken back
+/// before anybody else can build on it.
 async fn begin<O: Object>(
     context: &Context,
     desired: O,
     asked: &Asked,
     prepared: O::Prepared,
-) -> Result<Begun<O>, Failure> {
+) -> Result<Option<Begun<O>>, Failure> {
     let _lock = take_turn(context).await?;
+    if !desired.is_prepared(&prepared) {
+        return Ok(None);
+    }
     // It may have changed hands while this waited, and the host may be gone or another agent's.
     let takes_over = in_force::admit(context, &desired.key())?;
     require_host(context, &desired)?;
@@ -147,12 +156,12 @@ async fn begin<O: Object>(
         }
         made => made,
     };
-    Ok(Begun {
+    Ok(Some(Begun {
         stored,
         is_new,
         takes_over,
         made,
-    })
+    }))
 }
 
 /// What is there and becomes what is asked for; what can't is removed.

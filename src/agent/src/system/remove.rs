@@ -5,7 +5,7 @@
 //! guest has ended.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
@@ -14,19 +14,22 @@ use std::{
 use rustix::{
     fs::{self, AtFlags, Dir, FileType, IFlags, Mode, OFlags},
     io::Errno,
+    ioctl::{Getter, Opcode, Setter, ioctl, opcode},
     path::Arg,
 };
+
+use super::mounts;
 
 /// Removes a file or a folder with all that is in it; fine when it isn't there.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::other("it names no file"));
     };
-    let parent = match fs::open(parent, FOLDER, Mode::empty()) {
+    let parent = match fs::open(parent, PLACE, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(()),
         other => other?,
     };
-    let top = match fs::openat(&parent, name, FOLDER, Mode::empty()) {
+    let top = match open(&parent, name) {
         Ok(top) => top,
         Err(Errno::NOENT) => return Ok(()),
         // A file, or a link, which isn't followed.
@@ -35,21 +38,31 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
         }
         Err(error) => return Err(error.into()),
     };
-    empty(&top)?;
+    empty(&top, None, &mut 0)?;
     unlink(&parent, name, AtFlags::REMOVEDIR)
 }
 
-const FOLDER: OFlags = OFlags::RDONLY
+/// A folder of ours, which the administrator may have linked to another place.
+const PLACE: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
+
+const FOLDER: OFlags = PLACE.union(OFlags::NOFOLLOW);
+
+/// Opens a folder to empty it. What is mounted on it is somebody else's.
+fn open(parent: &OwnedFd, name: impl Arg) -> Result<OwnedFd, Errno> {
+    let folder = fs::openat(parent, name, FOLDER, Mode::empty())?;
+    if mounts::is_mount_root(&folder, c"", AtFlags::EMPTY_PATH) {
+        return Err(Errno::BUSY);
+    }
+    Ok(folder)
+}
 
 /// How many folders of one folder are known at once: a guest may have made millions of them.
 const FOLDERS_AT_ONCE: usize = 10_000;
 
-/// Removes everything in a folder.
-fn empty(top: &OwnedFd) -> io::Result<()> {
-    let mut moved = 0_u64;
+/// Removes everything in a folder; `above` is the one that a subvolume is in which this is.
+fn empty(top: &OwnedFd, above: Option<&OwnedFd>, moved: &mut u64) -> io::Result<()> {
     loop {
         let mut folders = Vec::new();
         remove_files(top, |name| folders.push(name))?;
@@ -57,10 +70,22 @@ fn empty(top: &OwnedFd) -> io::Result<()> {
             return Ok(());
         }
         for name in folders {
-            let folder = fs::openat(top, &name, FOLDER, Mode::empty())?;
+            let folder = open(top, &name)?;
             remove_files(&folder, |_| {})?;
-            while move_one_up(&folder, top, &mut moved)? {}
-            unlink(top, &name, AtFlags::REMOVEDIR)?;
+            match move_all_up(&folder, top, moved) {
+                Ok(()) => unlink(top, &name, AtFlags::REMOVEDIR)?,
+                // Out of a subvolume of btrfs nothing can be moved but other subvolumes: those that are nested
+                // come beside each other.
+                Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                    if let Some(above) = above {
+                        move_to(top, &name, above, moved)?;
+                    } else {
+                        empty(&folder, Some(top), moved)?;
+                        unlink(top, &name, AtFlags::REMOVEDIR)?;
+                    }
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
 }
@@ -95,7 +120,7 @@ fn remove_files(folder: &OwnedFd, mut found: impl FnMut(CString)) -> io::Result<
     }
 }
 
-fn is_folder(folder: &OwnedFd, known: FileType, name: &std::ffi::CStr) -> io::Result<bool> {
+fn is_folder(folder: &OwnedFd, known: FileType, name: &CStr) -> io::Result<bool> {
     let kind = match known {
         FileType::Unknown => {
             let found = fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -106,23 +131,36 @@ fn is_folder(folder: &OwnedFd, known: FileType, name: &std::ffi::CStr) -> io::Re
     Ok(kind == FileType::Directory)
 }
 
-/// Moves the folders of a folder to the top; tells whether there were any.
-fn move_one_up(from: &OwnedFd, top: &OwnedFd, moved: &mut u64) -> io::Result<bool> {
-    let mut names = Vec::new();
-    remove_files(from, |name| names.push(name))?;
-    for name in &names {
-        loop {
-            *moved += 1;
-            let to = format!(".nspawn-agent-{moved}");
-            match rename_to_new(from, name, top, &to) {
-                Ok(()) => break,
-                // The guest has a folder of that name.
-                Err(Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
+/// Removes the empty ones of a folder's folders, and moves the others to the top.
+fn move_all_up(from: &OwnedFd, top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
+    loop {
+        let mut names = Vec::new();
+        remove_files(from, |name| names.push(name))?;
+        if names.is_empty() {
+            return Ok(());
+        }
+        for name in &names {
+            // What stands for a subvolume in a snapshot of what it is in can be removed, and not be moved.
+            match unlink(from, name, AtFlags::REMOVEDIR) {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                    move_to(from, name, top, moved)?;
+                }
+                removed => removed?,
             }
         }
     }
-    Ok(!names.is_empty())
+}
+
+/// Moves a folder to the top, under a name that nothing has.
+fn move_to(from: impl AsFd, name: &CStr, top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
+    loop {
+        *moved += 1;
+        match rename_to_new(&from, name, top, &format!(".nspawn-agent-{moved}")) {
+            // The guest has a folder of that name.
+            Err(Errno::EXIST) => {}
+            renamed => return Ok(renamed?),
+        }
+    }
 }
 
 /// Moves something to a path where nothing is; EEXIST otherwise. Unlike a plain rename it replaces no empty folder.
@@ -130,11 +168,11 @@ pub fn move_to_new(from: &Path, to: &Path) -> Result<(), Errno> {
     let (Some(parent), Some(name)) = (from.parent(), from.file_name()) else {
         return Err(Errno::INVAL);
     };
-    let parent = fs::open(parent, FOLDER, Mode::empty())?;
+    let parent = fs::open(parent, PLACE, Mode::empty())?;
     rename_to_new(&parent, name, fs::CWD, to)
 }
 
-/// The same within open folders. A guest without private users may have made it immutable.
+/// The same within open folders. A guest without private users may have made it immutable; any, a read-only snapshot.
 fn rename_to_new(
     from: impl AsFd,
     name: impl Arg + Copy,
@@ -143,8 +181,8 @@ fn rename_to_new(
 ) -> Result<(), Errno> {
     let (from, to) = (from.as_fd(), to.as_fd());
     match rename_noreplace(from, name, to, new) {
-        Err(Errno::PERM) => {
-            make_mutable(from, name).map_err(|_| Errno::PERM)?;
+        Err(error @ (Errno::PERM | Errno::ROFS)) => {
+            make_mutable(from, name).map_err(|_| error)?;
             rename_noreplace(from, name, to, new)
         }
         renamed => renamed,
@@ -167,11 +205,11 @@ fn rename_noreplace(
     }
 }
 
-/// A guest without private users may have made its files immutable. chattr(1)
+/// A guest without private users may have made its files immutable; any, a read-only snapshot. chattr(1), ioctl_btrfs(2)
 fn unlink(folder: &OwnedFd, name: impl Arg + Copy, flags: AtFlags) -> io::Result<()> {
     fault::point(|| "before: remove an entry of a tree");
     match fs::unlinkat(folder, name, flags) {
-        Err(Errno::PERM) => {
+        Err(Errno::PERM | Errno::ROFS) => {
             make_mutable(folder.as_fd(), name)?;
             Ok(fs::unlinkat(folder, name, flags)?)
         }
@@ -199,6 +237,8 @@ fn make_mutable(folder: BorrowedFd<'_>, name: impl Arg) -> io::Result<()> {
 }
 
 fn clear_flags(file: &OwnedFd) -> io::Result<()> {
+    // Anything but a subvolume of btrfs refuses, and isn't read-only by itself.
+    let _ = make_writable(file);
     let fixed = IFlags::IMMUTABLE | IFlags::APPEND;
     let flags = fs::ioctl_getflags(file)?;
     if flags.intersects(fixed) {
@@ -207,89 +247,25 @@ fn clear_flags(file: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use std::{fs as std_fs, os::unix::fs::symlink};
+/// BTRFS_IOC_SUBVOL_GETFLAGS and BTRFS_IOC_SUBVOL_SETFLAGS. ioctl_btrfs(2)
+const GET_FLAGS: Opcode = opcode::read::<u64>(0x94, 25);
+const SET_FLAGS: Opcode = opcode::write::<u64>(0x94, 26);
 
-    use super::*;
+/// BTRFS_SUBVOL_RDONLY
+const READ_ONLY: u64 = 1 << 1;
 
-    /// Deeper than the stack is high and than files may be open.
-    const DEEP: usize = 5_000;
-
-    #[test]
-    fn a_tree_deeper_than_files_may_be_open_goes() {
-        let top = tempfile::tempdir().unwrap();
-        let tree = top.path().join("tree");
-        std_fs::create_dir(&tree).unwrap();
-        let mut folder = fs::open(&tree, FOLDER, Mode::empty()).unwrap();
-        for level in 0..DEEP {
-            for name in ["d", "e"] {
-                if name == "d" || level % 100 == 0 {
-                    fs::mkdirat(&folder, name, Mode::from_raw_mode(0o700)).unwrap();
-                }
-            }
-            folder = fs::openat(&folder, "d", FOLDER, Mode::empty()).unwrap();
+/// Makes a snapshot writable that was made read-only.
+#[allow(unsafe_code, reason = "rustix has no function for this ioctl")]
+fn make_writable(subvolume: &OwnedFd) -> Result<(), Errno> {
+    // SAFETY: both ioctls take a pointer to these 64 bits, and keep it no longer.
+    unsafe {
+        let flags = ioctl(subvolume, Getter::<GET_FLAGS, u64>::new())?;
+        if flags & READ_ONLY != 0 {
+            ioctl(subvolume, Setter::<SET_FLAGS, u64>::new(flags & !READ_ONLY))?;
         }
-        drop(folder);
-        // The guest may know how folders are called that are moved up.
-        std_fs::create_dir_all(tree.join(".nspawn-agent-1/.nspawn-agent-2")).unwrap();
-        std_fs::write(tree.join(".nspawn-agent-1/.nspawn-agent-2/file"), "x").unwrap();
-        remove_tree(&tree).unwrap();
-        assert!(!tree.exists());
     }
-
-    #[test]
-    fn of_many_folders_a_part_is_known_at_once() {
-        let top = tempfile::tempdir().unwrap();
-        let tree = top.path().join("tree");
-        for number in 0..=FOLDERS_AT_ONCE {
-            std_fs::create_dir_all(tree.join(format!("a/{number}"))).unwrap();
-        }
-        std_fs::write(tree.join("a/file"), "x").unwrap();
-        let folder = fs::open(tree.join("a"), FOLDER, Mode::empty()).unwrap();
-        let mut known = 0;
-        remove_files(&folder, |_| known += 1).unwrap();
-        assert_eq!(known, FOLDERS_AT_ONCE);
-        remove_tree(&tree).unwrap();
-        assert!(!tree.exists());
-    }
-
-    #[test]
-    fn links_are_removed_and_not_followed() {
-        let top = tempfile::tempdir().unwrap();
-        let path = |path: &str| top.path().join(path);
-        std_fs::create_dir_all(path("outside/folder")).unwrap();
-        std_fs::write(path("outside/file"), "x").unwrap();
-        std_fs::create_dir_all(path("tree/a/b")).unwrap();
-        symlink(path("outside"), path("tree/a/link")).unwrap();
-        symlink(path("outside/folder"), path("tree/link")).unwrap();
-        symlink(path("outside"), path("link")).unwrap();
-        for tree in ["tree", "link", "never", "never/there"] {
-            remove_tree(&path(tree)).unwrap();
-            assert!(std_fs::symlink_metadata(path(tree)).is_err(), "{tree}");
-        }
-        assert!(path("outside/file").exists() && path("outside/folder").exists());
-    }
-
-    #[test]
-    fn what_the_guest_made_immutable_goes() {
-        let top = tempfile::tempdir().unwrap();
-        let tree = top.path().join("tree");
-        std_fs::create_dir_all(tree.join("a/b")).unwrap();
-        std_fs::write(tree.join("a/file"), "x").unwrap();
-        for fixed in ["a/file", "a/b", "a", ""] {
-            let file = fs::open(tree.join(fixed), OFlags::RDONLY, Mode::empty()).unwrap();
-            let set = fs::ioctl_setflags(&file, IFlags::IMMUTABLE);
-            if set.is_err() {
-                // This file system has no such flag, so no guest can set it either.
-                return;
-            }
-        }
-        let aside = top.path().join("aside");
-        move_to_new(&tree, &aside).unwrap();
-        std_fs::create_dir(&tree).unwrap();
-        assert_eq!(move_to_new(&tree, &aside), Err(Errno::EXIST));
-        remove_tree(&aside).unwrap();
-        assert!(!aside.exists() && tree.exists());
-    }
+    Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,8 @@ impl Kept for Thing {
 }
 
 impl Object for Thing {
-    type Prepared = ();
+    /// Whether it is still there.
+    type Prepared = bool;
     const KEPT_WHEN_CREATE_FAILS: bool = false;
 
     fn key(&self) -> ObjectKey {
@@ -40,8 +41,12 @@ impl Object for Thing {
         _: &Context,
         _: Option<&Stored<Self>>,
         _: &ContainerSecrets,
-    ) -> Result<(), Failure> {
-        Ok(())
+    ) -> Result<bool, Failure> {
+        Ok(true)
+    }
+
+    fn is_prepared(&self, prepared: &bool) -> bool {
+        *prepared
     }
 
     async fn admit(
@@ -49,7 +54,7 @@ impl Object for Thing {
         _: &Context,
         _: &Inventory,
         _: Option<&Stored<Self>>,
-        (): (),
+        _: bool,
     ) -> Result<(), Failure> {
         Ok(())
     }
@@ -87,7 +92,9 @@ async fn it_is_taken_back_before_anybody_else_gets_the_lock() {
             intent: Intent::Create,
             secrets: ContainerSecrets::default(),
         };
-        let begun = begin(&context, Thing, &asked, ()).await.unwrap();
+        let begun = begin(&context, Thing, &asked, false).await.unwrap();
+        assert!(begun.is_none() && !context.store.folder().exists());
+        let begun = begin(&context, Thing, &asked, true).await.unwrap().unwrap();
         assert!(begun.made.is_err() && begun.is_new);
         assert!(context.store.get::<Thing>("thing").unwrap().is_none());
     })

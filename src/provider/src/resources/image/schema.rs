@@ -27,7 +27,7 @@ tfplugin::model! {
         debootstrap: Attr<Debootstrap> => optional(),
         /// Unpack the image from a tarball: tar, plain or packed with gzip, xz or zstd. A change builds the new tree beside the former one.
         tarball: Attr<Tarball> => optional(),
-        /// Shell commands that are run inside the new tree, once, in this order. A change builds the tree anew.
+        /// Shell commands that are run inside the new tree, once, in this order. A change builds the tree anew. So does a replacement (`-replace`), for what they fetch may be newer by then.
         customize: Attr<Vec<String>> => optional().validate(commands),
         /// How long each operation may take.
         timeouts: Attr<Timeouts> => optional(),
