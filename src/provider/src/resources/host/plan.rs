@@ -28,7 +28,24 @@ impl HostResource {
             &plan.config,
             plan.private.uplink_configured,
         );
+        if let Some(prior) = &plan.prior {
+            keep_absent_addresses(prior, &mut plan.planned);
+        }
         lifecycle::register(self, plan).map(|_| ())
+    }
+}
+
+/// That a server has no address of a family is a fact, too: a `count` may hang on it. One that it gets later is seen
+/// by the next read.
+fn keep_absent_addresses(prior: &Host, planned: &mut Host) {
+    if !prior.machine_id.is_known() {
+        return;
+    }
+    if prior.ipv4_address.is_null() {
+        planned.ipv4_address = Attr::Null;
+    }
+    if prior.ipv6_address.is_null() {
+        planned.ipv6_address = Attr::Null;
     }
 }
 
@@ -97,6 +114,28 @@ mod tests {
             let prior = prior.map(with);
             let found = turns_isolation_off(prior.as_ref(), &with(planned));
             assert_eq!(found, told, "{prior:?} {planned}");
+        }
+    }
+
+    #[test]
+    fn a_server_without_an_address_stays_so_in_an_update() {
+        let read = Host {
+            machine_id: "0123456789abcdef0123456789abcdef".into(),
+            ipv4_address: "203.0.113.1".into(),
+            ..planned()
+        };
+        let never_read = Host {
+            machine_id: Attr::Null,
+            ..read.clone()
+        };
+        for (prior, absent) in [(&read, true), (&never_read, false)] {
+            let mut planned = Host {
+                ipv6_address: Attr::Unknown,
+                ..prior.clone()
+            };
+            keep_absent_addresses(prior, &mut planned);
+            assert_eq!(planned.ipv6_address.is_null(), absent);
+            assert_eq!(planned.ipv4_address, prior.ipv4_address);
         }
     }
 
