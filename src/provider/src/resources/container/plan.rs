@@ -57,6 +57,10 @@ impl ContainerResource {
             destroyable(prior)?;
         }
         let label = Self::label(&plan.planned);
+        // The second half of `-replace=…` or of replace_triggered_by, which the first half doesn't tell of.
+        if plan.is_create() && plan.private.protected {
+            return Err(is_protected(&label));
+        }
         if let Some(prior) = plan.prior.as_ref().filter(|_| !plan.is_replace()) {
             let restart = restarts(prior, &plan.planned);
             settle_status(prior, &mut plan.planned, !restart.is_empty());
@@ -146,13 +150,16 @@ pub(super) fn destroyable(prior: &Container) -> Result<(), Diagnostics> {
     if prior.delete_protection != Attr::Known(true) {
         return Ok(());
     }
-    let label = ContainerResource::label(prior);
-    Err(Diagnostics::error_at(
+    Err(is_protected(&ContainerResource::label(prior)))
+}
+
+fn is_protected(label: &str) -> Diagnostics {
+    Diagnostics::error_at(
         path!("delete_protection"),
         format!("The {label} is protected"),
         "Its delete_protection is true, so that it can be neither destroyed nor replaced. Set delete_protection = false and apply that first. \
                  If it is tainted because its creation failed, run `terraform untaint` before.",
-    ))
+    )
 }
 
 #[cfg(test)]
