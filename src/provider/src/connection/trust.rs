@@ -62,7 +62,7 @@ impl<'a> Trust<'a> {
         Ok(Self {
             hop,
             known: all.lookup(&hop.address, hop.port),
-            checking: credentials.host_key_checking,
+            checking: credentials.checking(),
             file,
         })
     }
