@@ -31,7 +31,7 @@ fn what_can_be_known_from_the_text_fails_in_the_plan() -> Result<()> {
     let image = configuration::image(Guest::Debian)?;
     let container = |more: &str| configuration::container("web", more);
     let terraform = lab.terraform("")?;
-    let cases: [(String, &[&str]); 18] = [
+    let cases: [(String, &[&str]); 19] = [
         (configuration::address("a", "203.0.113", "web"), &["address", "\"203.0.113\" is not an address"]),
         (configuration::address("a", "203.0.113.2/24", "web"), &["address", "203.0.113.0/24"]),
         (configuration::address("a", "127.0.0.1", "web"), &["address", "loopback"]),
@@ -58,6 +58,11 @@ fn what_can_be_known_from_the_text_fails_in_the_plan() -> Result<()> {
             format!("resource \"nspawn_image\" \"i\" {{\n host = nspawn_host.vps1\n name = \"i\"\n tarball = {{ path = \"/nowhere.tar\", sha256 = \"{}\" }}\n}}\n", "0".repeat(64)),
             &["path", "/nowhere.tar"],
         ),
+        // Known in the plan only.
+        (
+            format!("variable \"place\" {{\n default = \"https://debian.example/a.tar\"\n}}\nresource \"nspawn_image\" \"i\" {{\n host = nspawn_host.vps1\n name = \"i\"\n tarball = {{ url = var.place, path = var.place, sha256 = \"{}\" }}\n}}\n", "0".repeat(64)),
+            &["tarball.url", "tarball.path", "exactly one"],
+        ),
         (
             {
                 let tarball = Guest::Debian.tarball()?;
@@ -70,6 +75,15 @@ fn what_can_be_known_from_the_text_fails_in_the_plan() -> Result<()> {
         terraform.configure(&(host.clone() + &text))?;
         assert_says(&terraform.plan_fails()?, words)?;
     }
+
+    // In validation, all of a variable is unknown.
+    let one_of_two = image.replace(
+        "tarball = {",
+        "debootstrap = var.build ? { suite = \"trixie\" } : null\n  tarball = var.build ? null : {",
+    );
+    let build = "variable \"build\" {\n default = false\n}\n";
+    terraform.configure(&(host + build + &one_of_two))?;
+    terraform.plan()?;
     Ok(())
 }
 

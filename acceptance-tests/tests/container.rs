@@ -285,12 +285,17 @@ fn protected(site: &Shared) -> Result<()> {
         "  delete_protection = true",
     ))?;
     terraform.apply()?;
-    let refused = terraform.run(&["destroy", "-auto-approve", "-input=false"])?;
-    ensure!(
-        !refused.success() && refused.stderr.contains("delete_protection"),
-        "{}",
-        refused.stderr
-    );
+    for command in [
+        &["destroy", "-auto-approve", "-input=false"][..],
+        &["plan", "-input=false", "-replace=nspawn_container.web"],
+    ] {
+        let refused = terraform.run(command)?;
+        ensure!(
+            !refused.success() && refused.stderr.contains("delete_protection"),
+            "{command:?}: {}",
+            refused.stderr
+        );
+    }
     ensure!(lab.vps1().guest("web", "echo alive")?.trim() == "alive");
     reconfigure(site, "").map(drop)
 }

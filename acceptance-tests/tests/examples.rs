@@ -171,6 +171,14 @@ fn hetzner_without_an_account() -> Result<()> {
         "{attached}"
     );
     lab.ping("203.0.113.40")?;
+    // Host, image, containers and addresses go and come with the server; the floating addresses move to it.
+    let replaced = terraform.run(&["plan", "-input=false", "-replace=hcloud_server.server"])?;
+    ensure!(
+        replaced
+            .checked()?
+            .contains("7 to add, 2 to change, 7 to destroy"),
+        "not all that is on the server is replaced with it"
+    );
     terraform.destroy()?;
     Ok(())
 }

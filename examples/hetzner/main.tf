@@ -52,9 +52,15 @@ resource "hcloud_floating_ip" "web" {
   server_id = hcloud_server.server.id
 }
 
+# All that is on the server goes and comes with it: without replace_triggered_by, Terraform would take
+# a server that it replaces for one that has moved to a new address.
 resource "nspawn_host" "server" {
   address  = hcloud_server.server.ipv4_address
   host_key = trimspace(tls_private_key.server.public_key_openssh)
+
+  lifecycle {
+    replace_triggered_by = [hcloud_server.server.id]
+  }
 }
 
 resource "nspawn_image" "debian" {
@@ -64,6 +70,10 @@ resource "nspawn_image" "debian" {
   debootstrap = {
     suite   = "trixie"
     include = ["systemd", "systemd-sysv", "dbus", "iproute2", "openssh-server"]
+  }
+
+  lifecycle {
+    replace_triggered_by = [hcloud_server.server.id]
   }
 }
 
@@ -76,6 +86,10 @@ resource "nspawn_container" "web" {
 
   ssh_authorized_keys = [var.ssh_public_key]
   memory              = "1G"
+
+  lifecycle {
+    replace_triggered_by = [hcloud_server.server.id]
+  }
 }
 
 variable "live" {
@@ -89,6 +103,10 @@ resource "nspawn_public_address" "ipv4" {
   host      = nspawn_host.server
   address   = hcloud_floating_ip.web["ipv4"].ip_address
   container = nspawn_container.web[var.live].name
+
+  lifecycle {
+    replace_triggered_by = [hcloud_server.server.id]
+  }
 }
 
 # A floating IPv6 is a /64, routed to the server: its first addresses can go to several containers.
@@ -97,6 +115,10 @@ resource "nspawn_public_address" "ipv6" {
   address   = cidrhost(hcloud_floating_ip.web["ipv6"].ip_network, 1)
   container = nspawn_container.web[var.live].name
   proxy     = false
+
+  lifecycle {
+    replace_triggered_by = [hcloud_server.server.id]
+  }
 }
 
 output "web" {

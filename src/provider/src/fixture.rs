@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use protocol::{
-    desired::Host,
+    desired::{Host, Image, ImageSource, Tarball, TarballLocation},
     name::OwnerToken,
-    observed::{Facts, Snapshot},
+    observed::{Facts, ImageState, Observed, Owner, Snapshot},
 };
 use tfplugin::Attr;
 
@@ -49,6 +49,32 @@ pub fn facts() -> Facts {
         ssh_peer: Some("198.51.100.2".parse().unwrap()),
         idmapped_overlay: true,
         agent_version: "0.1.0".into(),
+    }
+}
+
+/// An image there, as whoever has made it has claimed it.
+pub fn image(name: &str, digest: &str) -> Observed<Image, ImageState> {
+    Observed {
+        desired: Image {
+            name: name.parse().unwrap(),
+            source: ImageSource::Tarball(Tarball {
+                location: TarballLocation::Path("a".into()),
+                sha256: "0".repeat(64),
+            }),
+            customize: None,
+            timeouts: None,
+        },
+        owner: Owner {
+            token: token('b'),
+            claimed: true,
+            holder: None,
+        },
+        state: ImageState {
+            digest: digest.into(),
+            os: String::new(),
+            size_bytes: 0,
+        },
+        drift: vec![],
     }
 }
 

@@ -9,7 +9,7 @@ use tfplugin::{
 };
 
 use crate::{
-    connection::{Credentials, HostKeyChecking, Pool},
+    connection::{Credentials, HostKeyChecking, KNOWN_HOSTS_FILE, Pool},
     hosts::Hosts,
     random::{self, RandomError},
     resources::{
@@ -96,7 +96,8 @@ impl Provider for Nspawn {
     }
 }
 
-/// The block's values, where it is silent the environment's. What isn't known yet at plan time is left out.
+/// The block's values, where it is silent the environment's. What isn't known yet at plan time is left out, and named
+/// by the errors that this may lead to.
 fn credentials(
     config: &Config,
     environment: impl Fn(&str) -> Option<String>,
@@ -104,6 +105,7 @@ fn credentials(
     let mut given = Given {
         environment,
         problems: Diagnostics::new(),
+        unknown: Vec::new(),
     };
     let key = exposed(&config.private_key);
     let passphrase = exposed(&config.passphrase);
@@ -135,7 +137,7 @@ fn credentials(
             .unwrap_or(defaults.agent),
         known_hosts_file: given.file(
             &config.known_hosts_file,
-            "known_hosts_file",
+            KNOWN_HOSTS_FILE,
             "NSPAWN_SSH_KNOWN_HOSTS_FILE",
         ),
         ssh_config_file: given.file(
@@ -156,13 +158,17 @@ fn credentials(
         ..defaults
     };
     given.problems.into_result()?;
-    Ok(credentials)
+    Ok(Credentials {
+        unknown: given.unknown,
+        ..credentials
+    })
 }
 
 /// Where settings come from, and what was wrong with them.
 struct Given<E> {
     environment: E,
     problems: Diagnostics,
+    unknown: Vec<&'static str>,
 }
 
 impl<E: Fn(&str) -> Option<String>> Given<E> {
@@ -170,9 +176,12 @@ impl<E: Fn(&str) -> Option<String>> Given<E> {
     fn get<T: FromStr<Err: Display>>(
         &mut self,
         value: Attr<T>,
-        attribute: &str,
+        attribute: &'static str,
         variable: &str,
     ) -> Option<T> {
+        if value.is_unknown() {
+            self.unknown.push(attribute);
+        }
         if !value.is_null() {
             return value.into_known();
         }
@@ -187,7 +196,12 @@ impl<E: Fn(&str) -> Option<String>> Given<E> {
             .ok()
     }
 
-    fn file(&mut self, value: &Attr<String>, attribute: &str, variable: &str) -> Option<PathBuf> {
+    fn file(
+        &mut self,
+        value: &Attr<String>,
+        attribute: &'static str,
+        variable: &str,
+    ) -> Option<PathBuf> {
         let path = self.get(value.clone(), attribute, variable)?;
         // What reads the file tells its path.
         if !path.contains(['\n', '\r']) && !path.contains("-----BEGIN") {
@@ -285,6 +299,7 @@ mod tests {
             credentials.passphrase, None,
             "not known yet is not the environment's"
         );
+        assert_eq!(credentials.unknown, ["passphrase"]);
         assert_eq!(credentials.connect_timeout, Duration::from_secs(3));
         assert_eq!(credentials.keepalive_interval, Duration::from_secs(3));
         assert_eq!(credentials.host_key_checking, HostKeyChecking::AcceptNew);

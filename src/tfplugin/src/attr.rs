@@ -30,9 +30,20 @@ impl<T> Attr<T> {
         matches!(self, Self::Known(_))
     }
 
-    /// Whether it is set, known or not: what `conflicts with` and `exactly one of` ask.
+    /// Whether it is set, known or not. What isn't known yet may come to be null: an either/or of two
+    /// attributes asks [`Self::both_or_neither`] and [`Self::just_one`], which say nothing of that.
     pub fn is_set(&self) -> bool {
         !self.is_null()
+    }
+
+    /// Whether it is certain that both are set or that neither is: what `exactly one of` refuses.
+    pub fn both_or_neither<U>(&self, other: &Attr<U>) -> bool {
+        (self.is_known() && other.is_known()) || (self.is_null() && other.is_null())
+    }
+
+    /// Whether it is certain that one of them is set and the other isn't: what `both or neither` refuses.
+    pub fn just_one<U>(&self, other: &Attr<U>) -> bool {
+        (self.is_known() && other.is_null()) || (self.is_null() && other.is_known())
     }
 
     /// The value, when it is known.

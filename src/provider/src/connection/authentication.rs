@@ -12,7 +12,7 @@ use ssh2::ErrorCode;
 
 use super::{
     credentials::{Credentials, expand_home},
-    error::{ConnectionError, ConnectionErrorKind},
+    error::{ConnectionError, ConnectionErrorKind, REFRESH_USES_THE_STATE},
     host_key::PublicKey,
     session::{Ssh, StepError},
     ssh_agent,
@@ -263,7 +263,7 @@ impl Attempt<'_> {
             format!("the server took no key for the user {user:?}; tried: {tried}; the server allows: {allowed}"),
         )
         .help(format!(
-            "Add the public key to ~{user}/.ssh/authorized_keys on the host, or set `private_key`, `private_key_file` or `agent` in the provider block (NSPAWN_SSH_PRIVATE_KEY, NSPAWN_SSH_PRIVATE_KEY_FILE, NSPAWN_SSH_AGENT)."
+            "Add the public key to ~{user}/.ssh/authorized_keys on the host, or set `private_key`, `private_key_file` or `agent` in the provider block (NSPAWN_SSH_PRIVATE_KEY, NSPAWN_SSH_PRIVATE_KEY_FILE, NSPAWN_SSH_AGENT).\n{REFRESH_USES_THE_STATE}"
         ))
     }
 }

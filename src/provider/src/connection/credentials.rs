@@ -9,6 +9,8 @@ use std::{
 
 use protocol::secret::Secret;
 
+use super::error::{ConnectionError, ConnectionErrorKind};
+
 /// What the keys of unknown hosts get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum HostKeyChecking {
@@ -35,6 +37,9 @@ impl FromStr for HostKeyChecking {
         }
     }
 }
+
+/// Of the provider block: the file that new host keys go to.
+pub const KNOWN_HOSTS_FILE: &str = "known_hosts_file";
 
 /// With what to reach a host.
 #[derive(Debug, Clone)]
@@ -64,6 +69,43 @@ pub struct Credentials {
     /// How long a host may be silent before it is asked whether it is there; three times that long
     /// ends the connection.
     pub keepalive_interval: Duration,
+    /// Settings of the provider block that this plan doesn't know yet: they are left out.
+    pub unknown: Vec<&'static str>,
+}
+
+impl Credentials {
+    /// What becomes of unknown host keys: they are taken down in the file that the user has named, or nowhere.
+    pub(super) fn checking(&self) -> HostKeyChecking {
+        if self.unknown.contains(&KNOWN_HOSTS_FILE) {
+            return HostKeyChecking::Strict;
+        }
+        self.host_key_checking
+    }
+
+    /// Names the settings that were left out, beside an error that they may be the cause of.
+    pub(super) fn explain(&self, mut error: ConnectionError) -> ConnectionError {
+        use ConnectionErrorKind as Kind;
+        let may_be_the_cause = matches!(
+            error.kind,
+            Kind::HostKeyUnknown
+                | Kind::HostKeyChanged
+                | Kind::Credentials
+                | Kind::AuthenticationRefused
+                | Kind::UnknownName
+                | Kind::Unreachable
+        );
+        if may_be_the_cause && !self.unknown.is_empty() {
+            let note = format!(
+                "Of the provider block, this plan doesn't know yet, and leaves out: {}. Make first what that comes from: terraform apply -target=ADDRESS",
+                self.unknown.join(", ")
+            );
+            error.help = Some(match error.help {
+                Some(help) => format!("{note}\n{help}"),
+                None => note,
+            });
+        }
+        error
+    }
 }
 
 impl Default for Credentials {
@@ -81,6 +123,7 @@ impl Default for Credentials {
             host_key_checking: HostKeyChecking::Strict,
             connect_timeout: Duration::from_secs(10),
             keepalive_interval: Duration::from_secs(15),
+            unknown: Vec::new(),
         }
     }
 }

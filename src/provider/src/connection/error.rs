@@ -54,7 +54,13 @@ impl ConnectionErrorKind {
 }
 
 /// What to do when an address leads to another machine than before.
-pub const MACHINE_REPLACED: &str = "Correct the address. If the machine was replaced by a new one, its objects are gone: take them out of the state with `terraform state rm`, and apply again.";
+pub const MACHINE_REPLACED: &str = "Correct the address. If the machine was replaced by a new one, what was on it is gone: take the nspawn_host and all resources on it out of the state (terraform state list, then terraform state rm ADDRESS…), and apply again. Where Terraform itself replaces the server, write lifecycle { replace_triggered_by = [hcloud_server.x.id] }, or what its resource is, into all of them beforehand.";
+
+/// What to do when nobody answers.
+pub(super) const GONE: &str = "If the server is gone for good, take the nspawn_host and all resources on it out of the state (terraform state list, then terraform state rm ADDRESS…).";
+
+/// A refresh, and so a plan, knows of the state alone.
+pub(super) const REFRESH_USES_THE_STATE: &str = "A refresh reaches a host as the state says. If that was corrected in the configuration already (user, port, host_key, bastion), run: terraform apply -refresh=false";
 
 /// Why a host could not be spoken to: what was being done, on which host, what happened, what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use super::{
     embedded::Agent,
-    error::{ConnectionError, ConnectionErrorKind},
+    error::{ConnectionError, ConnectionErrorKind, REFRESH_USES_THE_STATE},
     target::DEFAULT_USER,
 };
 
@@ -88,7 +88,7 @@ pub(super) fn refusal(host: &str, reason: &str, stderr: &str) -> ConnectionError
     let error = |kind, text: String| ConnectionError::new(kind, host, DOING, text);
     match word {
         "root" => error(Sudo, format!("the agent needs root, but runs as {rest:?}"))
-            .help("Use user = \"root\", or a user who may become root through sudo."),
+            .help(format!("Use user = \"root\", or a user who may become root through sudo. {REFRESH_USES_THE_STATE}")),
         "architecture" => error(
             Architecture,
             format!("the host's architecture is {rest}, and this provider carries no agent for it"),
@@ -120,7 +120,7 @@ pub(super) fn early_end(
     let noise = shown(output);
     let error = |kind, reason: String| ConnectionError::new(kind, host, DOING, reason);
     let sudoers = format!(
-        "Let the user become root without a password; as root on the host run: echo '{user} ALL=(ALL:ALL) NOPASSWD: ALL' > /etc/sudoers.d/{user} && chmod 0440 /etc/sudoers.d/{user}"
+        "Let the user become root without a password; as root on the host run: echo '{user} ALL=(ALL:ALL) NOPASSWD: ALL' > /etc/sudoers.d/{user} && chmod 0440 /etc/sudoers.d/{user}\n{REFRESH_USES_THE_STATE}"
     );
     let has = |words: &[&str]| words.iter().any(|word| stderr.contains(word));
     if has(&[
@@ -147,8 +147,9 @@ pub(super) fn early_end(
         "'sudo': No such file",
         "sudo: No such file",
     ]) {
-        return error(ConnectionErrorKind::Sudo, "the host has no sudo".to_owned())
-            .help("Install it (apt install sudo), or use user = \"root\".");
+        return error(ConnectionErrorKind::Sudo, "the host has no sudo".to_owned()).help(format!(
+            "Install it (apt install sudo), or use user = \"root\". {REFRESH_USES_THE_STATE}"
+        ));
     }
     if has(&[FOLDER]) {
         return error(
@@ -269,7 +270,12 @@ mod tests {
         ] {
             let error = early_end("admin@vps:22", "admin", 1, b"no shell for you", stderr);
             assert_eq!(error.kind, kind, "{stderr}");
-            assert!(error.help.unwrap().contains(help), "{stderr}");
+            let told = error.help.unwrap();
+            assert!(told.contains(help), "{stderr}");
+            // As whom to log in is what a refresh takes from the state.
+            if kind == Sudo && !help.contains("tty") {
+                assert!(told.contains("-refresh=false"), "{told}");
+            }
         }
         let error = early_end("h", "u", 1, b"This account is currently not available.", "");
         assert!(error.reason.contains("not available"), "{error}");

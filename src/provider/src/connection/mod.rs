@@ -36,7 +36,7 @@ mod wire;
 mod worker;
 
 pub use call::{Call, CallError, Progress};
-pub use credentials::{Credentials, HostKeyChecking};
+pub use credentials::{Credentials, HostKeyChecking, KNOWN_HOSTS_FILE};
 pub use error::{ConnectionError, ConnectionErrorKind, MACHINE_REPLACED};
 pub use host::{Host, Welcome};
 pub use pool::Pool;

@@ -16,13 +16,16 @@ use ssh2::Channel;
 
 use super::{
     credentials::Credentials,
-    error::{ConnectionError, ConnectionErrorKind},
+    error::{ConnectionError, ConnectionErrorKind, GONE},
     session::{Also, Ssh, StepError},
     ssh_config::Hop,
 };
 
 /// How much may wait for a slow end before we stop taking more for it. Bytes.
 const BRIDGE_LIMIT: usize = 256 * 1024;
+
+/// A refresh knows of the state alone, and a plan begins with one.
+const MOVED: &str = "If the host has moved to a new address or port, change it in the configuration and run: terraform apply -refresh=false";
 
 /// What a session runs over.
 #[derive(Debug)]
@@ -55,11 +58,13 @@ pub(super) fn connect(hop: &Hop, timeout: Duration) -> Result<Socket, Connection
             format!("connecting to {} port {}", hop.address, hop.port),
             reason,
         )
-        .help("Check that the host is up, and that its firewall lets SSH through. If the host has moved to a new address, change `address` and run: terraform apply -refresh=false")
+        .help(format!(
+            "Check that the host is up, and that its firewall lets SSH through. {MOVED}\n{GONE}"
+        ))
     };
     let addresses = (hop.address.as_str(), hop.port).to_socket_addrs().map_err(|error| ConnectionError {
         kind: ConnectionErrorKind::UnknownName,
-        ..failed(error.to_string()).help("Check the spelling of `address`, and that this machine can look the name up: getent hosts NAME")
+        ..failed(error.to_string()).help(format!("Check the spelling of `address`, and that this machine can look the name up: getent hosts NAME. {MOVED}\n{GONE}"))
     })?;
     let mut reason = "the name has no address".to_owned();
     for address in addresses {
@@ -94,7 +99,7 @@ pub(super) fn connect_through(
             format!("connecting to {} port {} through {through}", hop.address, hop.port),
             reason,
         )
-        .help("Check that the host is up and can be reached from the bastion, and that the bastion forwards connections (AllowTcpForwarding in sshd_config).")
+        .help(format!("Check that the host is up and can be reached from the bastion, and that the bastion forwards connections (AllowTcpForwarding in sshd_config). {MOVED}\n{GONE}"))
     };
     let local = |error: io::Error| failed(ConnectionErrorKind::Unreachable, error.to_string());
     let deadline = Instant::now() + credentials.connect_timeout;

@@ -6,7 +6,7 @@ use texts::known_hosts::{Known, KnownHosts, written_name};
 
 use super::{
     credentials::{Credentials, HostKeyChecking, expand_home},
-    error::{ConnectionError, ConnectionErrorKind},
+    error::{ConnectionError, ConnectionErrorKind, REFRESH_USES_THE_STATE},
     host_key::{HostKey, PublicKey},
     known_hosts,
     ssh_config::Hop,
@@ -62,7 +62,7 @@ impl<'a> Trust<'a> {
         Ok(Self {
             hop,
             known: all.lookup(&hop.address, hop.port),
-            checking: credentials.host_key_checking,
+            checking: credentials.checking(),
             file,
         })
     }
@@ -126,7 +126,7 @@ impl<'a> Trust<'a> {
                 known.join(" or "),
             ),
             format!(
-                "If the host was installed anew, compare the fingerprint on its console (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then run: ssh-keygen -R '{name}' -f {}; or set host_key = \"{}\".",
+                "If the host was installed anew, compare the fingerprint on its console (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then run: ssh-keygen -R '{name}' -f {}; or set host_key = \"{}\".\n{REFRESH_USES_THE_STATE}",
                 self.file.display(),
                 key.fingerprint(),
             ),
@@ -148,7 +148,7 @@ impl<'a> Trust<'a> {
                 key.fingerprint(),
             ),
             format!(
-                "Compare the fingerprint on the host's console (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then set host_key = \"{key}\", or add this line to {}:\n{name} {key}",
+                "Compare the fingerprint on the host's console (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then set host_key = \"{key}\", or add this line to {}:\n{name} {key}\n{REFRESH_USES_THE_STATE}",
                 self.file.display(),
             ),
         )
@@ -191,7 +191,7 @@ pub(super) fn changed_pin(host: &str, pinned: &HostKey, key: &PublicKey) -> Conn
         ),
     )
     .help(format!(
-        "If the host was installed anew, compare the fingerprint on its console (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then set host_key = \"{}\".",
+        "If the host was installed anew, compare the fingerprint on its console (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then set host_key = \"{}\".\n{REFRESH_USES_THE_STATE}",
         key.fingerprint(),
     ))
 }

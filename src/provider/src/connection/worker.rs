@@ -93,7 +93,8 @@ fn start<'a>(
 ) -> Result<(Pump<'a>, PublicKey), ConnectionError> {
     let hops = ssh_config::route(target, credentials)?;
     fault::point(|| "before: log in");
-    let LoggedIn { ssh, server_key } = session::open(&hops, credentials, &shared.wake)?;
+    let LoggedIn { ssh, server_key } = session::open(&hops, credentials, &shared.wake)
+        .map_err(|error| credentials.explain(error))?;
     fault::done(|| "log in");
     let Some(hop) = hops.last() else {
         return Err(failed(&target.to_string(), &StepError::Stopped));

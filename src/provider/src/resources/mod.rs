@@ -90,6 +90,9 @@ pub struct Private {
     pub rolled_back_at: Option<u64>,
     /// Whose an imported object was, until this state's saved token is the host's as well.
     pub taken_from: Option<OwnerToken>,
+    /// Whether nspawn_container's `delete_protection` is on: of a replacement that the user asks for, a plan sees the
+    /// second half alone, which has no former attributes.
+    pub protected: bool,
     /// Of a plan alone: whether it looked at the host first, so that what is in the state was there and its own.
     pub refreshed: bool,
     /// Of a plan alone: the object that this was read of, when Terraform has not said which one is replaced.

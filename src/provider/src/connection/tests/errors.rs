@@ -5,7 +5,10 @@ use std::{env::consts::ARCH, fs, os::unix::fs::symlink, sync::atomic::Ordering, 
 use protocol::message::Answer;
 
 use super::{
-    super::{ConnectionError, ConnectionErrorKind, Credentials, Target, embedded::Agent},
+    super::{
+        ConnectionError, ConnectionErrorKind, Credentials, HostKeyChecking, KNOWN_HOSTS_FILE,
+        Target, embedded::Agent,
+    },
     server::{Server, Wire, ask, hex_digest, make_program, until},
 };
 
@@ -262,4 +265,35 @@ async fn a_name_without_an_address_is_not_waited_for_as_a_booting_host_is() {
     let error = pool.new_connection(&target).await.unwrap_err();
     assert_eq!(error.kind, ConnectionErrorKind::UnknownName);
     assert!(error.help.unwrap().contains("spelling"));
+}
+
+#[tokio::test]
+async fn no_file_stands_in_for_one_that_is_not_known_yet() {
+    let server = Server::new();
+    let credentials = Credentials {
+        host_key_checking: HostKeyChecking::AcceptNew,
+        private_key: None,
+        unknown: vec![KNOWN_HOSTS_FILE, "private_key"],
+        ..server.credentials()
+    };
+    let pool = server.pool(credentials);
+    let target = Target {
+        host_key: None,
+        ..server.target()
+    };
+    for (target, kind) in [
+        (target, ConnectionErrorKind::HostKeyUnknown),
+        (server.target(), ConnectionErrorKind::AuthenticationRefused),
+    ] {
+        let error = pool.get(&target, None).await.unwrap_err();
+        assert_eq!(error.kind, kind);
+        let help = error.help.unwrap();
+        for part in [
+            "leaves out: known_hosts_file, private_key",
+            "-refresh=false",
+        ] {
+            assert!(help.contains(part), "{help}");
+        }
+    }
+    assert!(!server.path("known_hosts").exists());
 }

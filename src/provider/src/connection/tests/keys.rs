@@ -81,6 +81,7 @@ async fn another_key_than_the_pinned_one_is_refused_with_both_fingerprints() {
         assert_eq!(error.kind, ConnectionErrorKind::HostKeyChanged);
         assert!(error.reason.contains(&shown), "{error}");
         assert!(error.reason.matches("SHA256:").count() == 2, "{error}");
+        assert!(error.help.unwrap().contains("-refresh=false"));
     }
     // The pin of a live connection counts as well.
     let pool = server.pool(server.credentials());
@@ -148,6 +149,7 @@ async fn unknown_changed_and_revoked_keys_are_refused() {
         let error = connect(&server, &target, credentials).await.unwrap_err();
         assert_eq!(error.kind, ConnectionErrorKind::HostKeyChanged);
         assert!(error.reason.contains(&other.fingerprint()), "{error}");
+        assert!(error.help.as_ref().unwrap().contains("-refresh=false"));
         assert!(error.reason.contains(&key.fingerprint()), "{error}");
     }
 

@@ -412,12 +412,9 @@ async fn a_host_that_is_still_booting_is_waited_for() {
     booting.join().unwrap();
     let error = pool.new_connection(&target).await.unwrap_err();
     assert_eq!(error.kind, ConnectionErrorKind::Unreachable);
+    let help = error.help.as_ref().unwrap();
     assert!(
-        error
-            .help
-            .as_ref()
-            .unwrap()
-            .contains("terraform apply -refresh=false"),
+        help.contains("terraform apply -refresh=false") && help.contains("terraform state rm"),
         "{error:?}"
     );
 

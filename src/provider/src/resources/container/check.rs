@@ -94,7 +94,6 @@ pub(super) fn check_host(
 
 #[cfg(test)]
 mod tests {
-    use protocol::observed::{ImageState, Observed, Owner};
     use tfplugin::Attr;
 
     use super::*;
@@ -102,28 +101,7 @@ mod tests {
 
     fn with_image(digest: &str) -> Snapshot {
         let mut snapshot = fixture::snapshot();
-        let image = Observed {
-            desired: protocol::desired::Image {
-                name: "debian".parse().unwrap(),
-                source: protocol::desired::ImageSource::Tarball(protocol::desired::Tarball {
-                    location: protocol::desired::TarballLocation::Path("a".into()),
-                    sha256: "0".repeat(64),
-                }),
-                customize: None,
-                timeouts: None,
-            },
-            owner: Owner {
-                token: fixture::token('b'),
-                claimed: true,
-                holder: None,
-            },
-            state: ImageState {
-                digest: digest.into(),
-                os: String::new(),
-                size_bytes: 0,
-            },
-            drift: vec![],
-        };
+        let image = fixture::image("debian", digest);
         snapshot.images.insert("debian".parse().unwrap(), image);
         snapshot
     }

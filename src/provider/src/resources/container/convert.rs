@@ -138,10 +138,13 @@ impl From<&desired::WaitFor> for WaitFor {
 mod tests {
     use std::collections::BTreeMap;
 
-    use protocol::observed::{Owner, Status};
+    use protocol::observed::{Object, Owner, Status};
 
     use super::*;
-    use crate::fixture::token;
+    use crate::{
+        fixture::token,
+        resources::{Managed as _, Private, container::ContainerResource},
+    };
 
     fn known<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> Attr<T> {
         Attr::Known(text.parse().unwrap())
@@ -191,6 +194,20 @@ mod tests {
                 uid_base: 524_288,
             },
             drift: vec![],
+        }
+    }
+
+    #[test]
+    fn a_state_says_beside_its_attributes_whether_the_container_is_protected() {
+        let mut private = Private::default();
+        for protected in [true, false] {
+            let container = Container {
+                delete_protection: protected.into(),
+                ..full()
+            };
+            let object = Object::Container(Box::new(observed(&container)));
+            ContainerResource::remember(&mut private, &object);
+            assert_eq!(private.protected, protected);
         }
     }
 

@@ -110,6 +110,12 @@ impl Managed for ContainerResource {
         }
     }
 
+    fn remember(private: &mut Private, object: &Object) {
+        if let Object::Container(container) = object {
+            private.protected = container.desired.delete_protection;
+        }
+    }
+
     fn destroyable(model: &Container) -> Result<(), Diagnostics> {
         plan::destroyable(model)
     }

@@ -14,9 +14,12 @@ use crate::{
     resources::{Managed as _, lifecycle},
 };
 
-/// Checks what single attributes can't.
+/// Checks what single attributes can't, as far as it is known yet.
 pub(super) fn validate(config: &Container, diagnostics: &mut Diagnostics) {
-    if config.root_password_wo.is_set() != config.root_password_wo_version.is_set() {
+    if config
+        .root_password_wo
+        .just_one(&config.root_password_wo_version)
+    {
         diagnostics.add_error_at(
             path!("root_password_wo_version"),
             "Password and version go together",
@@ -28,7 +31,7 @@ pub(super) fn validate(config: &Container, diagnostics: &mut Diagnostics) {
             .get("Exec")
             .is_some_and(|exec| exec.contains_key("ResolvConf"))
     };
-    if config.dns_servers.is_set() && config.nspawn_config.known().is_some_and(own) {
+    if config.dns_servers.is_known() && config.nspawn_config.known().is_some_and(own) {
         diagnostics.add_error_at(
             path!("nspawn_config"),
             "Two ways to set name servers",
@@ -43,6 +46,10 @@ impl ContainerResource {
         plan: &mut Plan<Self>,
         context: &Context,
     ) -> Result<(), Diagnostics> {
+        let mut problems = Diagnostics::new();
+        // What was unknown in validation may be known by now.
+        validate(&plan.config, &mut problems);
+        problems.into_result()?;
         settle(&mut plan.planned, &plan.config);
         if plan.is_replace()
             && let Some(prior) = &plan.prior
@@ -50,6 +57,10 @@ impl ContainerResource {
             destroyable(prior)?;
         }
         let label = Self::label(&plan.planned);
+        // The second half of `-replace=…` or of replace_triggered_by, which the first half doesn't tell of.
+        if plan.is_create() && plan.private.protected {
+            return Err(is_protected(&label));
+        }
         if let Some(prior) = plan.prior.as_ref().filter(|_| !plan.is_replace()) {
             let restart = restarts(prior, &plan.planned);
             settle_status(prior, &mut plan.planned, !restart.is_empty());
@@ -139,13 +150,16 @@ pub(super) fn destroyable(prior: &Container) -> Result<(), Diagnostics> {
     if prior.delete_protection != Attr::Known(true) {
         return Ok(());
     }
-    let label = ContainerResource::label(prior);
-    Err(Diagnostics::error_at(
+    Err(is_protected(&ContainerResource::label(prior)))
+}
+
+fn is_protected(label: &str) -> Diagnostics {
+    Diagnostics::error_at(
         path!("delete_protection"),
         format!("The {label} is protected"),
         "Its delete_protection is true, so that it can be neither destroyed nor replaced. Set delete_protection = false and apply that first. \
                  If it is tainted because its creation failed, run `terraform untaint` before.",
-    ))
+    )
 }
 
 #[cfg(test)]
@@ -264,6 +278,7 @@ mod tests {
         )]);
         for (servers, errors) in [
             (Attr::Null, false),
+            (Attr::Unknown, false),
             (vec!["2001:db8::53".parse().unwrap()].into(), true),
         ] {
             let mut diagnostics = Diagnostics::new();
@@ -284,6 +299,10 @@ mod tests {
             (Attr::Null, Attr::Null, false),
             (password(), 1.into(), false),
             (Attr::Unknown, 1.into(), false),
+            (Attr::Unknown, Attr::Null, false),
+            (Attr::Null, Attr::Unknown, false),
+            (Attr::Unknown, Attr::Unknown, false),
+            (password(), Attr::Unknown, false),
             (password(), Attr::Null, true),
             (Attr::Null, 1.into(), true),
         ] {

@@ -1,5 +1,6 @@
 //! What the plan of an nspawn_host says beside what follows from its attributes.
 
+use protocol::observed::Snapshot;
 use tfplugin::{Attr, Context, Diagnostics, Plan, path};
 
 use super::{Host, HostResource};
@@ -28,7 +29,57 @@ impl HostResource {
             &plan.config,
             plan.private.uplink_configured,
         );
+        if let Some(prior) = &plan.prior {
+            keep_absent_addresses(prior, &mut plan.planned);
+            if plan.is_replace() {
+                self.warn_of_another_bridge(prior, context);
+            }
+        }
         lifecycle::register(self, plan).map(|_| ())
+    }
+
+    /// The bridge is the one attribute that makes a host anew.
+    fn warn_of_another_bridge(&self, prior: &Host, context: &Context) {
+        let snapshot = prior.target().and_then(|target| self.hosts.peek(&target));
+        let Some(standing) = snapshot.and_then(|snapshot| standing_on(&snapshot)) else {
+            return;
+        };
+        context.warn_at(
+            path!("bridge"),
+            format!("The {} can't be made anew while anything stands on it", Self::label(prior)),
+            format!(
+                "Another bridge takes the host away and makes it anew, which it refuses until these are gone: {standing}. \
+                 Unless this plan replaces all of them, too, write into each of their resources: \
+                 lifecycle {{ replace_triggered_by = [nspawn_host.x.bridge] }}"
+            ),
+        );
+    }
+}
+
+/// What keeps a host from being destroyed; none when nothing does.
+fn standing_on(snapshot: &Snapshot) -> Option<String> {
+    let containers = snapshot.containers.keys();
+    let addresses = snapshot.addresses.keys();
+    let images = snapshot.images.keys();
+    let all: Vec<_> = containers
+        .map(|name| format!("container {name}"))
+        .chain(addresses.map(|address| format!("address {address}")))
+        .chain(images.map(|name| format!("image {name}")))
+        .collect();
+    (!all.is_empty()).then(|| all.join(", "))
+}
+
+/// That a server has no address of a family is a fact, too: a `count` may hang on it. One that it gets later is seen
+/// by the next read.
+fn keep_absent_addresses(prior: &Host, planned: &mut Host) {
+    if !prior.machine_id.is_known() {
+        return;
+    }
+    if prior.ipv4_address.is_null() {
+        planned.ipv4_address = Attr::Null;
+    }
+    if prior.ipv6_address.is_null() {
+        planned.ipv6_address = Attr::Null;
     }
 }
 
@@ -55,6 +106,7 @@ fn settle(planned: &mut Host, config: &Host, uplink_was_configured: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixture;
 
     fn planned() -> Host {
         Host {
@@ -98,6 +150,41 @@ mod tests {
             let found = turns_isolation_off(prior.as_ref(), &with(planned));
             assert_eq!(found, told, "{prior:?} {planned}");
         }
+    }
+
+    #[test]
+    fn a_server_without_an_address_stays_so_in_an_update() {
+        let read = Host {
+            machine_id: "0123456789abcdef0123456789abcdef".into(),
+            ipv4_address: "203.0.113.1".into(),
+            ..planned()
+        };
+        let never_read = Host {
+            machine_id: Attr::Null,
+            ..read.clone()
+        };
+        for (prior, absent) in [(&read, true), (&never_read, false)] {
+            let mut planned = Host {
+                ipv6_address: Attr::Unknown,
+                ..prior.clone()
+            };
+            keep_absent_addresses(prior, &mut planned);
+            assert_eq!(planned.ipv6_address.is_null(), absent);
+            assert_eq!(planned.ipv4_address, prior.ipv4_address);
+        }
+    }
+
+    #[test]
+    fn what_keeps_a_host_is_named() {
+        let mut snapshot = fixture::snapshot();
+        assert_eq!(
+            standing_on(&snapshot),
+            None,
+            "others' machines hinder nothing"
+        );
+        let image = fixture::image("debian", "sha256:a");
+        snapshot.images.insert(image.desired.name.clone(), image);
+        assert_eq!(standing_on(&snapshot).as_deref(), Some("image debian"));
     }
 
     #[test]

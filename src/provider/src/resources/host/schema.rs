@@ -36,7 +36,7 @@ tfplugin::model! {
         host_key: Attr<Parsed<HostKey>> => optional().computed().same_when(same_key),
         /// A host to go through.
         bastion: Attr<BastionReference> => optional(),
-        /// Name of the bridge that the guests stand on; it is made, and has no port to the outside.
+        /// Name of the bridge that the guests stand on; it is made, and has no port to the outside. A change makes the host anew, which is refused while images, containers or addresses are on it: have them replaced along with it, by `lifecycle { replace_triggered_by = [nspawn_host.x.bridge] }` in each of their resources.
         bridge: Attr<Parsed<InterfaceName>> => optional().default("br0").replace(),
         /// Interface to the world. Without it, the one of the default route when the host is made; that stays, as long as the interface is there.
         uplink: Attr<Parsed<InterfaceName>> => optional().computed(),

@@ -17,9 +17,9 @@ use crate::{
     resources::{Managed as _, lifecycle},
 };
 
-/// Checks what single attributes can't.
+/// Checks what single attributes can't, as far as it is known yet.
 pub(super) fn validate(config: &Image, diagnostics: &mut Diagnostics) {
-    if config.debootstrap.is_set() == config.tarball.is_set() {
+    if config.debootstrap.both_or_neither(&config.tarball) {
         diagnostics.add_error_at(
             path!("tarball"),
             "One source is needed",
@@ -27,7 +27,7 @@ pub(super) fn validate(config: &Image, diagnostics: &mut Diagnostics) {
         );
     }
     if let Some(tarball) = config.tarball.known()
-        && tarball.url.is_set() == tarball.path.is_set()
+        && tarball.url.both_or_neither(&tarball.path)
     {
         diagnostics.add_error_at(
             path!("tarball", "url"),
@@ -39,6 +39,10 @@ pub(super) fn validate(config: &Image, diagnostics: &mut Diagnostics) {
 
 impl ImageResource {
     pub(super) async fn adjust(&self, plan: &mut Plan<Self>) -> Result<(), Diagnostics> {
+        let mut problems = Diagnostics::new();
+        // What was unknown in validation may be known by now.
+        validate(&plan.config, &mut problems);
+        problems.into_result()?;
         let fresh = plan
             .prior
             .as_ref()
@@ -158,6 +162,10 @@ mod tests {
             (Attr::Null, tarball("https://a".into(), Attr::Null), 0),
             (Attr::Null, tarball(Attr::Null, Attr::Unknown), 0),
             (Attr::Unknown, Attr::Null, 0),
+            (Attr::Unknown, Attr::Unknown, 0),
+            (debootstrap(), Attr::Unknown, 0),
+            (Attr::Unknown, tarball("https://a".into(), Attr::Unknown), 0),
+            (Attr::Null, tarball(Attr::Unknown, Attr::Unknown), 0),
             (Attr::Null, Attr::Null, 1),
             (debootstrap(), tarball("https://a".into(), Attr::Null), 1),
             (Attr::Null, tarball(Attr::Null, Attr::Null), 1),
