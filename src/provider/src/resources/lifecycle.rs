@@ -80,7 +80,14 @@ pub fn register<R: Managed>(
     plan: &mut Plan<R>,
 ) -> Result<Option<(Target, ObjectKey)>, Diagnostics> {
     let planned = &resource.hosts().planned;
-    let (Some(target), Some(key)) = (R::target(&plan.planned), R::key(&plan.planned)) else {
+    let object = R::target(&plan.planned).zip(R::key(&plan.planned));
+    // Only the second half of a replacement has a token.
+    let replaces = plan.private.token.is_some();
+    if plan.is_create() {
+        let handed = std::mem::take(&mut plan.private);
+        plan.private = planned.replaced(R::NAME, object.as_ref(), handed);
+    }
+    let Some((target, key)) = object else {
         return Ok(None);
     };
     let free = match &plan.prior {
@@ -89,8 +96,7 @@ pub fn register<R: Managed>(
             planned.rename(&target, key.clone());
             true
         }
-        // Only the second half of a replacement has a token.
-        None => planned.create(&target, key.clone(), plan.private.token.is_some()),
+        None => planned.create(&target, key.clone(), replaces),
     };
     if !free {
         let label = R::label(&plan.planned);
@@ -103,9 +109,6 @@ pub fn register<R: Managed>(
                 R::IDENTITY
             ),
         ));
-    }
-    if plan.is_create() {
-        plan.private = planned.replaced(&target, &key, std::mem::take(&mut plan.private));
     }
     Ok(Some((target, key)))
 }
@@ -123,13 +126,7 @@ pub async fn read<R: Managed>(
     let label = R::label(&model);
     let doing = format!("Reading {label}");
     let (target, key) = (required_target::<R>(&model)?, required_key::<R>(&model)?);
-    // What was left of a destroy that failed.
-    private = Private {
-        refreshed: false,
-        read_of: None,
-        marks: Marks::default(),
-        ..private.about(&key)
-    };
+    private = private.about(&target, &key);
     let limit = R::LIMITS.with(R::timeouts(&model)).read;
     let snapshot = resource
         .hosts()
@@ -146,6 +143,16 @@ pub async fn read<R: Managed>(
         return Ok(None);
     };
     let found = owner_of(&object);
+    if private.excludes(&key, &found.token) {
+        return Ok(gone_to_another(&label, &target, context));
+    }
+    // What was left of a destroy that failed.
+    private = Private {
+        refreshed: false,
+        read_of: None,
+        marks: Marks::default(),
+        ..private
+    };
     if private.token.is_none() {
         // Killed in the middle of a change, a provider gives no answer, and Terraform keeps the values alone.
         private = Private::taking_over(found, resource.hosts().session())
@@ -166,12 +173,7 @@ pub async fn read<R: Managed>(
             .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
     }
     if standing == Standing::Stranger {
-        context.warn(
-            format!("The {label} on {target} belongs to another state"),
-            "Another Terraform state has made or imported it since. It is gone from this one, as if it had been destroyed; \
-             take it out of the configuration, or take it back with `terraform import`.",
-        );
-        return Ok(None);
+        return Ok(gone_to_another(&label, &target, context));
     }
     if !found.claimed && standing == Standing::Owner {
         resource.hosts().claim(&target, key.clone(), token);
@@ -181,8 +183,22 @@ pub async fn read<R: Managed>(
     R::remember(&mut private, &object);
     R::warn(&label, &object, context);
     let planned = &resource.hosts().planned;
-    planned.read(&target, key, private.clone());
+    planned.read(R::NAME, &target, key, private.clone());
     Ok(Some(State::new(model, private)))
+}
+
+/// No state, for an object that another one has.
+fn gone_to_another<R: Managed>(
+    label: &str,
+    target: &Target,
+    context: &Context,
+) -> Option<State<R>> {
+    context.warn(
+        format!("The {label} on {target} belongs to another state"),
+        "Another Terraform state has made or imported it since. It is gone from this one, as if it had been destroyed; \
+         take it out of the configuration, or take it back with `terraform import`.",
+    );
+    None
 }
 
 /// Removes the object.
@@ -195,7 +211,7 @@ pub async fn delete<R: Managed>(
     R::destroyable(&model)?;
     let (target, key) = (required_target::<R>(&model)?, required_key::<R>(&model)?);
     let doing = format!("Destroying {}", R::label(&model));
-    private = private.about(&key);
+    private = private.about(&target, &key);
     // Without a look before the plan, what has this name now may be anybody's.
     if private.token.is_none() && private.refreshed {
         let lost = find_lost(resource, &target, &key, &private.marks).await;

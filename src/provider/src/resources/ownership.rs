@@ -31,7 +31,7 @@ pub(super) fn owner<R: Managed>(
     })
 }
 
-/// What takes over an object of which the state has lost the token: Terraform plans the replacement of a
+/// What opens an object to a destroy that has no token: Terraform plans the replacement of a
 /// tainted one, and hands nothing of its prior state to the destroy when the new one has another name.
 /// None when there is nothing left to destroy, or only what this very run has made under that name. `read` is what the
 /// plan has seen: whatever has that name since is somebody else's.
@@ -53,10 +53,11 @@ pub(super) async fn find_lost<R: Managed>(
     if !read.contain(key, &found.token) {
         return Err(not_owner(target, key, found).into());
     }
-    let private = Private::taking_over(found, hosts.session());
-    private
-        .map(Some)
-        .map_err(|error| Failure::new(FailureKind::System, error.to_string()).into())
+    // Not taken over: should the destroy fail, the state has this token still, and no other.
+    Ok(Some(Private {
+        token: Some(found.token.clone()),
+        ..Private::default()
+    }))
 }
 
 /// As the agent says it of an object with another token.
