@@ -301,9 +301,11 @@ impl Hosts {
 /// Refuses a machine other than the one that the state knows.
 pub fn same_machine(target: &Target, known: Option<&str>, found: &str) -> Result<(), CallError> {
     match known {
-        Some(known) if known != found => Err(Failure::new(
-            FailureKind::Conflict,
-            format!("{target} leads to a machine with machine-id {found}, but this object is on the one with {known}"),
+        Some(known) if known != found => Err(ConnectionError::new(
+            ConnectionErrorKind::AnotherMachine,
+            target,
+            "comparing machines",
+            format!("the address leads to a machine with machine-id {found}, but this object is on the one with {known}"),
         )
         .help(MACHINE_REPLACED)
         .into()),

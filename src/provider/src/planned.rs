@@ -53,7 +53,7 @@ impl Planned {
         !objects.creates.contains(&object)
     }
 
-    /// Notes the first half of a replacement that gives the object another name.
+    /// Notes the first half of a replacement that gives the object another name or host.
     pub fn rename(&self, target: &Target, key: ObjectKey) {
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         objects.all.insert((target.identity(), key.clone()));
@@ -65,6 +65,16 @@ impl Planned {
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         let of_kind = objects.read.entry(kind).or_default();
         of_kind.insert((target.identity(), key), private);
+    }
+
+    /// Whether this object was read: then this is a plan with a refresh, and no second look in the apply.
+    pub fn has_read(&self, kind: &str, target: &Target, key: &ObjectKey) -> bool {
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let object = (target.identity(), key.clone());
+        objects
+            .read
+            .get(kind)
+            .is_some_and(|of_kind| of_kind.contains_key(&object))
     }
 
     /// What the state holds of the object that one which is to be created replaces, if it does.
@@ -157,6 +167,8 @@ mod tests {
             marks: Marks::of([(&key, &crate::fixture::token('a'))].into_iter()),
             ..other
         };
+        assert!(planned.has_read(HOST, &host("a"), &key));
+        assert!(!planned.has_read(HOST, &host("b"), &key));
         let on_b = replaced(&planned, HOST, "b", &key);
         assert_eq!(on_b, elsewhere, "it may have been on a");
         let unknown = planned.replaced(HOST, None, Private::default());

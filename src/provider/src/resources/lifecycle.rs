@@ -16,11 +16,16 @@ use super::{
     ownership::{find_lost, finish_import, owner, take_over},
 };
 use crate::{
-    connection::Target,
-    failure::{diagnostics, failure_diagnostic},
+    connection::{CallError, ConnectionErrorKind, Target},
+    failure::{Place, diagnostics, failure_diagnostic},
     hosts::{Change, Changed, Fate, same_machine},
     marks::Marks,
 };
+
+/// What to do when the configuration has an object on another machine.
+const NOT_MOVED: &str = "An object stays on its machine, and nothing of it was changed. To have it made anew on the other one and \
+     destroyed where it is, with all that is in it, run: terraform apply -replace=ADDRESS, where ADDRESS is that of this resource. \
+     Otherwise correct host.address.";
 
 /// Changes the object in place.
 pub async fn update<R: Managed>(
@@ -53,9 +58,11 @@ pub async fn update<R: Managed>(
         rolled_back_at: private.rolled_back_at,
     };
     R::accompany(&mut change, Some(&prior), &planned, &config);
+    let is_moved = R::PLACE == Place::Host
+        && R::target(&prior).is_some_and(|from| from.identity() != target.identity());
     let changed = Box::pin(resource.hosts().put(change, context))
         .await
-        .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
+        .map_err(|error| diagnostics(&doing, &elsewhere(error, is_moved), R::PLACE))?;
     private.machine_id = Some(changed.machine_id.clone());
     let Some(failure) = &changed.failure else {
         let model = settled::<R>(&planned, &mut private, &changed, context)?;
@@ -90,8 +97,14 @@ pub fn register<R: Managed>(
     let Some((target, key)) = object else {
         return Ok(None);
     };
+    let moves = goes_to_another_machine(resource, plan, &target);
+    if moves {
+        plan.require_replace(Path::root().then("host"));
+    }
     let free = match &plan.prior {
-        Some(prior) if R::key(prior).as_ref() == Some(&key) => planned.keep(&target, key.clone()),
+        Some(prior) if !moves && R::key(prior).as_ref() == Some(&key) => {
+            planned.keep(&target, key.clone())
+        }
         Some(_) => {
             planned.rename(&target, key.clone());
             true
@@ -111,6 +124,41 @@ pub fn register<R: Managed>(
         ));
     }
     Ok(Some((target, key)))
+}
+
+/// Whether the configuration has the object on a machine other than the one that it was read on: it is made anew there,
+/// and destroyed where it was. Of a host that was not read that isn't known: then the update finds out.
+fn goes_to_another_machine<R: Managed>(resource: &R, plan: &Plan<R>, target: &Target) -> bool {
+    let hosts = resource.hosts();
+    let Some(prior) = &plan.prior else {
+        return false;
+    };
+    let (Some(from), Some(key)) = (R::target(prior), R::key(prior)) else {
+        return false;
+    };
+    // What is planned once more in the apply has to stay what it was.
+    if R::PLACE == Place::Own || !hosts.planned.has_read(R::NAME, &from, &key) {
+        return false;
+    }
+    let there = hosts.peek(target);
+    is_another(plan.private.machine_id.as_deref(), there.as_deref())
+}
+
+fn is_another(known: Option<&str>, there: Option<&Snapshot>) -> bool {
+    let there = there.map(|snapshot| snapshot.facts.machine_id.as_str());
+    known.is_some() && there.is_some() && known != there
+}
+
+/// Says what an object's own change of its host comes to, which the plan couldn't know.
+fn elsewhere(error: CallError, is_moved: bool) -> CallError {
+    match error {
+        CallError::Connection(error)
+            if is_moved && error.kind == ConnectionErrorKind::AnotherMachine =>
+        {
+            error.help(NOT_MOVED).into()
+        }
+        other => other,
+    }
 }
 
 /// Looks at the object. None when it is gone or another state's; an error when its host can't be asked.
@@ -146,8 +194,9 @@ pub async fn read<R: Managed>(
     if private.excludes(&key, &found.token) {
         return Ok(gone_to_another(&label, &target, context));
     }
-    // What was left of a destroy that failed.
+    // What was left of a plan.
     private = Private {
+        protected: false,
         refreshed: false,
         read_of: None,
         marks: Marks::default(),
@@ -342,7 +391,42 @@ fn incomplete<R: Managed>(model: &R::Model, what: &str) -> Diagnostics {
 
 #[cfg(test)]
 mod tests {
+    use tfplugin::path;
+
     use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn only_a_host_that_was_read_is_known_to_be_another_machine() {
+        let there = fixture::snapshot();
+        let same = there.facts.machine_id.as_str();
+        for (known, there, expected) in [
+            (Some("other"), Some(&there), true),
+            (Some(same), Some(&there), false),
+            (None, Some(&there), false),
+            (Some("other"), None, false),
+        ] {
+            assert_eq!(is_another(known, there), expected, "{known:?}");
+        }
+    }
+
+    #[test]
+    fn an_update_that_would_move_an_object_says_how_to_replace_it() {
+        let failed = || same_machine(&Target::new("b"), Some("1"), "2").unwrap_err();
+        let told = |error: CallError| {
+            let told = diagnostics("Changing", &error, Place::Host);
+            let first = told.iter().next().unwrap();
+            (first.attribute.clone(), first.detail.clone())
+        };
+        let (attribute, detail) = told(elsewhere(failed(), true));
+        assert_eq!(attribute, Some(path!("host", "address")));
+        assert!(
+            detail.contains("-replace=") && !detail.contains("state rm"),
+            "{detail}"
+        );
+        let (_, detail) = told(elsewhere(failed(), false));
+        assert!(detail.contains("state rm"), "{detail}");
+    }
 
     #[test]
     fn only_what_is_unknown_is_filled_in() {
