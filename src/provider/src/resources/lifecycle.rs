@@ -1,6 +1,6 @@
 //! Read, update and delete, the same for every object of a host.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use protocol::{
     desired::{ContainerSecrets, ObjectKey},
@@ -13,19 +13,15 @@ use tfplugin::{
 
 use super::{
     Managed, Private, Standing,
+    machine::{elsewhere, goes_to_another_machine},
     ownership::{find_lost, finish_import, owner, take_over},
 };
 use crate::{
-    connection::{CallError, ConnectionErrorKind, Target},
-    failure::{Place, diagnostics, failure_diagnostic},
+    connection::Target,
+    failure::{diagnostics, failure_diagnostic},
     hosts::{Change, Changed, Fate, same_machine},
     marks::Marks,
 };
-
-/// What to do when the configuration has an object on another machine.
-const NOT_MOVED: &str = "An object stays on its machine, and nothing of it was changed. To have it made anew on the other one and \
-     destroyed where it is, with all that is in it, run: terraform apply -replace=ADDRESS, where ADDRESS is that of this resource. \
-     Otherwise correct host.address.";
 
 /// Changes the object in place.
 pub async fn update<R: Managed>(
@@ -42,7 +38,8 @@ pub async fn update<R: Managed>(
     let doing = format!("Changing {}", R::label(&planned));
     let target = required_target::<R>(&planned)?;
     let key = required_key::<R>(&planned)?;
-    finish_import(resource, &target, &key, &mut private)
+    let (begun, limit) = (Instant::now(), R::LIMITS.with(R::timeouts(&planned)).update);
+    finish_import(resource, &target, &key, &mut private, limit)
         .await
         .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
     let mut change = Change {
@@ -51,18 +48,19 @@ pub async fn update<R: Managed>(
         desired: R::desired(&planned, &config)?,
         token: owner::<R>(&prior, &private)?,
         intent: Intent::Update,
-        limit: R::LIMITS.with(R::timeouts(&planned)).update,
+        limit: limit.saturating_sub(begun.elapsed()),
         wait: false,
         secrets: ContainerSecrets::default(),
         upload: None,
         rolled_back_at: private.rolled_back_at,
     };
     R::accompany(&mut change, Some(&prior), &planned, &config);
-    let is_moved = R::PLACE == Place::Host
-        && R::target(&prior).is_some_and(|from| from.identity() != target.identity());
     let changed = Box::pin(resource.hosts().put(change, context))
         .await
-        .map_err(|error| diagnostics(&doing, &elsewhere(error, is_moved), R::PLACE))?;
+        .map_err(|error| {
+            let error = elsewhere::<R>(error, &prior, &target);
+            diagnostics(&doing, &error, R::PLACE)
+        })?;
     private.machine_id = Some(changed.machine_id.clone());
     let Some(failure) = &changed.failure else {
         let model = settled::<R>(&planned, &mut private, &changed, context)?;
@@ -126,41 +124,6 @@ pub fn register<R: Managed>(
     Ok(Some((target, key)))
 }
 
-/// Whether the configuration has the object on a machine other than the one that it was read on: it is made anew there,
-/// and destroyed where it was. Of a host that was not read that isn't known: then the update finds out.
-fn goes_to_another_machine<R: Managed>(resource: &R, plan: &Plan<R>, target: &Target) -> bool {
-    let hosts = resource.hosts();
-    let Some(prior) = &plan.prior else {
-        return false;
-    };
-    let (Some(from), Some(key)) = (R::target(prior), R::key(prior)) else {
-        return false;
-    };
-    // What is planned once more in the apply has to stay what it was.
-    if R::PLACE == Place::Own || !hosts.planned.has_read(R::NAME, &from, &key) {
-        return false;
-    }
-    let there = hosts.peek(target);
-    is_another(plan.private.machine_id.as_deref(), there.as_deref())
-}
-
-fn is_another(known: Option<&str>, there: Option<&Snapshot>) -> bool {
-    let there = there.map(|snapshot| snapshot.facts.machine_id.as_str());
-    known.is_some() && there.is_some() && known != there
-}
-
-/// Says what an object's own change of its host comes to, which the plan couldn't know.
-fn elsewhere(error: CallError, is_moved: bool) -> CallError {
-    match error {
-        CallError::Connection(error)
-            if is_moved && error.kind == ConnectionErrorKind::AnotherMachine =>
-        {
-            error.help(NOT_MOVED).into()
-        }
-        other => other,
-    }
-}
-
 /// Looks at the object. None when it is gone or another state's; an error when its host can't be asked.
 pub async fn read<R: Managed>(
     resource: &R,
@@ -175,7 +138,7 @@ pub async fn read<R: Managed>(
     let doing = format!("Reading {label}");
     let (target, key) = (required_target::<R>(&model)?, required_key::<R>(&model)?);
     private = private.about(&target, &key);
-    let limit = R::LIMITS.with(R::timeouts(&model)).read;
+    let (begun, limit) = (Instant::now(), R::LIMITS.with(R::timeouts(&model)).read);
     let snapshot = resource
         .hosts()
         .snapshot(&target, limit)
@@ -217,7 +180,8 @@ pub async fn read<R: Managed>(
     let saved = private.session.as_ref() != Some(resource.hosts().session());
     let standing = private.standing(&found.token, saved);
     if standing == Standing::Imported {
-        take_over(resource, &target, &key, &mut private)
+        let left = limit.saturating_sub(begun.elapsed());
+        take_over(resource, &target, &key, &mut private, left)
             .await
             .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
     }
@@ -261,19 +225,20 @@ pub async fn delete<R: Managed>(
     let (target, key) = (required_target::<R>(&model)?, required_key::<R>(&model)?);
     let doing = format!("Destroying {}", R::label(&model));
     private = private.about(&target, &key);
+    let (begun, limit) = (Instant::now(), R::LIMITS.with(R::timeouts(&model)).delete);
+    let left = || limit.saturating_sub(begun.elapsed());
     // Without a look before the plan, what has this name now may be anybody's.
     if private.token.is_none() && private.refreshed {
-        let lost = find_lost(resource, &target, &key, &private.marks).await;
+        let lost = find_lost(resource, &target, &key, &private.marks, left()).await;
         match lost.map_err(|error| diagnostics(&doing, &error, R::PLACE))? {
             Some(found) => private = found,
             None => return Ok(()),
         }
     }
-    finish_import(resource, &target, &key, &mut private)
+    finish_import(resource, &target, &key, &mut private, left())
         .await
         .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
     let token = owner::<R>(&model, &private)?;
-    let limit = R::LIMITS.with(R::timeouts(&model)).delete;
     let removed = resource
         .hosts()
         .remove(
@@ -281,7 +246,7 @@ pub async fn delete<R: Managed>(
             private.machine_id.as_deref(),
             key,
             token,
-            limit,
+            left(),
             context,
         )
         .await;
@@ -391,42 +356,7 @@ fn incomplete<R: Managed>(model: &R::Model, what: &str) -> Diagnostics {
 
 #[cfg(test)]
 mod tests {
-    use tfplugin::path;
-
     use super::*;
-    use crate::fixture;
-
-    #[test]
-    fn only_a_host_that_was_read_is_known_to_be_another_machine() {
-        let there = fixture::snapshot();
-        let same = there.facts.machine_id.as_str();
-        for (known, there, expected) in [
-            (Some("other"), Some(&there), true),
-            (Some(same), Some(&there), false),
-            (None, Some(&there), false),
-            (Some("other"), None, false),
-        ] {
-            assert_eq!(is_another(known, there), expected, "{known:?}");
-        }
-    }
-
-    #[test]
-    fn an_update_that_would_move_an_object_says_how_to_replace_it() {
-        let failed = || same_machine(&Target::new("b"), Some("1"), "2").unwrap_err();
-        let told = |error: CallError| {
-            let told = diagnostics("Changing", &error, Place::Host);
-            let first = told.iter().next().unwrap();
-            (first.attribute.clone(), first.detail.clone())
-        };
-        let (attribute, detail) = told(elsewhere(failed(), true));
-        assert_eq!(attribute, Some(path!("host", "address")));
-        assert!(
-            detail.contains("-replace=") && !detail.contains("state rm"),
-            "{detail}"
-        );
-        let (_, detail) = told(elsewhere(failed(), false));
-        assert!(detail.contains("state rm"), "{detail}");
-    }
 
     #[test]
     fn only_what_is_unknown_is_filled_in() {

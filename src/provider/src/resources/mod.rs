@@ -52,6 +52,7 @@ pub mod host;
 pub mod image;
 pub mod import;
 pub mod lifecycle;
+mod machine;
 mod ownership;
 pub mod public_address;
 

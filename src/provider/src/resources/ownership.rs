@@ -1,5 +1,7 @@
 //! By what an object is a state's: its token, how it changes hands, and what to do when it is lost.
 
+use std::time::{Duration, Instant};
+
 use protocol::{
     Failure, FailureKind,
     desired::ObjectKey,
@@ -40,9 +42,10 @@ pub(super) async fn find_lost<R: Managed>(
     target: &Target,
     key: &ObjectKey,
     read: &Marks,
+    limit: Duration,
 ) -> Result<Option<Private>, CallError> {
     let hosts = resource.hosts();
-    let snapshot = hosts.snapshot(target, R::LIMITS.read).await?;
+    let snapshot = hosts.snapshot(target, limit).await?;
     let Some(object) = find(&snapshot, key) else {
         return Ok(None);
     };
@@ -82,16 +85,19 @@ pub(super) async fn finish_import<R: Managed>(
     target: &Target,
     key: &ObjectKey,
     private: &mut Private,
+    limit: Duration,
 ) -> Result<(), CallError> {
     if private.taken_from.is_none() {
         return Ok(());
     }
-    let snapshot = resource.hosts().snapshot(target, R::LIMITS.read).await?;
+    let begun = Instant::now();
+    let snapshot = resource.hosts().snapshot(target, limit).await?;
     let Some(object) = find(&snapshot, key) else {
         return Ok(());
     };
     if private.standing(&owner_of(&object).token, true) == Standing::Imported {
-        take_over(resource, target, key, private).await?;
+        let left = limit.saturating_sub(begun.elapsed());
+        take_over(resource, target, key, private, left).await?;
     }
     Ok(())
 }
@@ -102,10 +108,12 @@ pub(super) async fn take_over<R: Managed>(
     target: &Target,
     key: &ObjectKey,
     private: &mut Private,
+    limit: Duration,
 ) -> Result<(), CallError> {
     if let Some(token) = private.token.clone() {
-        let hosts = resource.hosts();
-        hosts.take_over(target, key.clone(), token).await?;
+        let (hosts, former) = (resource.hosts(), private.taken_from.clone());
+        let taken = hosts.take_over(target, key.clone(), token, former, limit);
+        taken.await?;
         private.taken_from = None;
     }
     Ok(())
