@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use protocol::desired::ObjectKey;
+use protocol::{desired::ObjectKey, name::OwnerToken};
 
 use crate::{
     connection::{Identity, Target},
@@ -26,6 +26,8 @@ struct Objects {
     kept: HashSet<(Identity, ObjectKey)>,
     renamed: HashSet<(Identity, ObjectKey)>,
     all: HashSet<(Identity, ObjectKey)>,
+    /// What is destroyed in this run, and the token that it had.
+    destroyed: HashMap<(Identity, ObjectKey), OwnerToken>,
     /// By the resource's type.
     read: HashMap<&'static str, HashMap<(Identity, ObjectKey), Private>>,
 }
@@ -58,6 +60,19 @@ impl Planned {
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         objects.all.insert((target.identity(), key.clone()));
         objects.renamed.insert((target.identity(), key));
+    }
+
+    /// Notes that an object is being destroyed.
+    pub fn destroy(&self, target: &Target, key: ObjectKey, token: OwnerToken) {
+        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        objects.destroyed.insert((target.identity(), key), token);
+    }
+
+    /// Whether this run destroys the object; `found` is the token that it has, if it is there still.
+    pub fn destroys(&self, target: &Target, key: &ObjectKey, found: Option<&OwnerToken>) -> bool {
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let token = objects.destroyed.get(&(target.identity(), key.clone()));
+        token.is_some_and(|token| found.is_none_or(|found| found == token))
     }
 
     /// Notes what the state holds of an object beside its attributes.
@@ -217,6 +232,24 @@ mod tests {
         assert_eq!(replaced(), handed, "nothing was read under that name");
         planned.read(ADDRESS, &host("a"), key.clone(), Private::default());
         assert_eq!(replaced(), handed, "somebody else has that name");
+    }
+
+    #[test]
+    fn what_this_run_destroys_is_its_own() {
+        let (planned, key, token) = (Planned::default(), ObjectKey::Host, crate::fixture::token);
+        planned.destroy(&host("a"), key.clone(), token('a'));
+        for (address, found, expected) in [
+            ("a", Some('a'), true),
+            ("a", None, true),
+            ("a", Some('b'), false),
+            ("b", Some('a'), false),
+        ] {
+            let found = found.map(token);
+            assert_eq!(
+                planned.destroys(&host(address), &key, found.as_ref()),
+                expected
+            );
+        }
     }
 
     #[test]

@@ -239,6 +239,8 @@ pub async fn delete<R: Managed>(
         .await
         .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
     let token = owner::<R>(&model, &private)?;
+    let planned = &resource.hosts().planned;
+    planned.destroy(&target, key.clone(), token.clone());
     let removed = resource
         .hosts()
         .remove(
