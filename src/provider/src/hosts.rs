@@ -140,13 +140,9 @@ impl Hosts {
                 _ => Err(unfitting(target)),
             }
         };
-        self.read_within(
-            limit,
-            target,
-            "reading the host",
-            self.snapshots.get(target, fetch),
-        )
-        .await
+        let asked = Box::pin(self.snapshots.get(target, fetch));
+        self.read_within(limit, target, "reading the host", asked)
+            .await
     }
 
     /// Makes or changes an object.
@@ -254,10 +250,10 @@ impl Hosts {
         limit: Duration,
     ) -> Result<(), CallError> {
         let request = Request::TakeOver { key, token, former };
-        let asked = async {
+        let asked = Box::pin(async {
             let host = self.host(target, None).await?;
             host.call(Call::new(request)).await
-        };
+        });
         let answer = self
             .read_within(limit, target, "taking an object over", asked)
             .await;

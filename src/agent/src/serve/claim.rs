@@ -49,14 +49,14 @@ pub async fn take_over(
         claimed: true,
         holder: Some(holder(context)),
     };
-    let taken = set_owner(context, key, |present| {
+    let is_there = set_owner(context, key, |present| {
         // A request that is sent again finds what it did the first time.
         if let Some(former) = former.filter(|_| present.token != owner.token) {
             ownership::remove(&key.to_string(), present, former)?;
         }
         Ok(Some(owner.clone()))
     });
-    if taken? {
+    if is_there? {
         Ok(Answer::TakenOver { owner })
     } else {
         Err(Failure::new(
