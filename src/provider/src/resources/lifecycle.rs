@@ -157,9 +157,8 @@ pub async fn read<R: Managed>(
     if private.excludes(&key, &found.token) {
         return Ok(gone_to_another(&label, &target, context));
     }
-    // What was left of a plan.
+    // What was left of a destroy that failed.
     private = Private {
-        protected: false,
         refreshed: false,
         read_of: None,
         marks: Marks::default(),

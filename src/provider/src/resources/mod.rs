@@ -91,8 +91,6 @@ pub struct Private {
     pub rolled_back_at: Option<u64>,
     /// Whose an imported object was, until this state's saved token is the host's as well.
     pub taken_from: Option<OwnerToken>,
-    /// Of a plan alone: whether what is there may not be destroyed, for the second half of its replacement.
-    pub protected: bool,
     /// Of a plan alone: whether it looked at the host first, so that what is in the state was there and its own.
     pub refreshed: bool,
     /// Of a plan alone: the object that this was read of, when Terraform has not said which one is replaced.

@@ -51,12 +51,6 @@ impl ContainerResource {
             destroyable(prior)?;
         }
         let label = Self::label(&plan.planned);
-        match &plan.prior {
-            Some(prior) => plan.private.protected = is_protected(prior),
-            // The second half of a replacement that an option of Terraform's asks for: of the first one, it was told no more.
-            None if plan.private.protected => return Err(protected(&label)),
-            None => {}
-        }
         if let Some(prior) = plan.prior.as_ref().filter(|_| !plan.is_replace()) {
             let restart = restarts(prior, &plan.planned);
             settle_status(prior, &mut plan.planned, !restart.is_empty());
@@ -143,23 +137,16 @@ fn settle_status(prior: &Container, planned: &mut Container, restart: bool) {
 
 /// Refuses to destroy a protected container.
 pub(super) fn destroyable(prior: &Container) -> Result<(), Diagnostics> {
-    if is_protected(prior) {
-        return Err(protected(&ContainerResource::label(prior)));
+    if prior.delete_protection != Attr::Known(true) {
+        return Ok(());
     }
-    Ok(())
-}
-
-fn is_protected(prior: &Container) -> bool {
-    prior.delete_protection == Attr::Known(true)
-}
-
-fn protected(label: &str) -> Diagnostics {
-    Diagnostics::error_at(
+    let label = ContainerResource::label(prior);
+    Err(Diagnostics::error_at(
         path!("delete_protection"),
         format!("The {label} is protected"),
         "Its delete_protection is true, so that it can be neither destroyed nor replaced. Set delete_protection = false and apply that first. \
                  If it is tainted because its creation failed, run `terraform untaint` before.",
-    )
+    ))
 }
 
 #[cfg(test)]
