@@ -73,6 +73,35 @@ fn a_tainted_container_that_is_renamed_is_destroyed() -> Result<()> {
     ensure!(taints.contains(&tainted), "the state holds {taints:?}");
 
     terraform.configure(&site(&lab, "site", "203.0.113.2", "")?)?;
+    // A destroy that fails leaves the state what it needs.
+    let unrefreshed = ["apply", "-auto-approve", "-input=false", "-refresh=false"];
+    let refused = terraform.run(&unrefreshed)?;
+    ensure!(!refused.success(), "{}", refused.stdout);
+    let told = terraform.apply()?;
+    ensure!(!told.contains("taken over anew"), "{told}");
+    lab.answers_as("203.0.113.2", "site")?;
+    assert_is_all(&lab, "203.0.113.2 site")?;
+    terraform.assert_plan_is_empty()?;
+    terraform.destroy()?;
+    Ok(())
+}
+
+#[test]
+fn a_tainted_container_whose_new_name_is_not_known_yet_is_destroyed() -> Result<()> {
+    let lab = Lab::start(Hosts::one())?;
+    let named = |name: &str| -> Result<String> {
+        let source = format!("resource \"terraform_data\" \"name\" {{\n  input = \"{name}\"\n}}\n");
+        let site = site(&lab, "${terraform_data.name.output}", "203.0.113.2", "")?;
+        Ok(source + &site)
+    };
+    let terraform = lab.terraform(&named("web")?)?;
+    terraform.apply()?;
+    terraform
+        .run(&["taint", "nspawn_container.web"])?
+        .checked()?;
+
+    // The output of a terraform_data whose input changes is known after the apply.
+    terraform.configure(&named("site")?)?;
     terraform.apply()?;
     lab.answers_as("203.0.113.2", "site")?;
     assert_is_all(&lab, "203.0.113.2 site")?;

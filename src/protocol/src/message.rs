@@ -54,6 +54,9 @@ pub enum Request {
         key: ObjectKey,
         /// Its new owner.
         token: OwnerToken,
+        /// Must be the object's own until then; any, when absent.
+        #[serde(default)]
+        former: Option<OwnerToken>,
     },
     /// Keeps a change of the host for good; only a connection newer than the change may say so.
     Confirm {
@@ -257,6 +260,20 @@ mod tests {
         ] {
             assert!(put(&source, customize).is_err(), "{source} {customize}");
         }
+    }
+
+    #[test]
+    fn an_object_is_taken_over_from_a_certain_owner_or_from_any() {
+        let decoded = |more: &str| {
+            let text = format!("{{\"take_over\":{{\"key\":\"host\",{TOKEN}{more}}}}}");
+            match Request::decode(text.as_bytes()) {
+                Ok(Request::TakeOver { former, .. }) => former.map(|token| token.to_string()),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(decoded(""), None, "as an earlier provider says it");
+        let former = "f".repeat(32);
+        assert_eq!(decoded(&format!(",\"former\":\"{former}\"")), Some(former));
     }
 
     #[test]

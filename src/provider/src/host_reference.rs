@@ -12,8 +12,8 @@ use crate::connection::{Bastion, HostKey, Target};
 
 tfplugin::model! {
     /// How a host is reached: `host = nspawn_host.x`, or an object of these attributes for a host
-    /// that another configuration manages. A change is made in place, and refused when the new
-    /// address leads to a different machine.
+    /// that another configuration manages. A change is made in place as long as the new address leads
+    /// to the same machine.
     pub struct HostReference {
         /// IP address or name of the host.
         address: Attr<String> => required().validate(address),

@@ -140,17 +140,9 @@ impl Hosts {
                 _ => Err(unfitting(target)),
             }
         };
-        tokio::time::timeout(limit, self.snapshots.get(target, fetch))
+        let asked = Box::pin(self.snapshots.get(target, fetch));
+        self.read_within(limit, target, "reading the host", asked)
             .await
-            .unwrap_or_else(|_| {
-                let message = format!(
-                    "{target}: reading the host took longer than {}",
-                    seconds(limit)
-                );
-                Err(Failure::new(FailureKind::Timeout, message)
-                    .at("timeouts.read")
-                    .into())
-            })
     }
 
     /// Makes or changes an object.
@@ -248,17 +240,52 @@ impl Hosts {
         Ok(())
     }
 
-    /// Gives an object a new owner.
+    /// Gives an object a new owner, in the place of the `former` one.
     pub async fn take_over(
         &self,
         target: &Target,
         key: ObjectKey,
         token: OwnerToken,
+        former: Option<OwnerToken>,
+        limit: Duration,
     ) -> Result<(), CallError> {
-        let host = self.host(target, None).await?;
-        let answer = host.call(Call::new(Request::TakeOver { key, token })).await;
+        let request = Request::TakeOver { key, token, former };
+        let asked = Box::pin(async {
+            let host = self.host(target, None).await?;
+            host.call(Call::new(request)).await
+        });
+        let answer = self
+            .read_within(limit, target, "taking an object over", asked)
+            .await;
         self.snapshots.forget(target);
         answer.map(|_| ())
+    }
+
+    /// What a read asks of a host, until its time is up or Terraform is asked to stop.
+    async fn read_within<T>(
+        &self,
+        limit: Duration,
+        target: &Target,
+        doing: &str,
+        asked: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        let never = CancellationToken::new();
+        let stop = self.stop.get().unwrap_or(&never);
+        let answer = tokio::time::timeout(limit, asked);
+        match stop.run_until_cancelled(answer).await {
+            Some(Ok(answer)) => answer,
+            Some(Err(_)) => {
+                let message = format!("{target}: {doing} took longer than {}", seconds(limit));
+                Err(Failure::new(FailureKind::Timeout, message)
+                    .at("timeouts.read")
+                    .into())
+            }
+            None => {
+                let reason = "stopped, as Terraform asked".to_owned();
+                let kind = ConnectionErrorKind::Cancelled;
+                Err(ConnectionError::new(kind, target, doing, reason).into())
+            }
+        }
     }
 
     async fn host(&self, target: &Target, wait: Option<Duration>) -> Result<Host, CallError> {
@@ -301,9 +328,11 @@ impl Hosts {
 /// Refuses a machine other than the one that the state knows.
 pub fn same_machine(target: &Target, known: Option<&str>, found: &str) -> Result<(), CallError> {
     match known {
-        Some(known) if known != found => Err(Failure::new(
-            FailureKind::Conflict,
-            format!("{target} leads to a machine with machine-id {found}, but this object is on the one with {known}"),
+        Some(known) if known != found => Err(ConnectionError::new(
+            ConnectionErrorKind::AnotherMachine,
+            target,
+            "comparing machines",
+            format!("the address leads to a machine with machine-id {found}, but this object is on the one with {known}"),
         )
         .help(MACHINE_REPLACED)
         .into()),
@@ -333,6 +362,24 @@ fn seconds(limit: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_read_ends_when_its_time_is_up_or_terraform_is_asked_to_stop() {
+        let hosts = Hosts::new("0".repeat(32).parse().unwrap());
+        let target = Target::new("203.0.113.1");
+        let asked = async |limit| {
+            let unanswered = std::future::pending::<Result<(), CallError>>();
+            let asked = hosts.read_within(limit, &target, "reading the host", unanswered);
+            asked.await.unwrap_err().to_string()
+        };
+        let late = asked(Duration::from_millis(1)).await;
+        assert!(late.contains("took longer than"), "{late}");
+        let stop = CancellationToken::new();
+        hosts.stop.set(stop.clone()).unwrap();
+        stop.cancel();
+        let stopped = asked(Duration::from_mins(2)).await;
+        assert!(stopped.contains("stopped, as Terraform asked"), "{stopped}");
+    }
 
     #[test]
     fn another_machine_at_the_same_address_is_refused() {

@@ -3,11 +3,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    mem::discriminant,
     sync::{Mutex, PoisonError},
 };
 
-use protocol::desired::ObjectKey;
+use protocol::{desired::ObjectKey, name::OwnerToken};
 
 use crate::{
     connection::{Identity, Target},
@@ -27,7 +26,10 @@ struct Objects {
     kept: HashSet<(Identity, ObjectKey)>,
     renamed: HashSet<(Identity, ObjectKey)>,
     all: HashSet<(Identity, ObjectKey)>,
-    read: HashMap<(Identity, ObjectKey), Private>,
+    /// What is destroyed in this run, and the token that it had.
+    destroyed: HashMap<(Identity, ObjectKey), OwnerToken>,
+    /// By the resource's type.
+    read: HashMap<&'static str, HashMap<(Identity, ObjectKey), Private>>,
 }
 
 impl Planned {
@@ -53,17 +55,41 @@ impl Planned {
         !objects.creates.contains(&object)
     }
 
-    /// Notes the first half of a replacement that gives the object another name.
+    /// Notes the first half of a replacement that gives the object another name or host.
     pub fn rename(&self, target: &Target, key: ObjectKey) {
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         objects.all.insert((target.identity(), key.clone()));
         objects.renamed.insert((target.identity(), key));
     }
 
-    /// Notes what the state holds of an object beside its attributes.
-    pub fn read(&self, target: &Target, key: ObjectKey, private: Private) {
+    /// Notes that an object is being destroyed.
+    pub fn destroy(&self, target: &Target, key: ObjectKey, token: OwnerToken) {
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        objects.read.insert((target.identity(), key), private);
+        objects.destroyed.insert((target.identity(), key), token);
+    }
+
+    /// Whether this run destroys the object; `found` is the token that it has, if it is there still.
+    pub fn destroys(&self, target: &Target, key: &ObjectKey, found: Option<&OwnerToken>) -> bool {
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let token = objects.destroyed.get(&(target.identity(), key.clone()));
+        token.is_some_and(|token| found.is_none_or(|found| found == token))
+    }
+
+    /// Notes what the state holds of an object beside its attributes.
+    pub fn read(&self, kind: &'static str, target: &Target, key: ObjectKey, private: Private) {
+        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_kind = objects.read.entry(kind).or_default();
+        of_kind.insert((target.identity(), key), private);
+    }
+
+    /// Whether this object was read: then this is a plan with a refresh, and no second look in the apply.
+    pub fn has_read(&self, kind: &str, target: &Target, key: &ObjectKey) -> bool {
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let object = (target.identity(), key.clone());
+        objects
+            .read
+            .get(kind)
+            .is_some_and(|of_kind| of_kind.contains_key(&object))
     }
 
     /// What the state holds of the object that one which is to be created replaces, if it does.
@@ -71,28 +97,40 @@ impl Planned {
     /// Terraform hands what the plan of a create says to the destroy of the object that it replaces, which
     /// needs the token. The plan gets it from the replacement's first half, under whatever name that was;
     /// but of a tainted object it gets nothing, and finds what was read under the same name. A tainted one that gets
-    /// another name is any of those that were read.
-    pub fn replaced(&self, target: &Target, key: &ObjectKey, handed: Private) -> Private {
+    /// another name, or one that is not known yet, is any of those that were read.
+    pub fn replaced(
+        &self,
+        kind: &str,
+        planned: Option<&(Target, ObjectKey)>,
+        handed: Private,
+    ) -> Private {
         if handed.token.is_some() {
             return handed;
         }
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        let host = target.identity();
-        // It may have been on another host.
-        let all = objects.read.iter();
-        let of_kind = all.filter(|((_, read), _)| discriminant(read) == discriminant(key));
-        // One that is being imported has its former token still.
-        let marks = Marks::of(of_kind.flat_map(|((_, key), private)| {
-            let tokens = private.token.iter().chain(&private.taken_from);
-            tokens.map(move |token| (key, token))
-        }));
+        let of_kind = objects.read.get(kind);
+        // It may have been on another host. One that is being imported has its former token still.
+        let marks = Marks::of(
+            of_kind
+                .into_iter()
+                .flatten()
+                .flat_map(|((_, key), private)| {
+                    let tokens = private.token.iter().chain(&private.taken_from);
+                    tokens.map(move |token| (key, token))
+                }),
+        );
         let refreshed = !objects.read.is_empty();
-        let read = objects.read.get(&(host, key.clone())).cloned();
+        let object = planned.map(|(target, key)| (target.identity(), key.clone()));
+        let read = object.and_then(|object| {
+            let private = of_kind?.get(&object)?.clone();
+            Some((object, private))
+        });
+        let (read_of, private) = read.unzip();
         Private {
             refreshed,
-            read_of: read.is_some().then(|| key.clone()),
+            read_of,
             marks,
-            ..read.unwrap_or_default()
+            ..private.unwrap_or_default()
         }
     }
 
@@ -107,8 +145,16 @@ impl Planned {
 mod tests {
     use super::*;
 
+    const HOST: &str = "nspawn_host";
+    const ADDRESS: &str = "nspawn_public_address";
+
     fn host(address: &str) -> Target {
         Target::new(address)
+    }
+
+    fn replaced(planned: &Planned, kind: &str, address: &str, key: &ObjectKey) -> Private {
+        let object = (host(address), key.clone());
+        planned.replaced(kind, Some(&object), Private::default())
     }
 
     #[test]
@@ -118,28 +164,31 @@ mod tests {
             token: Some(crate::fixture::token('a')),
             ..Private::default()
         };
-        planned.read(&host("a"), key.clone(), private.clone());
-        let replaced =
-            |address, key: &ObjectKey| planned.replaced(&host(address), key, Private::default());
+        planned.read(HOST, &host("a"), key.clone(), private.clone());
         let known = Private {
             refreshed: true,
-            read_of: Some(key.clone()),
+            read_of: Some((host("a").identity(), key.clone())),
             marks: Marks::of([(&key, &crate::fixture::token('a'))].into_iter()),
             ..private
         };
-        assert_eq!(replaced("a", &key), known);
+        assert_eq!(replaced(&planned, HOST, "a", &key), known);
         let other = Private {
             refreshed: true,
             ..Private::default()
         };
         let another = ObjectKey::Address("203.0.113.3".into());
-        assert_eq!(replaced("a", &another), other);
+        assert_eq!(replaced(&planned, ADDRESS, "a", &another), other);
         let elsewhere = Private {
             marks: Marks::of([(&key, &crate::fixture::token('a'))].into_iter()),
             ..other
         };
-        assert_eq!(replaced("b", &key), elsewhere, "it may have been on a");
-        let blind = Planned::default().replaced(&host("a"), &key, Private::default());
+        assert!(planned.has_read(HOST, &host("a"), &key));
+        assert!(!planned.has_read(HOST, &host("b"), &key));
+        let on_b = replaced(&planned, HOST, "b", &key);
+        assert_eq!(on_b, elsewhere, "it may have been on a");
+        let unknown = planned.replaced(HOST, None, Private::default());
+        assert_eq!(unknown, elsewhere, "its address is not known yet");
+        let blind = replaced(&Planned::default(), HOST, "a", &key);
         assert_eq!(blind, Private::default(), "nobody has looked");
     }
 
@@ -152,11 +201,11 @@ mod tests {
             taken_from: former.map(crate::fixture::token),
             ..Private::default()
         };
-        planned.read(&host("a"), address(2), private('a', None));
-        planned.read(&host("a"), address(3), private('b', Some('c')));
-        planned.read(&host("a"), ObjectKey::Host, private('d', None));
-        planned.read(&host("b"), address(4), private('e', None));
-        let replaced = planned.replaced(&host("a"), &address(9), Private::default());
+        planned.read(ADDRESS, &host("a"), address(2), private('a', None));
+        planned.read(ADDRESS, &host("a"), address(3), private('b', Some('c')));
+        planned.read(HOST, &host("a"), ObjectKey::Host, private('d', None));
+        planned.read(ADDRESS, &host("b"), address(4), private('e', None));
+        let replaced = replaced(&planned, ADDRESS, "a", &address(9));
         assert!(replaced.token.is_none() && replaced.read_of.is_none() && replaced.refreshed);
         for (key, token, is_known) in [
             (address(2), 'a', true),
@@ -178,10 +227,29 @@ mod tests {
             token: Some(crate::fixture::token('a')),
             ..Private::default()
         };
-        let replaced = || planned.replaced(&host("a"), &key, handed.clone());
+        let object = (host("a"), key.clone());
+        let replaced = || planned.replaced(ADDRESS, Some(&object), handed.clone());
         assert_eq!(replaced(), handed, "nothing was read under that name");
-        planned.read(&host("a"), key.clone(), Private::default());
+        planned.read(ADDRESS, &host("a"), key.clone(), Private::default());
         assert_eq!(replaced(), handed, "somebody else has that name");
+    }
+
+    #[test]
+    fn what_this_run_destroys_is_its_own() {
+        let (planned, key, token) = (Planned::default(), ObjectKey::Host, crate::fixture::token);
+        planned.destroy(&host("a"), key.clone(), token('a'));
+        for (address, found, expected) in [
+            ("a", Some('a'), true),
+            ("a", None, true),
+            ("a", Some('b'), false),
+            ("b", Some('a'), false),
+        ] {
+            let found = found.map(token);
+            assert_eq!(
+                planned.destroys(&host(address), &key, found.as_ref()),
+                expected
+            );
+        }
     }
 
     #[test]

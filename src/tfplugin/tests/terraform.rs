@@ -200,6 +200,26 @@ fn a_kept_note_is_not_destroyed() {
 }
 
 #[test]
+fn a_tainted_note_whose_destroy_fails_keeps_its_private_part() {
+    for name in ["fail-delete", "panic-delete"] {
+        let note =
+            |name: &str| format!("resource \"notes_note\" \"a\" {{\n name = \"{name}\"\n}}\n");
+        let workspace = Workspace::new(&note(name));
+        workspace.succeed(APPLY);
+        workspace.succeed(&["taint", "notes_note.a"]);
+        // Terraform plans a replacement under another name with nothing of what is replaced.
+        workspace.configure(&note("b"));
+        let (status, text) = workspace.run(APPLY);
+        assert_eq!(status, Some(1), "{text}");
+        let state = std::fs::read_to_string(workspace.0.path().join("terraform.tfstate")).unwrap();
+        // {"token":"secret token"}
+        let private = "\"private\": \"eyJ0b2tlbiI6InNlY3JldCB0b2tlbiJ9\"";
+        assert!(state.contains(private), "{name}: {state}");
+        assert!(state.contains("\"status\": \"tainted\""), "{name}: {state}");
+    }
+}
+
+#[test]
 fn ctrl_c_during_a_create_leaves_a_tainted_resource_in_the_state() {
     let workspace =
         Workspace::new("resource \"notes_note\" \"a\" {\n name = \"a\"\n text = \"slow\"\n}\n");

@@ -315,7 +315,9 @@ async fn answer(context: &Context, request: Request, began: Duration) -> Result<
         }
         Request::Remove { key, token, .. } => change::remove(context, key, &token).await,
         Request::Claim { objects } => claim::claim(context, &objects).await,
-        Request::TakeOver { key, token } => claim::take_over(context, &key, token).await,
+        Request::TakeOver { key, token, former } => {
+            claim::take_over(context, &key, token, former.as_ref()).await
+        }
         Request::Confirm { token } => {
             // The change is undone when this comes too late.
             let _lock = HostLock::take(&context.in_haste()).await?;

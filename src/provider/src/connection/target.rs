@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::host_key::HostKey;
 
 /// The port of sshd.
@@ -39,7 +41,7 @@ pub struct Bastion {
 }
 
 /// What makes two targets the same host: a private address means another host behind another bastion.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Identity {
     endpoint: Endpoint,
     bastion: Option<Endpoint>,

@@ -46,6 +46,11 @@ pub async fn import<R: Managed>(resource: &R, id: &str) -> Result<State<R>, Diag
     Ok(State::new(model, private))
 }
 
+/// What to do when the one object of two addresses of a configuration is destroyed and made at once.
+const RENAMED: &str = "This very run destroys it under another address: its resource or its for_each key was renamed. Terraform puts \
+     these two in no order, so apply once more. A moved block, written before the apply, says that it is the same object, which is \
+     then kept with all that is in it.";
+
 /// Says how to import an object that is there already and another state's.
 pub async fn with_import<R: Managed>(
     resource: &R,
@@ -59,8 +64,13 @@ pub async fn with_import<R: Managed>(
     if failure.kind != FailureKind::Conflict {
         return failure.into();
     }
-    let snapshot = resource.hosts().snapshot(target, R::LIMITS.read).await.ok();
+    let hosts = resource.hosts();
+    let snapshot = hosts.snapshot(target, R::LIMITS.read).await.ok();
     let found = snapshot.and_then(|snapshot| find(&snapshot, key));
+    let token = found.as_ref().map(|object| &owner_of(object).token);
+    if hosts.planned.destroys(target, key, token) {
+        return failure.help(RENAMED).into();
+    }
     if !found.is_some_and(|object| owner_of(&object).claimed) {
         return failure.into();
     }
@@ -68,7 +78,8 @@ pub async fn with_import<R: Managed>(
     // Terraform wraps no line that begins with a space, so that the command can be copied.
     let help = format!(
         "To manage it from this state instead of the other, take it over:\n\n  terraform import {name}.NAME '{id}'\n\n\
-         When this state has it already, its lifecycle rule create_before_destroy is in the way: two of one name can't be on \
+         When this state has had it under another address, because its resource or its for_each key was renamed, apply once more, \
+         or say so with a moved block. When it has it under this one, its lifecycle rule create_before_destroy is in the way: two of one name can't be on \
          one host at once. Take that rule away."
     );
     failure.help(help).into()

@@ -1,6 +1,6 @@
 //! Read, update and delete, the same for every object of a host.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use protocol::{
     desired::{ContainerSecrets, ObjectKey},
@@ -13,6 +13,7 @@ use tfplugin::{
 
 use super::{
     Managed, Private, Standing,
+    machine::{elsewhere, goes_to_another_machine},
     ownership::{find_lost, finish_import, owner, take_over},
 };
 use crate::{
@@ -37,7 +38,8 @@ pub async fn update<R: Managed>(
     let doing = format!("Changing {}", R::label(&planned));
     let target = required_target::<R>(&planned)?;
     let key = required_key::<R>(&planned)?;
-    finish_import(resource, &target, &key, &mut private)
+    let (begun, limit) = (Instant::now(), R::LIMITS.with(R::timeouts(&planned)).update);
+    finish_import(resource, &target, &key, &mut private, limit)
         .await
         .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
     let mut change = Change {
@@ -46,7 +48,7 @@ pub async fn update<R: Managed>(
         desired: R::desired(&planned, &config)?,
         token: owner::<R>(&prior, &private)?,
         intent: Intent::Update,
-        limit: R::LIMITS.with(R::timeouts(&planned)).update,
+        limit: limit.saturating_sub(begun.elapsed()),
         wait: false,
         secrets: ContainerSecrets::default(),
         upload: None,
@@ -55,7 +57,10 @@ pub async fn update<R: Managed>(
     R::accompany(&mut change, Some(&prior), &planned, &config);
     let changed = Box::pin(resource.hosts().put(change, context))
         .await
-        .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
+        .map_err(|error| {
+            let error = elsewhere::<R>(error, &prior, &target);
+            diagnostics(&doing, &error, R::PLACE)
+        })?;
     private.machine_id = Some(changed.machine_id.clone());
     let Some(failure) = &changed.failure else {
         let model = settled::<R>(&planned, &mut private, &changed, context)?;
@@ -80,17 +85,29 @@ pub fn register<R: Managed>(
     plan: &mut Plan<R>,
 ) -> Result<Option<(Target, ObjectKey)>, Diagnostics> {
     let planned = &resource.hosts().planned;
-    let (Some(target), Some(key)) = (R::target(&plan.planned), R::key(&plan.planned)) else {
+    let object = R::target(&plan.planned).zip(R::key(&plan.planned));
+    // Only the second half of a replacement has a token.
+    let replaces = plan.private.token.is_some();
+    if plan.is_create() {
+        let handed = std::mem::take(&mut plan.private);
+        plan.private = planned.replaced(R::NAME, object.as_ref(), handed);
+    }
+    let Some((target, key)) = object else {
         return Ok(None);
     };
+    let moves = goes_to_another_machine(resource, plan, &target);
+    if moves {
+        plan.require_replace(Path::root().then("host"));
+    }
     let free = match &plan.prior {
-        Some(prior) if R::key(prior).as_ref() == Some(&key) => planned.keep(&target, key.clone()),
+        Some(prior) if !moves && R::key(prior).as_ref() == Some(&key) => {
+            planned.keep(&target, key.clone())
+        }
         Some(_) => {
             planned.rename(&target, key.clone());
             true
         }
-        // Only the second half of a replacement has a token.
-        None => planned.create(&target, key.clone(), plan.private.token.is_some()),
+        None => planned.create(&target, key.clone(), replaces),
     };
     if !free {
         let label = R::label(&plan.planned);
@@ -103,9 +120,6 @@ pub fn register<R: Managed>(
                 R::IDENTITY
             ),
         ));
-    }
-    if plan.is_create() {
-        plan.private = planned.replaced(&target, &key, std::mem::take(&mut plan.private));
     }
     Ok(Some((target, key)))
 }
@@ -123,14 +137,8 @@ pub async fn read<R: Managed>(
     let label = R::label(&model);
     let doing = format!("Reading {label}");
     let (target, key) = (required_target::<R>(&model)?, required_key::<R>(&model)?);
-    // What was left of a destroy that failed.
-    private = Private {
-        refreshed: false,
-        read_of: None,
-        marks: Marks::default(),
-        ..private.about(&key)
-    };
-    let limit = R::LIMITS.with(R::timeouts(&model)).read;
+    private = private.about(&target, &key);
+    let (begun, limit) = (Instant::now(), R::LIMITS.with(R::timeouts(&model)).read);
     let snapshot = resource
         .hosts()
         .snapshot(&target, limit)
@@ -146,6 +154,16 @@ pub async fn read<R: Managed>(
         return Ok(None);
     };
     let found = owner_of(&object);
+    if private.excludes(&key, &found.token) {
+        return Ok(gone_to_another(&label, &target, context));
+    }
+    // What was left of a destroy that failed.
+    private = Private {
+        refreshed: false,
+        read_of: None,
+        marks: Marks::default(),
+        ..private
+    };
     if private.token.is_none() {
         // Killed in the middle of a change, a provider gives no answer, and Terraform keeps the values alone.
         private = Private::taking_over(found, resource.hosts().session())
@@ -161,17 +179,13 @@ pub async fn read<R: Managed>(
     let saved = private.session.as_ref() != Some(resource.hosts().session());
     let standing = private.standing(&found.token, saved);
     if standing == Standing::Imported {
-        take_over(resource, &target, &key, &mut private)
+        let left = limit.saturating_sub(begun.elapsed());
+        take_over(resource, &target, &key, &mut private, left)
             .await
             .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
     }
     if standing == Standing::Stranger {
-        context.warn(
-            format!("The {label} on {target} belongs to another state"),
-            "Another Terraform state has made or imported it since. It is gone from this one, as if it had been destroyed; \
-             take it out of the configuration, or take it back with `terraform import`.",
-        );
-        return Ok(None);
+        return Ok(gone_to_another(&label, &target, context));
     }
     if !found.claimed && standing == Standing::Owner {
         resource.hosts().claim(&target, key.clone(), token);
@@ -181,8 +195,22 @@ pub async fn read<R: Managed>(
     R::remember(&mut private, &object);
     R::warn(&label, &object, context);
     let planned = &resource.hosts().planned;
-    planned.read(&target, key, private.clone());
+    planned.read(R::NAME, &target, key, private.clone());
     Ok(Some(State::new(model, private)))
+}
+
+/// No state, for an object that another one has.
+fn gone_to_another<R: Managed>(
+    label: &str,
+    target: &Target,
+    context: &Context,
+) -> Option<State<R>> {
+    context.warn(
+        format!("The {label} on {target} belongs to another state"),
+        "Another Terraform state has made or imported it since. It is gone from this one, as if it had been destroyed; \
+         take it out of the configuration, or take it back with `terraform import`.",
+    );
+    None
 }
 
 /// Removes the object.
@@ -195,20 +223,23 @@ pub async fn delete<R: Managed>(
     R::destroyable(&model)?;
     let (target, key) = (required_target::<R>(&model)?, required_key::<R>(&model)?);
     let doing = format!("Destroying {}", R::label(&model));
-    private = private.about(&key);
+    private = private.about(&target, &key);
+    let (begun, limit) = (Instant::now(), R::LIMITS.with(R::timeouts(&model)).delete);
+    let left = || limit.saturating_sub(begun.elapsed());
     // Without a look before the plan, what has this name now may be anybody's.
     if private.token.is_none() && private.refreshed {
-        let lost = find_lost(resource, &target, &key, &private.marks).await;
+        let lost = find_lost(resource, &target, &key, &private.marks, left()).await;
         match lost.map_err(|error| diagnostics(&doing, &error, R::PLACE))? {
             Some(found) => private = found,
             None => return Ok(()),
         }
     }
-    finish_import(resource, &target, &key, &mut private)
+    finish_import(resource, &target, &key, &mut private, left())
         .await
         .map_err(|error| diagnostics(&doing, &error, R::PLACE))?;
     let token = owner::<R>(&model, &private)?;
-    let limit = R::LIMITS.with(R::timeouts(&model)).delete;
+    let planned = &resource.hosts().planned;
+    planned.destroy(&target, key.clone(), token.clone());
     let removed = resource
         .hosts()
         .remove(
@@ -216,7 +247,7 @@ pub async fn delete<R: Managed>(
             private.machine_id.as_deref(),
             key,
             token,
-            limit,
+            left(),
             context,
         )
         .await;

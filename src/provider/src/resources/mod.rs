@@ -52,6 +52,7 @@ pub mod host;
 pub mod image;
 pub mod import;
 pub mod lifecycle;
+mod machine;
 mod ownership;
 pub mod public_address;
 
@@ -66,7 +67,7 @@ use serde::{Deserialize, Serialize};
 use tfplugin::{Attr, Context, Diagnostics, Resource};
 
 use crate::{
-    connection::Target,
+    connection::{Identity, Target},
     failure::Place,
     hosts::{Change, Hosts},
     marks::Marks,
@@ -96,7 +97,7 @@ pub struct Private {
     /// Of a plan alone: whether it looked at the host first, so that what is in the state was there and its own.
     pub refreshed: bool,
     /// Of a plan alone: the object that this was read of, when Terraform has not said which one is replaced.
-    pub read_of: Option<ObjectKey>,
+    pub read_of: Option<(Identity, ObjectKey)>,
     /// Of a plan alone: what was read of the same kind on any host, of which one may be what is replaced.
     #[serde(skip_serializing_if = "Marks::is_empty")]
     pub marks: Marks,
@@ -126,18 +127,24 @@ impl Private {
         })
     }
 
-    /// The same for this object: a tainted one that gets the name of another is planned with what was read of that,
-    /// whose token doesn't open this.
+    /// The same for this object: a tainted one that gets the name or the host of another is planned with what was read
+    /// of that, whose token doesn't open this.
     #[must_use]
-    pub fn about(self, key: &ObjectKey) -> Self {
+    pub fn about(self, target: &Target, key: &ObjectKey) -> Self {
         match &self.read_of {
-            Some(read) if read != key => Self {
+            Some((host, read)) if read != key || *host != target.identity() => Self {
                 refreshed: self.refreshed,
                 marks: self.marks,
                 ..Self::default()
             },
             _ => self,
         }
+    }
+
+    /// Whether an object with that token can't be this state's: a destroy that failed may have left what its plan had read
+    /// in the place of the token.
+    pub fn excludes(&self, key: &ObjectKey, found: &OwnerToken) -> bool {
+        self.token.is_none() && self.refreshed && !self.marks.contain(key, found)
     }
 
     /// How this state stands to the object with that token. `saved`: whether what this holds comes
@@ -221,18 +228,40 @@ mod tests {
 
     #[test]
     fn what_was_read_of_another_object_opens_none() {
+        let (target, same) = (Target::new("a"), ObjectKey::Address("203.0.113.3".into()));
         let read = Private {
             token: Some(token('a')),
             refreshed: true,
-            read_of: Some(ObjectKey::Address("203.0.113.3".into())),
+            read_of: Some((target.identity(), same.clone())),
             marks: Marks::of([(&ObjectKey::Host, &token('b'))].into_iter()),
             ..Private::default()
         };
-        let other = read.clone().about(&ObjectKey::Host);
-        assert!(other.token.is_none() && other.refreshed);
-        assert_eq!(other.marks, read.marks);
-        let same = ObjectKey::Address("203.0.113.3".into());
-        assert_eq!(read.clone().about(&same), read);
+        for (target, key) in [(&target, &ObjectKey::Host), (&Target::new("b"), &same)] {
+            let other = read.clone().about(target, key);
+            assert!(other.token.is_none() && other.refreshed, "{target} {key}");
+            assert_eq!(other.marks, read.marks);
+        }
+        assert_eq!(read.clone().about(&target, &same), read);
+        let text = serde_json::to_string(&read).unwrap();
+        assert_eq!(serde_json::from_str::<Private>(&text).unwrap(), read);
+    }
+
+    #[test]
+    fn what_a_failed_destroy_has_left_is_no_strangers() {
+        let (key, own) = (ObjectKey::Host, token('a'));
+        let left = Private {
+            refreshed: true,
+            marks: Marks::of([(&key, &own)].into_iter()),
+            ..Private::default()
+        };
+        assert!(!left.excludes(&key, &own) && left.excludes(&key, &token('b')));
+        let cut_off = Private::default();
+        assert!(!cut_off.excludes(&key, &own), "killed in a change");
+        let kept = Private {
+            token: Some(own),
+            ..left
+        };
+        assert!(!kept.excludes(&key, &token('b')), "its token decides");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! By what an object is a state's: its token, how it changes hands, and what to do when it is lost.
 
+use std::time::{Duration, Instant};
+
 use protocol::{
     Failure, FailureKind,
     desired::ObjectKey,
@@ -31,7 +33,7 @@ pub(super) fn owner<R: Managed>(
     })
 }
 
-/// What takes over an object of which the state has lost the token: Terraform plans the replacement of a
+/// What opens an object to a destroy that has no token: Terraform plans the replacement of a
 /// tainted one, and hands nothing of its prior state to the destroy when the new one has another name.
 /// None when there is nothing left to destroy, or only what this very run has made under that name. `read` is what the
 /// plan has seen: whatever has that name since is somebody else's.
@@ -40,9 +42,10 @@ pub(super) async fn find_lost<R: Managed>(
     target: &Target,
     key: &ObjectKey,
     read: &Marks,
+    limit: Duration,
 ) -> Result<Option<Private>, CallError> {
     let hosts = resource.hosts();
-    let snapshot = hosts.snapshot(target, R::LIMITS.read).await?;
+    let snapshot = hosts.snapshot(target, limit).await?;
     let Some(object) = find(&snapshot, key) else {
         return Ok(None);
     };
@@ -53,10 +56,11 @@ pub(super) async fn find_lost<R: Managed>(
     if !read.contain(key, &found.token) {
         return Err(not_owner(target, key, found).into());
     }
-    let private = Private::taking_over(found, hosts.session());
-    private
-        .map(Some)
-        .map_err(|error| Failure::new(FailureKind::System, error.to_string()).into())
+    // Not taken over: should the destroy fail, the state has this token still, and no other.
+    Ok(Some(Private {
+        token: Some(found.token.clone()),
+        ..Private::default()
+    }))
 }
 
 /// As the agent says it of an object with another token.
@@ -81,16 +85,19 @@ pub(super) async fn finish_import<R: Managed>(
     target: &Target,
     key: &ObjectKey,
     private: &mut Private,
+    limit: Duration,
 ) -> Result<(), CallError> {
     if private.taken_from.is_none() {
         return Ok(());
     }
-    let snapshot = resource.hosts().snapshot(target, R::LIMITS.read).await?;
+    let begun = Instant::now();
+    let snapshot = resource.hosts().snapshot(target, limit).await?;
     let Some(object) = find(&snapshot, key) else {
         return Ok(());
     };
     if private.standing(&owner_of(&object).token, true) == Standing::Imported {
-        take_over(resource, target, key, private).await?;
+        let left = limit.saturating_sub(begun.elapsed());
+        take_over(resource, target, key, private, left).await?;
     }
     Ok(())
 }
@@ -101,10 +108,12 @@ pub(super) async fn take_over<R: Managed>(
     target: &Target,
     key: &ObjectKey,
     private: &mut Private,
+    limit: Duration,
 ) -> Result<(), CallError> {
     if let Some(token) = private.token.clone() {
-        let hosts = resource.hosts();
-        hosts.take_over(target, key.clone(), token).await?;
+        let (hosts, former) = (resource.hosts(), private.taken_from.clone());
+        let taken = hosts.take_over(target, key.clone(), token, former, limit);
+        taken.await?;
         private.taken_from = None;
     }
     Ok(())

@@ -142,7 +142,9 @@ impl<R: Resource> Erased<R> {
                 stored: Stored::default(),
                 diagnostics: Diagnostics::new(),
             },
-            Err(failed) => self.after_failure(prior, failed),
+            // Told of an error and no value, Terraform keeps the state that it has, with its private part. The one here is
+            // the plan's, which says nothing of a tainted object: Terraform plans its replacement without it.
+            Err(failed) => self.after_failure(Stored::default(), failed),
         }
     }
 

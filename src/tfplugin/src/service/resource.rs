@@ -1,4 +1,5 @@
-//! The RPCs of managed resources. Whatever goes wrong, the answer carries the state that was there.
+//! The RPCs of managed resources. Whatever goes wrong, Terraform keeps the state that was there: the answer carries
+//! it, or to an apply nothing.
 
 use super::{Service, read, with_warnings};
 use crate::resource::erased::{ApplyInput, Planned};
@@ -188,7 +189,6 @@ impl Service {
         &self,
         request: proto::apply_resource_change::Request,
     ) -> proto::apply_resource_change::Response {
-        let (prior, private) = (request.prior_state.clone(), request.planned_private.clone());
         match self.applied(request).await {
             Ok((stored, diagnostics)) => proto::apply_resource_change::Response {
                 new_state: Some(dynamic::encode(&stored.value)),
@@ -196,9 +196,8 @@ impl Service {
                 diagnostics: diagnostics.into_proto(),
                 ..Default::default()
             },
+            // The private part here is the plan's, and may be poorer than the state's.
             Err(errors) => proto::apply_resource_change::Response {
-                new_state: prior,
-                private,
                 diagnostics: errors.into_proto(),
                 ..Default::default()
             },

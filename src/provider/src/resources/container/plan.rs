@@ -51,6 +51,7 @@ impl ContainerResource {
         validate(&plan.config, &mut problems);
         problems.into_result()?;
         settle(&mut plan.planned, &plan.config);
+        let registered = lifecycle::register(self, plan)?;
         if plan.is_replace()
             && let Some(prior) = &plan.prior
         {
@@ -74,7 +75,7 @@ impl ContainerResource {
                 );
             }
         }
-        let Some((target, _)) = lifecycle::register(self, plan)? else {
+        let Some((target, _)) = registered else {
             return Ok(());
         };
         let Some(snapshot) = self.hosts.peek(&target) else {

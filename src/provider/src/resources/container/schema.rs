@@ -24,7 +24,7 @@ tfplugin::model! {
     /// Time limits where `timeouts` is silent: create and update 5 minutes, read 2 minutes, delete 5
     /// minutes.
     pub struct Container {
-        /// How the host is reached: `nspawn_host.x`, or an object. A change is made in place, and refused when it leads to a different machine.
+        /// How the host is reached: `nspawn_host.x`, or an object. A change is made in place as long as it leads to the same machine; another machine that the plan has seen is a replacement, and one that it has not seen is refused in the apply.
         host: Attr<HostReference> => required(),
         /// Name of the machine on the host.
         name: Attr<Parsed<MachineName>> => required().replace(),

@@ -19,7 +19,7 @@ tfplugin::model! {
     ///
     /// Time limits where `timeouts` is silent: 2 minutes for each operation.
     pub struct PublicAddress {
-        /// How the host is reached: `nspawn_host.x`, or an object. A change is made in place, and refused when it leads to a different machine.
+        /// How the host is reached: `nspawn_host.x`, or an object. A change is made in place as long as it leads to the same machine; another machine that the plan has seen is a replacement, and one that it has not seen is refused in the apply.
         host: Attr<HostReference> => required(),
         /// The address (`203.0.113.2`, `2001:db8:1::10`), or a prefix such as `2001:db8:1:5::/80` with `proxy = false`. May be unknown until the apply.
         address: Attr<Parsed<Address>> => required().same_when(same_address).replace(),
