@@ -12,7 +12,7 @@ pub mod plan;
 pub mod rollback;
 mod slice;
 mod stand_by;
-mod sysctls;
+pub mod sysctls;
 mod told;
 mod way_in;
 
