@@ -149,7 +149,9 @@ impl Snapshot {
                     1 => line.clone(),
                     _ => format!("{line} [{number}]"),
                 };
-                let new = (1..).map(numbered).find(|line| !lines.contains(line));
+                let new = (1..=lines.len() + 1)
+                    .map(numbered)
+                    .find(|line| !lines.contains(line));
                 lines.extend(new);
             }
         }

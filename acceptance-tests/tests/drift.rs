@@ -4,7 +4,7 @@ use acceptance_tests::{Hosts, Lab, configuration, images::Guest};
 use anyhow::{Context, Result, ensure};
 
 /// What somebody does to the host while our service can't put it back at once, and the word by which the plan names it.
-const MEDDLING: [(&str, &str); 10] = [
+const MEDDLING: [(&str, &str); 12] = [
     ("ip route del 203.0.113.2/32", "route"),
     ("ip -6 route del 2001:db8:1::2/128", "route"),
     ("ip neigh del proxy 203.0.113.2 dev eth0", "proxy"),
@@ -18,6 +18,12 @@ const MEDDLING: [(&str, &str); 10] = [
     (
         "echo '# meddled' >> /etc/systemd/system/systemd-nspawn@web.service.d/nspawn-agent.conf",
         "nspawn-agent.conf",
+    ),
+    // As a torn write leaves it: nobody's.
+    (": > /etc/systemd/nspawn/web.nspawn", "web.nspawn"),
+    (
+        "rm -rf /var/lib/nspawn-agent/images/trees/*",
+        "the files that the container web stands on were removed",
     ),
     ("systemctl stop systemd-nspawn@web.service", "status"),
     (
@@ -53,6 +59,7 @@ fn drift_is_named_and_mended() -> Result<()> {
         terraform.assert_plan_is_empty().context(meddle)?;
         for address in ["203.0.113.2", "2001:db8:1::2"] {
             lab.ping(address).context(meddle)?;
+            lab.answers_as(address, "web").context(meddle)?;
         }
     }
     terraform.destroy()?;

@@ -90,6 +90,8 @@ pub struct Machine {
     pub inside: Inside,
     /// Whether the image's tree is gone, which its next start needs.
     pub lacks_tree: bool,
+    /// Whether the files that its mounted root stands on were removed.
+    pub has_lost_root: bool,
     /// Whether it was started with the settings that it should have, as far as that is known.
     pub runs_as_it_should: bool,
     /// Whether hashes of other root passwords than its own are kept.
@@ -215,6 +217,7 @@ fn look_at(
         inside: Inside::Changed(Vec::new()),
         lacks_tree: storage::needs_tree(container, &paths.copy())
             && !tree::folder(&assigned.image_digest).is_dir(),
+        has_lost_root: storage::has_lost_root(&paths),
         runs_as_it_should: started.is_as_it_should(container),
         has_other_passwords: passwords.has_others(container),
     })
@@ -313,6 +316,11 @@ fn drift(container: &Container, machine: &Machine) -> Vec<String> {
     }
     if machine.lacks_tree {
         drift.push(format!("the image's tree that {name} stands on is missing"));
+    }
+    if container.running && machine.unit.is_up() && machine.has_lost_root {
+        drift.push(format!(
+            "the files that the container {name} stands on were removed; the next apply restarts it"
+        ));
     }
     if container.running && machine.unit.is_up() && !machine.runs_as_it_should {
         drift.push(format!(

@@ -135,11 +135,9 @@ fn plan_one(
     steps
 }
 
-/// What a change does to the unit.
-pub fn run(container: &Container, unit: &UnitState, started: &Started, has_port: bool) -> Run {
-    // A link that is gone comes back with a start only.
-    let is_cut_off = unit.is_ready() && !has_port;
-    let changed = is_cut_off || !started.is_as_it_should(container);
+/// What a change does to the unit; a link or root that is gone comes back with a start only.
+pub fn run(container: &Container, unit: &UnitState, started: &Started, is_whole: bool) -> Run {
+    let changed = unit.is_ready() && !is_whole || !started.is_as_it_should(container);
     match (container.running, unit.is_up()) {
         (true, false) => Run::Start,
         (true, true) if unit.is_stopping() || unit.awaits_restart() => Run::Start,

@@ -45,7 +45,7 @@ pub async fn settle(context: &Context, stored: &Stored<Container>) -> Result<(),
     let unit = paths.unit();
     let started = Started::read(&paths)?;
     let state = systemd.unit_state(&unit).await?;
-    let job = match plan::run(container, &state, &started, port::exists(&container.name)) {
+    let job = match plan::run(container, &state, &started, is_whole(&container.name)) {
         Run::Stop => {
             context.progress(format!("{}: stopping", container.name));
             return context.within(shut_down(&systemd, container)).await;
@@ -106,7 +106,7 @@ pub async fn ends_anyway(context: &Context, stored: &Stored<Container>) -> Resul
     let state = systemd.unit_state(&paths.unit()).await?;
     let started = Started::read(&paths)?;
     Ok(
-        match plan::run(&stored.desired, &state, &started, port::exists(name)) {
+        match plan::run(&stored.desired, &state, &started, is_whole(name)) {
             Run::Stop => true,
             Run::Restart => {
                 let left = look(context, &Scope::Container(name.clone())).await?.steps;
@@ -283,6 +283,11 @@ pub async fn end(systemd: &Systemd, container: &Container) -> Result<(), Failure
         }
     }
     systemd.reset_failed(&unit).await
+}
+
+/// Whether all is there that a running guest is given by its start alone.
+fn is_whole(name: &MachineName) -> bool {
+    port::exists(name) && !storage::has_lost_root(&Paths::of(name))
 }
 
 #[cfg(test)]

@@ -54,6 +54,16 @@ pub fn needs_tree(container: &Container, copy: &Path) -> bool {
     container.storage == Storage::Overlay || container.ephemeral || !copy.is_dir()
 }
 
+/// Whether the files that a mounted root stands on were removed beneath it: what is in their place by now isn't what the
+/// guest sees. A folder that is removed has no links. stat(2)
+pub fn has_lost_root(paths: &Paths) -> bool {
+    let is_removed = |folder: &Path| fs::metadata(folder).is_ok_and(|found| found.nlink() == 0);
+    let (machine, lower) = (paths.machine(), paths.lower());
+    let is_overlay = mount::is_mounted(&lower);
+    is_overlay && (is_removed(&lower) || !paths.upper().is_dir())
+        || mount::is_mounted(&machine) && is_removed(&machine)
+}
+
 /// Takes the container's root away, and what an ephemeral one changed.
 pub fn take_down(container: &Container) -> Result<(), Failure> {
     let paths = Paths::of(&container.name);

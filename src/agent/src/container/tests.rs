@@ -61,6 +61,7 @@ pub fn machine() -> Machine {
         system_state: None,
         inside: Inside::Changed(Vec::new()),
         lacks_tree: false,
+        has_lost_root: false,
         runs_as_it_should: true,
         has_other_passwords: false,
     }

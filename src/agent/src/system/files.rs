@@ -329,7 +329,8 @@ pub fn compare(path: &Path, contents: &str) -> Result<OwnFile, Failure> {
     Ok(match read(path)? {
         None => OwnFile::Missing,
         Some(found) if found == contents.as_bytes() => OwnFile::Same,
-        Some(found) if is_ours(&found) => OwnFile::Differs,
+        // What is empty is nobody's, and is what a torn write leaves.
+        Some(found) if found.is_empty() || is_ours(&found) => OwnFile::Differs,
         Some(_) => OwnFile::Foreign,
     })
 }

@@ -16,6 +16,7 @@ fn each_deviation_is_a_sentence() {
         is_mounted: false,
         inside: Inside::Changed(vec!["etc/hostname".to_owned()]),
         lacks_tree: true,
+        has_lost_root: true,
         runs_as_it_should: false,
         ..machine()
     };
@@ -26,6 +27,7 @@ fn each_deviation_is_a_sentence() {
             "the file /etc/systemd/system/systemd-nspawn@web.service.d/nspawn-agent.conf is missing",
             "the container web does not start with the host",
             "the image's tree that web stands on is missing",
+            "the files that the container web stands on were removed; the next apply restarts it",
             "the container web runs with settings of before its last change; the next apply restarts it",
             "the interface vb-web of the container web is gone, and its network with it; the next apply restarts it",
             "the mount at /var/lib/machines/web is missing",
