@@ -111,12 +111,17 @@ impl Step {
         matches!(self, Self::Filter(filter::Step::DeleteNeighbour { .. }))
     }
 
-    /// Whether it is done inside a guest, whose root can keep it from succeeding.
-    pub fn is_within_guest(&self) -> bool {
+    /// Whether it puts on the host what a container is started with.
+    pub fn shapes_a_start(&self) -> bool {
+        use container::Step;
         matches!(
             self,
-            Self::Container(container::Step::WriteGuestFiles(_))
-                | Self::Address(address::Step::Guest(_))
+            Self::Container(
+                Step::MakeFolder(_)
+                    | Step::WriteSettings(..)
+                    | Step::WriteDropIn(..)
+                    | Step::RefreshUnits(_)
+            )
         )
     }
 }

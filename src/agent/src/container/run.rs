@@ -98,7 +98,8 @@ pub async fn settle(context: &Context, stored: &Stored<Container>) -> Result<(),
 }
 
 /// Whether a guest is to be stopped or restarted though the reconcile failed: its root must not keep it from that.
-/// A restart with files of the host that are still wrong would be taken for one with the right ones.
+/// A restart with settings that are still wrong would be taken for one with the right ones. What else is left, such as
+/// of the filter while other guests start, doesn't matter: a start waits for that itself.
 pub async fn ends_anyway(context: &Context, stored: &Stored<Container>) -> Result<bool, Failure> {
     let name = &stored.desired.name;
     let paths = Paths::of(name);
@@ -110,7 +111,7 @@ pub async fn ends_anyway(context: &Context, stored: &Stored<Container>) -> Resul
             Run::Stop => true,
             Run::Restart => {
                 let left = look(context, &Scope::Container(name.clone())).await?.steps;
-                left.iter().all(Step::is_within_guest)
+                !left.iter().any(Step::shapes_a_start)
             }
             Run::Leave | Run::Start => false,
         },
