@@ -267,6 +267,7 @@ fn a_change_that_locks_the_operator_out_is_undone() -> Result<()> {
     if effort == Effort::Long {
         drills.extend(MORE);
     }
+    // Words of the drills to try, by hand.
     let only = std::env::var("NSPAWN_DRILL").unwrap_or_default();
     let mut try_one = |name: String, case: &dyn Fn() -> Result<()>| {
         if !name.contains(&only) {

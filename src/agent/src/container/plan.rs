@@ -1,5 +1,7 @@
 //! What has to be done for containers: pure functions of what is wanted and what is seen.
 
+use std::collections::BTreeSet;
+
 use protocol::{
     desired::{Container, Host},
     name::MachineName,
@@ -79,16 +81,14 @@ pub fn plan(inventory: &Inventory, observed: &Observed, scope: &Scope) -> Vec<St
 /// The units that systemd holds former files of once these steps are done. It reads all of them again at once, which
 /// takes long on a full host.
 fn outdated(steps: &[Step], observed: &Observed) -> Vec<MachineName> {
-    let is_written = |name: &MachineName| {
-        steps
-            .iter()
-            .any(|step| matches!(step, Step::WriteDropIn(of, _) if of == name))
-    };
-    let outdated = observed
-        .machines
-        .iter()
-        .filter(|(name, machine)| machine.is_outdated || is_written(name));
-    outdated.map(|(name, _)| name.clone()).collect()
+    let written = steps.iter().filter_map(|step| match step {
+        Step::WriteDropIn(name, _) => Some(name),
+        _ => None,
+    });
+    let outdated = observed.machines.iter();
+    let outdated = outdated.filter(|(_, machine)| machine.is_outdated);
+    let names: BTreeSet<_> = written.chain(outdated.map(|(name, _)| name)).collect();
+    names.into_iter().cloned().collect()
 }
 
 fn plan_one(
