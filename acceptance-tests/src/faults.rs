@@ -134,19 +134,23 @@ impl Faults {
     }
 }
 
+/// What is struck of a record: of a line that comes again and again the first, the last and one in the middle. What is
+/// before a step of an agent that has just done the one before it is no place of its own: nothing lies between them.
 fn points(record: &str) -> Vec<Point> {
-    const WHOLE: usize = 6;
     let mut total: BTreeMap<&str, usize> = BTreeMap::new();
     for line in record.lines() {
         *total.entry(line).or_default() += 1;
     }
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut last: BTreeMap<&str, &str> = BTreeMap::new();
     let mut points = Vec::new();
     for line in record.lines() {
         let (all, time) = (total[line], seen.entry(line).or_default());
         *time += 1;
-        let is_chosen = all <= WHOLE || *time <= 2 || *time >= all - 1 || *time == all / 2;
-        if is_chosen {
+        let (kind, name) = line.split_once('\t').unwrap_or((line, ""));
+        let former = last.insert(kind, name).unwrap_or_default();
+        let is_same_place = name.starts_with("before: ") && ends_a_step(kind, former);
+        if [1, all.div_ceil(2), all].contains(time) && !is_same_place {
             points.push(Point {
                 line: line.to_owned(),
                 time: *time,
@@ -154,6 +158,12 @@ fn points(record: &str) -> Vec<Point> {
         }
     }
     points
+}
+
+/// Whether whoever comes by this goes on to its next step at once: not after an answer, nor where Terraform notes meanwhile
+/// what an operation has done.
+fn ends_a_step(kind: &str, name: &str) -> bool {
+    kind != "provider" && name.starts_with("after: ") && !name.starts_with("after: send ")
 }
 
 impl Lab {
@@ -167,19 +177,36 @@ impl Lab {
 mod tests {
     use super::*;
 
+    fn shown(record: &str) -> Vec<String> {
+        points(record).iter().map(ToString::to_string).collect()
+    }
+
     #[test]
     fn what_comes_again_and_again_is_thinned() {
         let record = "serve\ta\n".to_owned() + &"serve\tb\n".repeat(100) + "serve\ta\n";
-        let shown: Vec<String> = points(&record).iter().map(ToString::to_string).collect();
         let expected = [
             "serve a",
             "serve b",
-            "serve b (2)",
             "serve b (50)",
-            "serve b (99)",
             "serve b (100)",
             "serve a (2)",
         ];
-        assert_eq!(shown, expected);
+        assert_eq!(shown(&record), expected);
+    }
+
+    #[test]
+    fn one_place_is_struck_once() {
+        let record = "serve\tbefore: a\nserve\tafter: a\nresident\tbefore: c\nserve\tbefore: b\n\
+            serve\tafter: send b\nserve\tbefore: d\nprovider\tafter: e\nprovider\tbefore: f\n";
+        let expected = [
+            "serve before: a",
+            "serve after: a",
+            "resident before: c",
+            "serve after: send b",
+            "serve before: d",
+            "provider after: e",
+            "provider before: f",
+        ];
+        assert_eq!(shown(record), expected);
     }
 }

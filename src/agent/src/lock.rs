@@ -79,7 +79,7 @@ fn try_file(path: &Path) -> Result<Option<File>, Failure> {
     let file = match open(path) {
         // Its folder went at this very moment.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened.doing(deed)?,
+        opened => opened.doing(|| format!("open the host's lock {}", path.display()))?,
     };
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(is_at(path, &file).doing(deed)?.then_some(file)),

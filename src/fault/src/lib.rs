@@ -4,7 +4,7 @@
 #[cfg(feature = "points")]
 mod points;
 #[cfg(feature = "points")]
-pub use points::{done, point, watch};
+pub use points::{done, operation, point, watch};
 
 /// Says what kind of process this is, and where the sweep says what is to happen to it.
 #[cfg(not(feature = "points"))]
@@ -20,3 +20,8 @@ pub fn point<S: Into<String>>(_name: impl FnOnce() -> S) {}
 #[cfg(not(feature = "points"))]
 #[inline]
 pub fn done<S: Into<String>>(_deed: impl FnOnce() -> S) {}
+
+/// An operation of Terraform, "before: Applying x" or "after: Applying x": a point, but not after one that only looks.
+#[cfg(not(feature = "points"))]
+#[inline]
+pub fn operation(_name: &str) {}

@@ -45,6 +45,27 @@ pub fn done<S: Into<String>>(deed: impl FnOnce() -> S) {
     }
 }
 
+/// An operation of Terraform, "before: Applying x" or "after: Applying x": a point, but not after one that only looks,
+/// for then nothing has happened since the point before it.
+pub fn operation(name: &str) {
+    if !is_over_and_only_looked(name) {
+        point(|| name);
+    }
+}
+
+fn is_over_and_only_looked(operation: &str) -> bool {
+    const LOOKING: [&str; 6] = [
+        "Building",
+        "Configuring",
+        "Planning",
+        "Reading",
+        "Upgrading",
+        "Validating",
+    ];
+    let over = operation.strip_prefix("after: ").unwrap_or_default();
+    LOOKING.iter().any(|word| over.starts_with(word))
+}
+
 /// Whether a deed changes something. Any other word than these does, so that no new one is forgotten.
 fn changes(deed: &str) -> bool {
     const LOOKING: [&str; 14] = [
@@ -162,6 +183,17 @@ mod tests {
             ("", true),
         ] {
             assert_eq!(changes(deed), expected, "{deed}");
+        }
+    }
+
+    #[test]
+    fn what_only_looked_has_no_point_after_it() {
+        for (operation, expected) in [
+            ("before: Reading nspawn_host", false),
+            ("after: Reading nspawn_host", true),
+            ("after: Applying nspawn_host", false),
+        ] {
+            assert_eq!(is_over_and_only_looked(operation), expected, "{operation}");
         }
     }
 

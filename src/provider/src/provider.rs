@@ -68,7 +68,7 @@ pub fn server() -> Result<Server, RandomError> {
             hosts: Arc::clone(&hosts),
         },
     )
-    .observe(|operation| fault::point(|| operation))
+    .observe(fault::operation)
     .resource(HostResource {
         hosts: Arc::clone(&hosts),
     })

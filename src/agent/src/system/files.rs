@@ -51,7 +51,6 @@ pub fn replace(path: &Path, contents: &[u8], mode: u32) -> Result<(), Failure> {
     clear_left_of(path)?;
     let (temporary, mut file) = make_temporary(path).doing(deed)?;
     let written = (|| {
-        fault::point(|| format!("make {}", temporary.display()));
         file.write_all(contents)?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         fault::point(|| format!("fill {}", temporary.display()));
@@ -254,12 +253,11 @@ pub fn sync_parent(path: &Path) -> Result<(), Failure> {
 pub fn create_folder(path: &Path, mode: u32) -> Result<(), Failure> {
     /// Another process may remove one that is empty still.
     const TRIES: usize = 10;
-    let make = || {
-        if path.is_dir() {
-            return Ok(());
-        }
-        DirBuilder::new().recursive(true).mode(mode).create(path)
-    };
+    // One that is there is no step: the kill sweep has nothing to strike.
+    if path.is_dir() {
+        return Ok(());
+    }
+    let make = || DirBuilder::new().recursive(true).mode(mode).create(path);
     let mut result = make();
     for _ in 1..TRIES {
         match result {
