@@ -29,6 +29,8 @@ use self::{
 
 /// How often each point of the resident service is tried: what it does at once comes by in another order each time.
 const TRIES: usize = 3;
+/// How many points of a hundred may not be reached again: of 415, four weren't.
+const UNREACHED: usize = 5;
 
 /// The cases so far, and the lab that the next one is tried in.
 struct Run {
@@ -172,8 +174,9 @@ impl Run {
             self.cases.tried(),
             self.unreached
         );
+        let allowed = (self.cases.tried() * UNREACHED / 100).max(2);
         ensure!(
-            self.unreached * 4 <= self.cases.tried(),
+            self.unreached <= allowed,
             "too many points are not reached again: {} beside {} cases",
             self.unreached,
             self.cases.tried()

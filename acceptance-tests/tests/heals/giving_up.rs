@@ -20,6 +20,9 @@ const IDLE: f64 = 0.006;
 const QUIET: Duration = Duration::from_mins(5);
 /// Kilobytes of memory of its own, of which 1600 were measured.
 const MEMORY: u64 = 4_000;
+/// With the pages of the program: this build's, which is five times as large as the released one, took 10,500, and the
+/// released one 6,100.
+const MEMORY_IN_ALL: u64 = 13_000;
 
 /// Somebody who undoes a mend all the time, until this is dropped.
 struct Undoer<'a>(&'a Server);
@@ -159,8 +162,8 @@ impl Server {
             load * 100.0
         );
         ensure!(load < IDLE, "it uses {load} of a processor");
-        // Pages of the program are the rest: with this build's 10.5 MB in all, with the released agent's 6.1.
         ensure!(own < MEMORY, "it uses {own} kB of its own");
+        ensure!(all < MEMORY_IN_ALL, "it uses {all} kB in all");
         Ok(())
     }
 }
