@@ -7,9 +7,10 @@ use super::SETTLED;
 use crate::{Snapshot, Vps, command::wait_until, snapshot::without_sum};
 
 /// The agent's files. Of the trees, and of what a running guest doesn't change of a copy, the contents, owners and modes
-/// in one sum each: a power cut may leave files empty. Of a tree that debootstrap makes, logs and caches hold times. Of a
-/// guest's own layer, what is left of files that were being written, and those that are always Terraform's: the others
-/// stay as they are when they are asked for no more. A running guest's files come and go meanwhile.
+/// in one sum each: a power cut may leave files empty. Of a tree that debootstrap makes, logs and caches hold times, and
+/// /etc/shadow the day. Of a guest's own layer, what is left of files that were being written, and those that are
+/// always Terraform's: the others stay as they are when they are asked for no more. A running guest's files come and go
+/// meanwhile.
 const OWN: &str = "
     for folder in /var/lib/nspawn-agent /run/nspawn-agent /usr/local/lib/nspawn-agent; do
         if [ -e $folder ]; then find $folder -xdev -maxdepth 3 -printf '%p %y %m %U:%G\\n'; fi
@@ -19,7 +20,8 @@ const OWN: &str = "
             cd $tree
             printf '%s: %s empty files, contents %s, owners %s\\n' $tree \
                 $(find . -xdev -type f -empty | wc -l) \
-                $(find . -xdev -type f ! -path './var/log/*' ! -path './var/cache/*' -exec cksum {} + | sort | cksum | tr ' ' -) \
+                $({ find . -xdev -type f ! -path './var/log/*' ! -path './var/cache/*' ! -path './etc/shadow*' -exec cksum {} +
+                    if [ -f etc/shadow ]; then cut -d : -f 1,2 etc/shadow; fi; } | sort | cksum | tr ' ' -) \
                 $(find . -xdev -printf '%p %y %m %U:%G %l\\n' | sort | cksum | tr ' ' -)
         fi
     done
