@@ -15,7 +15,7 @@ use anyhow::{Result, bail, ensure};
 use tenants::{
     attacks::{self, Attack},
     honest::Honest,
-    tables, tries,
+    links, tables, tries,
     watch::Watch,
     world::{PREFIX_V4, PREFIX_V6, Prefix, World, configuration},
 };
@@ -128,6 +128,17 @@ fn with_isolation(
             },
         );
     }
+    links::join_private_network(world, true)?;
+    for block in &links::ON_LINK {
+        cases.case(
+            format!(
+                "{prefix}a guest sends to hundreds of addresses of {} on the uplink",
+                block.net
+            ),
+            || links::are_limited(world, block),
+        );
+    }
+    links::leave_private_network(world)?;
     cases.case(
         format!("{prefix}honest traffic lost nothing meanwhile"),
         || {
@@ -199,6 +210,11 @@ fn without_isolation(
                 ensure!(sought > 100, "the host asked for {sought}");
                 world.lab.vps1().root("ip neigh flush dev br0")?;
             }
+            links::join_private_network(world, false)?;
+            for block in &links::ON_LINK {
+                links::are_not_limited(world, block)?;
+            }
+            links::leave_private_network(world)?;
             tries::sniffs_without_an_entry(world, watch)
         },
     );

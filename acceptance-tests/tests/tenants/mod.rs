@@ -2,6 +2,7 @@
 
 pub mod attacks;
 pub mod honest;
+pub mod links;
 pub mod tables;
 pub mod tries;
 pub mod watch;

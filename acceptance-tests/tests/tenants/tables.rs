@@ -98,10 +98,10 @@ pub fn are_true(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// The addresses, routes, forwarding entries and rules of the host; addresses and routes of the neighbours.
+/// The addresses, routes, forwarding entries and rules of the host, but for what packets put into sets for some time; addresses and routes of the neighbours.
 pub fn all(world: &World) -> Result<String> {
     let script = "ip -o addr | sed -E 's/(valid|preferred)_lft [^ ]+//g'; ip route show table all; \
-         ip -6 route show table all | sed -E 's/ expires [0-9]+sec//'; bridge fdb show | sort; nft list ruleset";
+         ip -6 route show table all | sed -E 's/ expires [0-9]+sec//'; bridge fdb show | sort; nft list ruleset | sed '/ expires /d'";
     let mut text = world.lab.vps1().root(script)?;
     for guest in [&world.victim, &world.bystander] {
         text += &in_namespace(&guest.namespace, "ip -o addr; ip route; ip -6 route")?;

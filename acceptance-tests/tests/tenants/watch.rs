@@ -125,7 +125,7 @@ impl Watch {
         let frames = self.uplink.frames();
         let mut honest: Vec<IpAddr> = vec![world.host_v4, world.host_v6];
         honest.extend(
-            ["::", &link_local(world)?]
+            ["::", &link_local(world)?, super::links::HOST_V4]
                 .iter()
                 .flat_map(|text| text.parse::<IpAddr>()),
         );

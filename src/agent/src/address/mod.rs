@@ -105,7 +105,7 @@ pub fn state(
             Step::RemoveGuestFiles(_) => None,
             step => Some(sentence(step, observed)),
         })
-        .chain(plan::hindrance(inventory, &observed.network, stored))
+        .chain(plan::hindrances(inventory, &observed.network, stored))
         .collect();
     (state, drift)
 }

@@ -116,25 +116,60 @@ fn is_proxied(address: &Address) -> bool {
     address.proxy && address.address.is_single()
 }
 
-/// What keeps a neighbour proxy from being there, which no step can mend.
-pub fn hindrance(
+/// What keeps an address from its guest, which no step can mend.
+pub fn hindrances(
     inventory: &Inventory,
     network: &Network,
     stored: &Stored<Address>,
+) -> Vec<String> {
+    let of_proxy = hindrance_of_proxy(inventory, network, &stored.desired);
+    let of_guest = taken_by_host(network, &stored.desired);
+    of_proxy.into_iter().chain(of_guest).collect()
+}
+
+fn hindrance_of_proxy(
+    inventory: &Inventory,
+    network: &Network,
+    address: &Address,
 ) -> Option<String> {
-    let address = &stored.desired;
-    let name = uplink(inventory.host.as_ref()?, address);
-    let what = match network.link(name) {
-        None => "missing",
-        Some(link) if !link.up => "down",
-        Some(_) => return None,
+    let host = inventory.host.as_ref()?;
+    let (name, canonical) = (uplink(host, address), address.address.canonical());
+    if !is_proxied(address) {
+        return None;
+    }
+    let Some(link) = network.link(name) else {
+        return Some(format!("the uplink {name} of {canonical} is missing"));
     };
-    is_proxied(address).then(|| {
+    if !link.up {
+        return Some(format!("the uplink {name} of {canonical} is down"));
+    }
+    // What comes in by a port is the bridge's. bridge(8)
+    let controller = network
+        .links
+        .iter()
+        .find(|other| Some(other.index) == link.bridge)?;
+    (controller.kind.as_deref() == Some("bridge")).then(|| {
         format!(
-            "the uplink {name} of {} is {what}",
-            address.address.canonical()
+            "the uplink {name} of {canonical} is a port of the bridge {bridge}, and answers for no address as such: set \
+             uplink = \"{bridge}\", or take it out of the bridge (ip link set {name} nomaster)",
+            bridge = controller.name
         )
     })
+}
+
+/// The host takes what is sent to an address of its own, and answers in the guest's place.
+fn taken_by_host(network: &Network, address: &Address) -> Option<String> {
+    let net = address.address.network();
+    let own = network
+        .addresses
+        .iter()
+        .find(|own| net.contains(&own.net.addr()))?;
+    let (interface, own) = (network.name(own.index)?, own.net);
+    Some(format!(
+        "the server itself has {} on {interface}, and answers in the guest's place: remove it there (ip addr del {own} dev \
+         {interface})",
+        own.addr()
+    ))
 }
 
 fn proxy(network: &Network, uplink: &Link, stored: &Stored<Address>) -> Option<Step> {
@@ -167,7 +202,10 @@ fn leftovers(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Ve
     let bridge = inventory
         .host
         .as_ref()
-        .and_then(|host| network.link(host.desired.bridge.as_str()))
+        .and_then(|host| {
+            let link = network.link(host.desired.bridge.as_str());
+            link.or_else(|| host::bridge::others_of_ours(host, network).next())
+        })
         .map(|link| link.index);
     let mut steps = Vec::new();
     for route in network

@@ -17,8 +17,11 @@ use crate::system::netlink::mac_text;
 pub struct Elements(BTreeMap<String, BTreeSet<String>>);
 
 /// The names of the sets; table.rs declares them.
-pub const SETS: [&str; 8] = [
+pub const SETS: [&str; 11] = [
     "ports",
+    "bridges",
+    "on_link4",
+    "on_link6",
     "macs",
     "v4",
     "v6",
@@ -55,6 +58,18 @@ impl Elements {
                     self.insert("targets", format!("{quoted} . {range}"));
                 }
             }
+        }
+    }
+
+    /// Limits how many addresses of these prefixes a guest may have the host look for, over this bridge.
+    pub fn limit(&mut self, bridge: &str, prefixes: &[IpNet]) {
+        self.insert("bridges", format!("\"{bridge}\""));
+        for net in prefixes {
+            let set = match net {
+                IpNet::V4(_) => "on_link4",
+                IpNet::V6(_) => "on_link6",
+            };
+            self.insert(set, net_text(*net));
         }
     }
 
@@ -96,10 +111,10 @@ fn commands(verb: &str, of: &Elements, but: &Elements) -> String {
             continue;
         }
         let list = elements.join(", ");
-        let families = if set == "ports" {
-            &FAMILIES[..]
-        } else {
-            &["bridge"]
+        let families = match set {
+            "ports" => &FAMILIES[..],
+            "bridges" | "on_link4" | "on_link6" => &["inet"],
+            _ => &["bridge"],
         };
         for family in families {
             // Writing into a String can't fail.

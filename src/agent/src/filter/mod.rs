@@ -2,6 +2,7 @@
 
 mod elements;
 mod neighbours;
+mod on_link;
 pub mod plan;
 pub mod port;
 mod table;
@@ -237,7 +238,7 @@ pub async fn clear(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Identifies a listing, whatever the order of elements and the kernel's own numbers.
+/// Identifies a listing, whatever the order of elements, the kernel's own numbers, and what packets put into sets.
 fn digest(listing: &Value) -> String {
     hexadecimal(&Sha256::digest(normal(listing, "").to_string()))
 }
@@ -247,6 +248,8 @@ fn normal(value: &Value, key: &str) -> Value {
         Value::Object(map) => Value::Object(
             map.iter()
                 .filter(|(key, _)| !matches!(key.as_str(), "handle" | "metainfo" | "index"))
+                // nft 1.0.6 doesn't say that a set is dynamic.
+                .filter(|(key, _)| *key != "elem" || !map.contains_key("timeout"))
                 .map(|(key, value)| (key.clone(), normal(value, key)))
                 .collect(),
         ),

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::{Elements, Step, neighbours, port};
+use super::{Elements, Step, neighbours, on_link, port};
 use crate::{
     container::mac::{mac_address, parse_machine_id},
     host::bridge,
@@ -14,13 +14,15 @@ use crate::{
 /// Who may send what.
 pub fn elements(inventory: &Inventory, observed: &Observation) -> Elements {
     let mut elements = Elements::default();
-    let (Some(id), Some(_)) = (
+    let (Some(id), Some(host)) = (
         parse_machine_id(&observed.facts.machine_id),
         &inventory.host,
     ) else {
         return elements;
     };
     let bridge = own_bridge(inventory, observed);
+    let prefixes = on_link::prefixes(&observed.network, bridge);
+    elements.limit(host.desired.bridge.as_str(), &prefixes);
     for name in inventory.containers.keys() {
         let addresses: Vec<IpNet> = inventory
             .addresses_of(name)

@@ -16,6 +16,8 @@ fn guests() -> Elements {
             "2001:db8:1:5::/80".parse().unwrap(),
         ],
     );
+    let on_link = ["10.0.0.0/24", "2001:db8:1::/64"].map(|net| net.parse().unwrap());
+    elements.limit("br0", &on_link);
     elements
 }
 
@@ -24,6 +26,10 @@ fn only_the_difference_is_applied() {
     let (none, web) = (Elements::default(), guests());
     assert_eq!(web.added_to(&web), "");
     assert_eq!(web.removed_from(&none), "");
+    assert!(
+        web.added_to(&none)
+            .contains("add element inet nspawn_agent on_link4 { 10.0.0.0/24 }")
+    );
     let mut two = web.clone();
     two.admit("vb-db", [2, 0, 0, 0, 0, 2], &[]);
     let added = two.added_to(&web);
@@ -45,6 +51,20 @@ fn a_listing_is_the_same_whatever_the_order() {
     assert_eq!(first, digest(&listing(["b", "a"], 2, "accept")));
     assert_ne!(first, digest(&listing(["b", "c"], 1, "accept")));
     assert_ne!(first, digest(&listing(["a", "b"], 1, "drop")));
+}
+
+#[test]
+fn a_listing_is_the_same_whatever_packets_put_into_sets() {
+    let listing = |timeout: Option<u32>, elements: &[&str]| {
+        let mut set = json!({"name": "asked4", "elem": elements});
+        if let Some(timeout) = timeout {
+            set["timeout"] = timeout.into();
+        }
+        digest(&json!({"nftables": [{"set": set}]}))
+    };
+    assert_eq!(listing(Some(10), &["a"]), listing(Some(10), &["b", "c"]));
+    assert_ne!(listing(Some(10), &["a"]), listing(Some(11), &["a"]));
+    assert_ne!(listing(None, &["a"]), listing(None, &["b"]));
 }
 
 /// The real nft takes the table and its changes, in a network namespace of its own.

@@ -4,6 +4,7 @@ use protocol::desired::Host;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    filter::port,
     store::{Inventory, Stored},
     system::netlink::{Link, Network},
 };
@@ -51,6 +52,37 @@ pub fn of_host<'a>(
     network
         .link(host.bridge.as_str())
         .filter(|link| is_ours(link, machine_id, host))
+}
+
+/// Bridges of ours that have another name than the host's: somebody has renamed them.
+pub fn others_of_ours<'a>(
+    stored: &'a Stored<Host>,
+    network: &'a Network,
+) -> impl Iterator<Item = &'a Link> {
+    let own = network
+        .link(stored.desired.bridge.as_str())
+        .map(|link| link.index);
+    network.links.iter().filter(move |link| {
+        is_named(link) && link.kind.as_deref() == Some("bridge") && Some(link.index) != own
+    })
+}
+
+/// The ports of a bridge that belong to none of our guests.
+pub fn foreign_ports<'a>(
+    inventory: &'a Inventory,
+    network: &'a Network,
+    bridge: u32,
+) -> impl Iterator<Item = &'a Link> {
+    let guests: Vec<u32> = inventory
+        .containers
+        .keys()
+        .filter_map(|name| port::find(network, bridge, name))
+        .map(|link| link.index)
+        .collect();
+    network
+        .links
+        .iter()
+        .filter(move |link| link.bridge == Some(bridge) && !guests.contains(&link.index))
 }
 
 #[cfg(test)]

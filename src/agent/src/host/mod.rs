@@ -114,6 +114,14 @@ pub enum Step {
     RestoreSysctls(sysctls::Wishes),
     /// Make the bridge.
     MakeBridge(NewBridge),
+    /// Give the bridge its name back.
+    RenameBridge {
+        index: u32,
+        from: String,
+        to: String,
+    },
+    /// Remove another one of ours.
+    RemoveBridge { index: u32, name: String },
     /// Mark the bridge as ours.
     NameBridge(String),
     /// Give the bridge the MAC address and the settings that it was made with.
@@ -262,6 +270,8 @@ pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
         Step::SetSysctl(key, value) => sysctls::set(&context.store, key, *value),
         Step::RestoreSysctls(wishes) => sysctls::restore(&context.store, wishes),
         Step::MakeBridge(bridge) => context.netlink.add_bridge(bridge).await,
+        Step::RenameBridge { index, to, .. } => context.netlink.rename_link(*index, to).await,
+        Step::RemoveBridge { index, .. } => context.netlink.delete_link(*index).await,
         Step::NameBridge(name) => context.netlink.name_link(name, bridge::ALIAS).await,
         Step::MendBridge { name, mac } => context.netlink.mend_bridge(name, *mac).await,
         Step::SetBridge { index, mtu } => context.netlink.set_link(*index, *mtu).await,
@@ -360,6 +370,7 @@ pub async fn clear_but_service(context: &Context, stored: &Stored<Host>) -> Resu
     if let Some(link) = bridge::of_host(stored, &network, &facts::machine_id()?) {
         context.netlink.delete_link(link.index).await?;
     }
+    clear_renamed_bridges(context, stored, &network).await?;
     for file in plan::files(&stored.desired, &stored.assigned, &Vec::new()) {
         if file.path != install::UNIT_PATH {
             files::remove_own_for_good(Path::new(&file.path))?;
@@ -378,6 +389,26 @@ pub async fn clear_but_service(context: &Context, stored: &Stored<Host>) -> Resu
     files::remove_tree(&context.run_folder.join("network"))?;
     // The last, so that the next boot goes on with a removal that was cut off.
     install::remove_service(context).await
+}
+
+/// A bridge of ours that somebody has renamed goes, too, but for one that others use by now.
+async fn clear_renamed_bridges(
+    context: &Context,
+    stored: &Stored<Host>,
+    network: &Network,
+) -> Result<(), Failure> {
+    for link in bridge::others_of_ours(stored, network) {
+        let none = Inventory::default();
+        let port = bridge::foreign_ports(&none, network, link.index).next();
+        match port {
+            None => context.netlink.delete_link(link.index).await?,
+            Some(port) => eprintln!(
+                "nspawn-agent: the bridge {} is left, which was made as {}: {} is a port of it, which is somebody else's",
+                link.name, stored.desired.bridge, port.name
+            ),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use protocol::desired::Host;
 use super::{Assigned, BRIDGE_ADDRESS, OwnedFile, Step, bridge, install, sysctls};
 use crate::{
     reconcile::{Observation, Scope},
-    store::Inventory,
+    store::{Inventory, Stored},
     system::{
         files::{HEADER, OwnFile},
         netlink::{NewBridge, SwitchFlags},
@@ -111,12 +111,33 @@ pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec
     if observed.host.is_without_program {
         steps.push(Step::PutBackProgram);
     }
-    steps.extend(bridge_steps(
-        &stored.desired,
-        super::uplink(stored),
-        observed,
-    ));
+    steps.extend(bridge_steps(stored, observed));
+    steps.extend(second_bridges(stored, inventory, observed));
     steps
+}
+
+/// Beside the one that has the host's name, another is left over: it was renamed, and this one made in its place. One
+/// that others use by now stays; the drift says so.
+fn second_bridges(
+    stored: &Stored<Host>,
+    inventory: &Inventory,
+    observed: &Observation,
+) -> Vec<Step> {
+    let network = &observed.network;
+    if bridge::of_host(stored, network, &observed.facts.machine_id).is_none() {
+        return Vec::new();
+    }
+    bridge::others_of_ours(stored, network)
+        .filter(|link| {
+            bridge::foreign_ports(inventory, network, link.index)
+                .next()
+                .is_none()
+        })
+        .map(|link| Step::RemoveBridge {
+            index: link.index,
+            name: link.name.clone(),
+        })
+        .collect()
 }
 
 /// Our files that don't hold what they should.
@@ -149,11 +170,20 @@ fn sysctl_steps(observed: &Observation) -> Vec<Step> {
     steps
 }
 
-fn bridge_steps(host: &Host, uplink: &str, observed: &Observation) -> Vec<Step> {
+fn bridge_steps(stored: &Stored<Host>, observed: &Observation) -> Vec<Step> {
+    let (host, uplink) = (&stored.desired, super::uplink(stored));
     let (network, machine_id) = (&observed.network, observed.facts.machine_id.as_str());
     let mtu = network.link(uplink).map(|link| link.mtu);
     let mac = bridge::mac(machine_id, host.bridge.as_str());
     let Some(link) = network.link(host.bridge.as_str()) else {
+        // With its ports and routes.
+        if let Some(renamed) = bridge::others_of_ours(stored, network).next() {
+            return vec![Step::RenameBridge {
+                index: renamed.index,
+                from: renamed.name.clone(),
+                to: host.bridge.to_string(),
+            }];
+        }
         return vec![Step::MakeBridge(NewBridge {
             name: host.bridge.to_string(),
             alias: bridge::ALIAS.to_owned(),

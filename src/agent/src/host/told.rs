@@ -64,6 +64,7 @@ fn drift(stored: &Stored<Host>, inventory: &Inventory, observed: &Observation) -
             "somebody else's interface {name} is in the bridge's place"
         ));
     }
+    drift.extend(foreign_ports(stored, inventory, observed));
     if observed.network.link(uplink(stored)).is_none() {
         drift.push(format!("the uplink {} is missing", uplink(stored)));
     }
@@ -80,6 +81,29 @@ fn drift(stored: &Stored<Host>, inventory: &Inventory, observed: &Observation) -
         ));
     }
     drift
+}
+
+/// What is on our bridges, and no guest's; it is its owner's to take away.
+fn foreign_ports(
+    stored: &Stored<Host>,
+    inventory: &Inventory,
+    observed: &Observation,
+) -> Vec<String> {
+    let network = &observed.network;
+    let own = bridge::of_host(stored, network, &observed.facts.machine_id);
+    own.into_iter()
+        .chain(bridge::others_of_ours(stored, network))
+        .flat_map(|bridge| {
+            let ports = bridge::foreign_ports(inventory, network, bridge.index);
+            ports.map(|port| {
+                format!(
+                    "the interface {} is a port of the bridge {}, where only guests of this host belong: take it out (ip link \
+                     set {} nomaster)",
+                    port.name, bridge.name, port.name
+                )
+            })
+        })
+        .collect()
 }
 
 /// What was wrong before a step.
@@ -112,6 +136,10 @@ pub fn sentence(step: &Step, inventory: &Inventory, observed: &Observation) -> S
         ),
         Step::RestoreSysctls(_) => "sysctls that are needed no more are still set".to_owned(),
         Step::MakeBridge(_) => format!("the bridge {bridge} is missing"),
+        Step::RenameBridge { from, to, .. } => format!("the bridge {to} was renamed to {from}"),
+        Step::RemoveBridge { name, .. } => {
+            format!("the bridge {name} is there beside {bridge}, though it is ours")
+        }
         Step::NameBridge(name) => format!("the bridge {name} isn't marked as ours"),
         Step::MendBridge { name, .. } => format!(
             "the bridge {name} has another MAC address, or spanning tree or multicast snooping on"
@@ -121,5 +149,34 @@ pub fn sentence(step: &Step, inventory: &Inventory, observed: &Observation) -> S
         }
         Step::SetBridge { mtu: None, .. } => format!("the bridge {bridge} is down"),
         Step::AddAddress { net, .. } => format!("the address {net} is missing on {bridge}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        system::netlink::Link,
+        testing::{inventory, network, observation},
+    };
+
+    #[test]
+    fn a_port_of_somebody_else_is_told() {
+        let inventory = inventory(&["web"], &[]);
+        let stored = inventory.host.as_ref().unwrap();
+        let mut network = network();
+        for (index, name) in [(8, "vb-web"), (9, "eth1")] {
+            network.links.push(Link {
+                index,
+                name: name.to_owned(),
+                bridge: Some(3),
+                ..Link::default()
+            });
+        }
+        let mut told = drift(stored, &inventory, &observation(network));
+        told.retain(|text| text.contains("nomaster"));
+        let expected = "the interface eth1 is a port of the bridge br0, where only guests of this host belong: take it out \
+             (ip link set eth1 nomaster)";
+        assert_eq!(told, [expected]);
     }
 }

@@ -128,20 +128,69 @@ fn a_link_that_is_down_gets_nothing() {
 fn what_hinders_a_proxy_is_told() {
     let inventory = inventory(&[], &[(V4, "web")]);
     let stored = &inventory.addresses[V4];
-    let told = |network: &Network| hindrance(&inventory, network, stored);
+    let told = |network: &Network| hindrances(&inventory, network, stored);
     let mut network = network();
-    assert_eq!(told(&network), None);
+    assert!(told(&network).is_empty());
+    let mut bridged = network.clone();
+    bridged.links[0].bridge = Some(7);
+    let mut controller = Link {
+        index: 7,
+        name: "br7".to_owned(),
+        kind: Some("bridge".to_owned()),
+        ..Link::default()
+    };
+    bridged.links.push(controller.clone());
+    let found = told(&bridged);
+    assert!(
+        matches!(&found[..], [text] if text.contains("is a port of the bridge br7") && text.contains("nomaster")),
+        "{found:?}"
+    );
+    controller.kind = Some("vrf".to_owned());
+    bridged.links.pop();
+    bridged.links.push(controller);
+    assert!(told(&bridged).is_empty());
     for link in &mut network.links {
         link.up = false;
     }
     let down = "the uplink eth0 of 203.0.113.2 is down".to_owned();
-    assert_eq!(told(&network), Some(down));
+    assert_eq!(told(&network), [down]);
     network.links.clear();
     let missing = "the uplink eth0 of 203.0.113.2 is missing".to_owned();
-    assert_eq!(told(&network), Some(missing));
+    assert_eq!(told(&network), [missing]);
     let mut unproxied = stored.clone();
     unproxied.desired.proxy = false;
-    assert_eq!(hindrance(&inventory, &network, &unproxied), None);
+    assert!(hindrances(&inventory, &network, &unproxied).is_empty());
+}
+
+#[test]
+fn an_address_that_the_server_itself_has_is_told() {
+    let prefix = "2001:db8:1:5::/80";
+    let inventory = inventory(&[], &[(V4, "web"), (prefix, "web")]);
+    let mut network = network();
+    for (address, net) in [(V4, "203.0.113.2/24"), (prefix, "2001:db8:1:5::1/64")] {
+        let stored = &inventory.addresses[address];
+        assert!(hindrances(&inventory, &network, stored).is_empty());
+        network.addresses.push(crate::system::netlink::Address {
+            index: 2,
+            net: net.parse().unwrap(),
+            global: true,
+            expires: false,
+        });
+        let found = hindrances(&inventory, &network, stored);
+        let what_to_do = format!("ip addr del {net} dev eth0");
+        assert!(
+            matches!(&found[..], [text] if text.contains(&what_to_do)),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
+fn routes_over_our_bridge_stay_while_it_has_another_name() {
+    let mut network = healthy();
+    network.links[1].name = "br7".to_owned();
+    network.links[1].kind = Some("bridge".to_owned());
+    assert_eq!(steps(network, &[(V4, "web"), (V6, "web")], &Scope::All), []);
 }
 
 #[test]

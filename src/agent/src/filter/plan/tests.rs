@@ -15,6 +15,25 @@ fn a_container_is_let_in_before_its_port_is_there() {
 }
 
 #[test]
+fn a_prefix_that_comes_to_a_link_changes_the_filter() {
+    let inventory = inventory(&["web"], &[]);
+    let before = elements(&inventory, &observation(network()));
+    let mut network = network();
+    network.routes.push(crate::system::netlink::Route {
+        destination: "10.0.0.0/24".parse().unwrap(),
+        index: 2,
+        gateway: None,
+        protocol: libc::RTPROT_KERNEL,
+        metric: 0,
+    });
+    let after = elements(&inventory, &observation(network));
+    assert_eq!(
+        after.added_to(&before),
+        "add element inet nspawn_agent on_link4 { 10.0.0.0/24 }\n"
+    );
+}
+
+#[test]
 fn a_port_gets_its_flags_and_its_guest() {
     let mut inventory = inventory(&["web"], &[]);
     let mut network = network();

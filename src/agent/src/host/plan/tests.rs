@@ -144,3 +144,35 @@ fn the_file_of_sysctls_never_sets_one_whose_former_value_is_not_known() {
         );
     }
 }
+
+#[test]
+fn a_bridge_that_was_renamed_gets_its_name_back_and_a_second_one_goes() {
+    let mut renamed = network();
+    renamed.links[1].name = "br7".to_owned();
+    renamed.links[1].kind = Some("bridge".to_owned());
+    let rename = Step::RenameBridge {
+        index: 3,
+        from: "br7".to_owned(),
+        to: "br0".to_owned(),
+    };
+    assert_eq!(steps(renamed.clone()), [rename]);
+    let mut two = network();
+    let mut second = renamed.links[1].clone();
+    second.index = 7;
+    two.links.push(second);
+    let remove = Step::RemoveBridge {
+        index: 7,
+        name: "br7".to_owned(),
+    };
+    assert_eq!(steps(two.clone()), [remove]);
+    two.links.push(crate::system::netlink::Link {
+        index: 8,
+        name: "eth1".to_owned(),
+        bridge: Some(7),
+        ..crate::system::netlink::Link::default()
+    });
+    assert_eq!(steps(two), [], "others use it");
+    let mut foreign = renamed;
+    foreign.links[1].alias = None;
+    assert!(matches!(&steps(foreign)[..], [Step::MakeBridge(_)]));
+}

@@ -1,6 +1,6 @@
 //! The values from before, and how they come back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::{Failure, desired::Host};
 use serde::{Deserialize, Serialize};
@@ -166,7 +166,8 @@ fn restore_but(store: &Store, wishes: &Wishes, asked: &Asked) -> Result<(), Fail
     let Some(mut former) = store.get_beside::<Former>(FILE)? else {
         return Ok(());
     };
-    let stays = |key: &String| wishes.iter().any(|(wished, _)| wished == key);
+    let away = away(&former, wishes)?;
+    let stays = |key: &String| away.contains(key) || wishes.iter().any(|(wished, _)| wished == key);
     for key in former.order.iter().rev().filter(|key| !stays(key)) {
         if is_asked_for(key, asked)? {
             continue;
@@ -183,6 +184,20 @@ fn restore_but(store: &Store, wishes: &Wishes, asked: &Asked) -> Result<(), Fail
     } else {
         store.put_beside(FILE, &former)
     }
+}
+
+/// What belongs to an interface that isn't there now, while the host stays: with its name, as after it was renamed there
+/// and back, comes the value that was set.
+fn away(former: &Former, wishes: &Wishes) -> Result<BTreeSet<String>, Failure> {
+    let mut away = BTreeSet::new();
+    if !wishes.is_empty() {
+        for key in former.values.keys() {
+            if sysctl::read(key)?.is_none() {
+                away.insert(key.clone());
+            }
+        }
+    }
+    Ok(away)
 }
 
 /// Whether somebody's file asks for the very value that a sysctl has, or for that of a switch which goes on working with
@@ -243,10 +258,13 @@ fn is_raised_further(key: &str, now: &str) -> bool {
 
 /// Settings that were changed and are wished for no more.
 pub fn superfluous(store: &Store, wishes: &Wishes) -> Result<bool, Failure> {
-    Ok(read(store)?
+    let former = read(store)?;
+    let away = away(&former, wishes)?;
+    let is_wished = |key: &String| wishes.iter().any(|(wished, _)| wished == key);
+    Ok(former
         .values
         .keys()
-        .any(|key| !wishes.iter().any(|(wished, _)| wished == key)))
+        .any(|key| !away.contains(key) && !is_wished(key)))
 }
 
 #[cfg(test)]
@@ -427,6 +445,32 @@ mod tests {
             restore_but(&store, &Vec::new(), &Asked::new()).unwrap();
             assert_eq!(value(REDIRECTS), "1");
             assert_eq!(value("net/ipv4/conf/lo/forwarding"), "0");
+        });
+    }
+
+    #[test]
+    fn what_an_interface_had_comes_back_after_it_was_renamed_there_and_back() {
+        in_new_namespace(|store| {
+            let ip = |arguments: &[&str]| {
+                let done = std::process::Command::new("ip").args(arguments).status();
+                assert!(done.unwrap().success(), "{arguments:?}");
+            };
+            let key = |name: &str| format!("net/ipv4/neigh/{name}/proxy_delay");
+            let wishes = |name: &str| vec![(key(name), Wanted::Exactly(0))];
+            ip(&["link", "add", "wan", "type", "bridge"]);
+            let before = value(&key("wan"));
+            assert_ne!(before, "0");
+            set(&store, &key("wan"), 0).unwrap();
+            ip(&["link", "set", "wan", "name", "other"]);
+            assert!(!superfluous(&store, &wishes("other")).unwrap());
+            note(&store, &[key("other")]).unwrap();
+            restore_but(&store, &wishes("other"), &Asked::new()).unwrap();
+            ip(&["link", "set", "other", "name", "wan"]);
+            assert_eq!(value(&key("wan")), "0");
+            assert!(!superfluous(&store, &wishes("wan")).unwrap());
+            restore_but(&store, &Vec::new(), &Asked::new()).unwrap();
+            assert_eq!(value(&key("wan")), before);
+            assert!(!superfluous(&store, &Vec::new()).unwrap());
         });
     }
 

@@ -94,6 +94,10 @@ pub(super) fn unless(result: Result<(), Error>, well: &[i32]) -> Result<(), Erro
     }
 }
 
+fn is_busy(result: &Result<(), Error>) -> bool {
+    matches!(result, Err(Error::NetlinkError(message)) if message.raw_code() == -libc::EBUSY)
+}
+
 pub(super) const GONE: &[i32] = &[libc::ENOENT, libc::ESRCH, libc::ENODEV, libc::EADDRNOTAVAIL];
 pub(super) const THERE: &[i32] = &[libc::EEXIST];
 
@@ -126,6 +130,21 @@ impl Netlink {
             .build();
         let set = self.handle.link().set(message).execute().await;
         set.doing(|| format!("name the bridge {name} ours"))
+    }
+
+    /// Gives an interface another name. Before Linux 6.2 one that is up keeps its own; planning sets it up again.
+    pub async fn rename_link(&self, index: u32, name: &str) -> Result<(), Failure> {
+        let rename = || LinkUnspec::new_with_index(index).name(name);
+        let mut result = self.handle.link().set(rename().build()).execute().await;
+        if is_busy(&result) {
+            result = self
+                .handle
+                .link()
+                .set(rename().down().build())
+                .execute()
+                .await;
+        }
+        result.doing(|| format!("give the interface number {index} the name {name}"))
     }
 
     /// Removes an interface.

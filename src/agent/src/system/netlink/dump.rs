@@ -296,10 +296,28 @@ fn route(message: &RouteMessage) -> Option<Route> {
     Some(Route {
         destination: parts.destination,
         index: parts.index?,
-        gateway: parts.gateway,
+        gateway: parts.gateway.or_else(|| first_router(message)),
         protocol: message.header.protocol.into(),
         metric: parts.metric,
     })
+}
+
+/// Of a route that leads over several.
+fn first_router(message: &RouteMessage) -> Option<IpAddr> {
+    let hops = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::MultiPath(hops) => hops.first(),
+            _ => None,
+        })?;
+    hops.attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Gateway(address) => ip(address),
+            RouteAttribute::Via(RouteVia::Inet6(router)) => Some((*router).into()),
+            _ => None,
+        })
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
