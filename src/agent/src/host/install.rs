@@ -9,7 +9,10 @@ use std::{
 
 use protocol::{Failure, FailureKind};
 
-use super::in_force::{self, InForce};
+use super::{
+    in_force::{self, InForce},
+    program,
+};
 use crate::{
     command::Program,
     context::Context,
@@ -86,9 +89,22 @@ fn without_end(program: &Path) -> PathBuf {
     PathBuf::from(text.strip_suffix(" (deleted)").unwrap_or(&text))
 }
 
-/// Whether units don't find the agent, neither this one nor a newer.
+/// Whether units don't find the agent, neither this one nor a newer, as it was uploaded.
 pub fn is_without_program() -> bool {
-    uploaded().is_some() && !fs::metadata(BINARY).is_ok_and(|found| found.is_file())
+    uploaded().is_some() && !program::is_whole_behind(Path::new(BINARY), Path::new(FOLDER))
+}
+
+/// The folders of ours in which others than root may make and remove files: whoever may, has a way in.
+pub fn open_folders(context: &Context) -> Vec<PathBuf> {
+    let folders = [Path::new(FOLDER), context.store.folder()];
+    let is_open = |folder: &&Path| {
+        fs::metadata(folder).is_ok_and(|found| found.is_dir() && files::is_open_to_others(&found))
+    };
+    folders
+        .into_iter()
+        .filter(is_open)
+        .map(Path::to_owned)
+        .collect()
 }
 
 /// Puts the running program back to where units find it.
@@ -96,8 +112,9 @@ pub fn put_back_program() -> Result<(), Failure> {
     let Some(this) = uploaded() else {
         return Ok(());
     };
-    if !this.is_file() {
-        let program = fs::read("/proc/self/exe").doing(|| "read the agent's own program")?;
+    if !program::is_whole(&this) {
+        let name = this.file_name().unwrap_or_default().to_string_lossy();
+        let program = program::running(&name)?;
         files::create_folder(Path::new(FOLDER), 0o755)?;
         files::replace(&this, &program, 0o755)?;
     }
@@ -135,12 +152,12 @@ pub fn switch(context: &Context) -> Result<(), Failure> {
     let Some(this) = uploaded() else {
         return Ok(());
     };
-    if in_force::of_host(context)? == Some(InForce::This) && this.is_file() {
+    if in_force::of_host(context)? == Some(InForce::This) && program::is_whole(&this) {
         return Ok(());
     }
     in_force::record(context)?;
     // Another build that took over while this one is connected has removed its file.
-    if !is_target(&this) || !this.is_file() {
+    if !is_target(&this) || !program::is_whole(&this) {
         put_back_program()?;
     }
     // Also of a switch that was killed.
@@ -172,12 +189,7 @@ fn remove_others(this: &Path) -> Result<(), Failure> {
     let entries = fs::read_dir(FOLDER).doing(|| format!("list {FOLDER}"))?;
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let is_version = name
-            .to_string_lossy()
-            .strip_prefix("nspawn-agent-")
-            .is_some_and(|hash| {
-                hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
-            });
+        let is_version = program::promised(&name.to_string_lossy()).is_some();
         let is_upload = name.to_string_lossy().starts_with(".upload-")
             && entry
                 .metadata()

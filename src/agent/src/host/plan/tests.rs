@@ -144,3 +144,18 @@ fn the_file_of_sysctls_never_sets_one_whose_former_value_is_not_known() {
         );
     }
 }
+
+#[test]
+fn a_folder_that_others_may_write_to_is_closed_before_what_is_in_it_is_mended() {
+    let mut observed = observation(network());
+    observed.host.is_without_program = true;
+    observed.host.open_folders = vec![install::FOLDER.into()];
+    let found = plan(&inventory(&[], &[]), &observed, &Scope::All);
+    assert_eq!(
+        found,
+        [
+            Step::CloseFolder(install::FOLDER.into()),
+            Step::PutBackProgram
+        ]
+    );
+}
