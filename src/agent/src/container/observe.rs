@@ -139,7 +139,7 @@ pub async fn observe(
 
 /// The host's process id of a running guest's init, from where sd-login(3) has it, too: asking
 /// systemd-machined takes two calls for each guest.
-fn leader(name: &MachineName) -> Result<Option<u32>, Failure> {
+pub(super) fn leader(name: &MachineName) -> Result<Option<u32>, Failure> {
     let text = files::read(&machined_record(name))?;
     Ok(text.and_then(|text| parse_leader(&String::from_utf8_lossy(&text))))
 }
@@ -271,12 +271,33 @@ pub fn state(
         mac_address: mac_text(&mac),
         uid_base: stored.assigned.uid_base,
     };
-    (
-        state,
-        machine
-            .map(|machine| drift(&stored.desired, machine))
-            .unwrap_or_default(),
-    )
+    let mut drift = machine
+        .map(|machine| drift(&stored.desired, machine))
+        .unwrap_or_default();
+    let is_lost = |machine: &&Machine| machine.has_port && has_lost_link(stored, observation, mac);
+    if machine.filter(is_lost).is_some() {
+        drift.push(format!(
+            "host0 is gone inside the container {}, or has another name or MAC address, so that nothing reaches the \
+             container; the next apply restarts it",
+            stored.desired.name
+        ));
+    }
+    (state, drift)
+}
+
+fn has_lost_link(stored: &Stored<Container>, observation: &Observation, mac: [u8; 6]) -> bool {
+    let name = &stored.desired.name;
+    let is_ready = |machine: &Machine| machine.unit.is_ready();
+    stored.desired.running
+        && observation
+            .containers
+            .machines
+            .get(name)
+            .is_some_and(is_ready)
+        && observation
+            .guests
+            .get(name)
+            .is_some_and(|guest| guest.has_lost_link(mac))
 }
 
 fn status(machine: &Machine) -> Status {
