@@ -32,7 +32,7 @@ use crate::{
     system::{
         files::{self, OwnFile},
         netlink::mac_text,
-        systemd::{INSTANCE_OF, Systemd, UnitState},
+        systemd::{self, INSTANCE_OF, Systemd, UnitState},
     },
 };
 
@@ -76,6 +76,8 @@ pub struct Machine {
     pub autostart: bool,
     /// The unit.
     pub unit: UnitState,
+    /// Whether somebody keeps systemd from starting it.
+    pub is_masked: bool,
     /// Whether it fails, and is started again.
     pub keeps_failing: bool,
     /// Whether the host's end of its link is there.
@@ -210,6 +212,7 @@ fn look_at(
         // Between two tries, and in the next one until it is up.
         keeps_failing: unit.awaits_restart() || (unit.is_starting() && started.is_after_failure()),
         unit,
+        is_masked: systemd::is_masked(&paths.unit()),
         has_port: port::exists(&container.name),
         is_mounted,
         has_mounts: is_mounted || mount::is_mounted(&paths.lower()),
@@ -274,8 +277,7 @@ pub fn state(
     let mut drift = machine
         .map(|machine| drift(&stored.desired, machine))
         .unwrap_or_default();
-    let is_lost = |machine: &&Machine| machine.has_port && has_lost_link(stored, observation, mac);
-    if machine.filter(is_lost).is_some() {
+    if has_lost_link(stored, observation, mac) {
         drift.push(format!(
             "host0 is gone inside the container {}, or has another name or MAC address, so that nothing reaches the \
              container; the next apply restarts it",
@@ -287,7 +289,7 @@ pub fn state(
 
 fn has_lost_link(stored: &Stored<Container>, observation: &Observation, mac: [u8; 6]) -> bool {
     let name = &stored.desired.name;
-    let is_ready = |machine: &Machine| machine.unit.is_ready();
+    let is_ready = |machine: &Machine| machine.unit.is_ready() && machine.has_port;
     stored.desired.running
         && observation
             .containers
@@ -334,6 +336,12 @@ fn drift(container: &Container, machine: &Machine) -> Vec<String> {
             "starts"
         };
         drift.push(format!("the container {name} {deviates} with the host"));
+    }
+    if machine.is_masked {
+        let unit = paths.unit();
+        drift.push(format!(
+            "{unit} is masked by somebody, so that it doesn't start; undo that on the host: systemctl unmask {unit}"
+        ));
     }
     if machine.lacks_tree {
         drift.push(format!("the image's tree that {name} stands on is missing"));

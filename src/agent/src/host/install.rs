@@ -2,7 +2,6 @@
 
 use std::{
     env, fs, io,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -170,8 +169,8 @@ fn link(program: &Path) -> Result<(), Failure> {
     let temporary = format!("{BINARY}.new");
     files::remove_file(Path::new(&temporary))?;
     let name = PathBuf::from(program.file_name().unwrap_or_default());
-    symlink(name, &temporary).doing(deed)?;
-    fs::rename(&temporary, BINARY).doing(deed)?;
+    files::make_link(&name, Path::new(&temporary)).doing(deed)?;
+    files::rename(Path::new(&temporary), Path::new(BINARY)).doing(deed)?;
     files::sync_parent(Path::new(BINARY))
 }
 
@@ -222,7 +221,7 @@ pub async fn enable(context: &Context) -> Result<(), Failure> {
         if let Some(folder) = wants.parent() {
             files::create_folder(folder, 0o755)?;
         }
-        match symlink(UNIT_PATH, wants) {
+        match files::make_link(Path::new(UNIT_PATH), wants) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             made => made.doing(|| format!("enable {UNIT}"))?,
         }

@@ -1,11 +1,14 @@
 //! Files of the host: replaced as a whole, never followed through a symbolic link.
 
+#![expect(clippy::disallowed_methods, reason = "here are the fault points")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read as _, Write as _},
     os::unix::fs::{
-        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
+        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown,
+        fchown, symlink,
     },
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
@@ -18,7 +21,10 @@ use rustix::{
     process::geteuid,
 };
 
-use super::remove;
+use super::{
+    remove,
+    systemd::{is_mask, masked},
+};
 use crate::{failure::Context as _, lock};
 
 /// The first line of every file of ours outside /etc/nspawn-agent.
@@ -180,8 +186,11 @@ pub fn overwrite(path: &Path, contents: &[u8]) -> Result<(), Failure> {
             Err(Errno::OPNOTSUPP) if length <= file.metadata()?.len() => {}
             reserved => reserved?,
         }
+        fault::point(|| format!("make room in {}", path.display()));
         file.write_all(contents)?;
+        fault::point(|| format!("fill {} in its place", path.display()));
         file.set_len(contents.len() as u64)?;
+        fault::point(|| format!("cut {} to its length", path.display()));
         file.sync_all()
     };
     write().doing(|| format!("write {} in its place", path.display()))
@@ -211,12 +220,42 @@ pub fn unlink(path: &Path) -> Result<(), Failure> {
 /// Moves a file to another folder of the same disk, and what killed processes have left of it goes. A power cut leaves it
 /// in one of both.
 pub fn move_for_good(from: &Path, to: &Path) -> Result<(), Failure> {
-    fault::point(|| format!("before: move {}", from.display()));
-    fs::rename(from, to).doing(|| format!("move {} to {}", from.display(), to.display()))?;
-    fault::point(|| format!("after: move {}", from.display()));
+    rename(from, to).doing(|| format!("move {} to {}", from.display(), to.display()))?;
     sync_parent(to)?;
     sync_parent(from)?;
     clear_left_of(from)
+}
+
+/// Renames a file or folder, which replaces a file or an empty folder of the new name.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fault::point(|| format!("before: move {}", from.display()));
+    fs::rename(from, to)?;
+    fault::point(|| format!("after: move {}", from.display()));
+    Ok(())
+}
+
+/// Makes a symbolic link where nothing is.
+pub fn make_link(target: &Path, link: &Path) -> io::Result<()> {
+    fault::point(|| format!("before: make the link {}", link.display()));
+    symlink(target, link)
+}
+
+/// Makes one folder where nothing is.
+pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    fault::point(|| format!("before: make the folder {}", path.display()));
+    DirBuilder::new().mode(mode).create(path)
+}
+
+/// Gives a folder to a user and the group of the same number.
+pub fn give_folder(path: &Path, id: u32) -> io::Result<()> {
+    fault::point(|| format!("before: give {} to its user", path.display()));
+    chown(path, Some(id), Some(id))
+}
+
+/// Sets the permissions of a file or folder.
+pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    fault::point(|| format!("before: set the mode of {}", path.display()));
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 /// Removes a file, which a power cut must not bring back.
@@ -372,6 +411,10 @@ pub fn is_ours(contents: &[u8]) -> bool {
 /// Writes a file of ours, header and all, unless somebody else's is in its place.
 pub fn write_own(path: &Path, contents: &str, mode: u32) -> Result<(), Failure> {
     if compare(path, contents)? == OwnFile::Foreign {
+        if is_mask(path) {
+            let unit = path.file_name().unwrap_or_default();
+            return Err(masked(&unit.to_string_lossy()));
+        }
         return Err(Failure::new(
             FailureKind::Conflict,
             format!(
@@ -432,6 +475,11 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(compare(&path, &contents).unwrap(), expected, "{mode:o}");
         }
+        let unit = top.path().join("nspawn-agent.service");
+        std::os::unix::fs::symlink("/dev/null", &unit).unwrap();
+        let failure = write_own(&unit, &contents, 0o644).unwrap_err();
+        let told = failure.to_string();
+        assert!(told.contains("nspawn-agent.service is masked"), "{told}");
         let is_open = || is_open_to_others(&fs::metadata(top.path()).unwrap());
         fs::set_permissions(top.path(), fs::Permissions::from_mode(0o777)).unwrap();
         assert!(is_open());

@@ -14,6 +14,7 @@ fn each_deviation_is_a_sentence() {
         settings: OwnFile::Differs,
         drop_in: OwnFile::Missing,
         autostart: false,
+        is_masked: true,
         has_port: false,
         is_mounted: false,
         inside: Inside::Changed(vec!["etc/hostname".to_owned()]),
@@ -28,6 +29,8 @@ fn each_deviation_is_a_sentence() {
             "the file /etc/systemd/nspawn/web.nspawn was changed",
             "the file /etc/systemd/system/systemd-nspawn@web.service.d/nspawn-agent.conf is missing",
             "the container web does not start with the host",
+            "systemd-nspawn@web.service is masked by somebody, so that it doesn't start; undo that on the host: \
+             systemctl unmask systemd-nspawn@web.service",
             "the image's tree that web stands on is missing",
             "the files that the container web stands on were removed; the next apply restarts it",
             "the container web runs with settings of before its last change; the next apply restarts it",
