@@ -4,7 +4,7 @@ use acceptance_tests::{Hosts, Lab, configuration, images::Guest};
 use anyhow::{Context, Result, ensure};
 
 /// What somebody does to the host while our service can't put it back at once, and the word by which the plan names it.
-const MEDDLING: [(&str, &str); 12] = [
+const MEDDLING: [(&str, &str); 16] = [
     ("ip route del 203.0.113.2/32", "route"),
     ("ip -6 route del 2001:db8:1::2/128", "route"),
     ("ip neigh del proxy 203.0.113.2 dev eth0", "proxy"),
@@ -29,6 +29,24 @@ const MEDDLING: [(&str, &str); 12] = [
     (
         "ip link del vb-web",
         "the interface vb-web of the container web",
+    ),
+    (
+        "nsenter -n -t $(machinectl show --value -p Leader web) sh -c \
+         'ip link set host0 down; ip link set host0 name eth7; ip link set eth7 up'",
+        "host0 is gone inside the container web",
+    ),
+    (
+        "nsenter -n -t $(machinectl show --value -p Leader web) ip link set host0 address 02:00:00:00:00:07",
+        "host0 is gone inside the container web",
+    ),
+    (
+        "printf x > /dev/shm/x; mv -T /dev/shm/x $(readlink -e /usr/local/lib/nspawn-agent/nspawn-agent)",
+        // The provider puts it back before it can be told.
+        "nspawn-agent.service",
+    ),
+    (
+        "chmod 777 /etc/nspawn-agent",
+        "others than root may write to /etc/nspawn-agent",
     ),
 ];
 

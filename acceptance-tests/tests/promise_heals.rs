@@ -200,10 +200,12 @@ fn more() -> impl Iterator<Item = &'static Meddling> {
 }
 
 /// Of the others those that a quick run tries, too.
-const QUICK: [&str; 4] = [
+const QUICK: [&str; 6] = [
     "the bridge loses its alias",
     "a guest's settings are deleted",
     "the agent's program is deleted",
+    "the agent's program is replaced under its own name",
+    "others may write to the agent's program, its folder and the service's file",
     "everything at once",
 ];
 

@@ -27,6 +27,9 @@ ours() {
         /etc/systemd/system/machines.target.wants/systemd-nspawn@web.service \
         /etc/systemd/system/machines.target.wants/systemd-nspawn@db.service \
         /usr/local/lib/nspawn-agent/nspawn-agent
+    stat -L -c '%n %s' /usr/local/lib/nspawn-agent/nspawn-agent
+    stat -L -c '%n %U %a' /usr/local/lib/nspawn-agent /usr/local/lib/nspawn-agent/nspawn-agent /etc/nspawn-agent \
+        /etc/systemd/system/nspawn-agent.service
     systemctl is-active nspawn-agent.service systemd-nspawn@web.service systemd-nspawn@db.service
 }
 

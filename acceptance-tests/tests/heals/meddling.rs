@@ -370,6 +370,18 @@ pub const MORE: &[Meddling] = &[
         "program",
     ),
     of(
+        "the agent's program is replaced under its own name",
+        "printf '#!/bin/sh\\nexec sleep 1000\\n' > /dev/shm/other; chmod 755 /dev/shm/other; \
+         mv -T /dev/shm/other \"$(readlink -e /usr/local/lib/nspawn-agent/nspawn-agent)\"",
+        "program",
+    ),
+    of(
+        "others may write to the agent's program, its folder and the service's file",
+        "chmod 777 /usr/local/lib/nspawn-agent /etc/nspawn-agent \"$(readlink -e /usr/local/lib/nspawn-agent/nspawn-agent)\"; \
+         chown nobody /etc/systemd/system/nspawn-agent.service",
+        "others than root may write to /etc/nspawn-agent",
+    ),
+    of(
         "the note of what the filter holds is deleted",
         "rm /run/nspawn-agent/filter.json",
         "nftables table",

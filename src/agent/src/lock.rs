@@ -37,6 +37,10 @@ impl HostLock {
         Self::take_at(&path, &context.holder, context.deadline, interval, check).await
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "only the error of whoever waits tells what is written there"
+    )]
     async fn take_at(
         path: &Path,
         holder: &str,

@@ -7,6 +7,13 @@
     clippy::future_not_send,
     reason = "the agent has one thread; nothing crosses another"
 )]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "the kill sweep strikes at no test"
+    )
+)]
 
 mod address;
 mod command;

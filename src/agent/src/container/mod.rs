@@ -140,8 +140,8 @@ fn set_autostart(paths: &Paths, starts: bool) -> Result<(), Failure> {
         if let Some(folder) = link.parent() {
             files::create_folder(folder, 0o755)?;
         }
-        std::os::unix::fs::symlink("/usr/lib/systemd/system/systemd-nspawn@.service", &link)
-            .doing(|| format!("make the link {}", link.display()))?;
+        let template = Path::new("/usr/lib/systemd/system/systemd-nspawn@.service");
+        files::make_link(template, &link).doing(|| format!("make the link {}", link.display()))?;
     }
     files::sync_parent(&link)
 }

@@ -1,6 +1,8 @@
 //! The mounts beneath a container's root, made by system calls: Debian 12's mount(8) knows no
 //! X-mount.idmap, and a detached mount is set up in full before anybody can see it.
 
+#![expect(clippy::disallowed_methods, reason = "its steps have fault points")]
+
 use std::{
     fs::File,
     io::{self, Write},
@@ -42,6 +44,7 @@ pub fn idmapped(folder: &Path, base: Option<u32>) -> io::Result<OwnedFd> {
 /// Puts a detached mount in place and keeps it private: with a shared one, a second mount on the
 /// same folder would show up on the image itself, too (measured).
 pub fn attach(mount: &OwnedFd, at: &Path) -> io::Result<()> {
+    fault::point(|| format!("before: mount at {}", at.display()));
     mount::move_mount(
         mount,
         "",
@@ -49,6 +52,7 @@ pub fn attach(mount: &OwnedFd, at: &Path) -> io::Result<()> {
         at,
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )?;
+    fault::point(|| format!("mount at {}, not private yet", at.display()));
     Ok(mount::mount_change(at, MountPropagationFlags::PRIVATE)?)
 }
 

@@ -32,7 +32,7 @@ use crate::{
     system::{
         files::{self, OwnFile},
         netlink::mac_text,
-        systemd::{INSTANCE_OF, Systemd, UnitState},
+        systemd::{self, INSTANCE_OF, Systemd, UnitState},
     },
 };
 
@@ -76,6 +76,8 @@ pub struct Machine {
     pub autostart: bool,
     /// The unit.
     pub unit: UnitState,
+    /// Whether somebody keeps systemd from starting it.
+    pub is_masked: bool,
     /// Whether it fails, and is started again.
     pub keeps_failing: bool,
     /// Whether the host's end of its link is there.
@@ -139,7 +141,7 @@ pub async fn observe(
 
 /// The host's process id of a running guest's init, from where sd-login(3) has it, too: asking
 /// systemd-machined takes two calls for each guest.
-fn leader(name: &MachineName) -> Result<Option<u32>, Failure> {
+pub(super) fn leader(name: &MachineName) -> Result<Option<u32>, Failure> {
     let text = files::read(&machined_record(name))?;
     Ok(text.and_then(|text| parse_leader(&String::from_utf8_lossy(&text))))
 }
@@ -210,6 +212,7 @@ fn look_at(
         // Between two tries, and in the next one until it is up.
         keeps_failing: unit.awaits_restart() || (unit.is_starting() && started.is_after_failure()),
         unit,
+        is_masked: systemd::is_masked(&paths.unit()),
         has_port: port::exists(&container.name),
         is_mounted,
         has_mounts: is_mounted || mount::is_mounted(&paths.lower()),
@@ -271,12 +274,32 @@ pub fn state(
         mac_address: mac_text(&mac),
         uid_base: stored.assigned.uid_base,
     };
-    (
-        state,
-        machine
-            .map(|machine| drift(&stored.desired, machine))
-            .unwrap_or_default(),
-    )
+    let mut drift = machine
+        .map(|machine| drift(&stored.desired, machine))
+        .unwrap_or_default();
+    if has_lost_link(stored, observation, mac) {
+        drift.push(format!(
+            "host0 is gone inside the container {}, or has another name or MAC address, so that nothing reaches the \
+             container; the next apply restarts it",
+            stored.desired.name
+        ));
+    }
+    (state, drift)
+}
+
+fn has_lost_link(stored: &Stored<Container>, observation: &Observation, mac: [u8; 6]) -> bool {
+    let name = &stored.desired.name;
+    let is_ready = |machine: &Machine| machine.unit.is_ready() && machine.has_port;
+    stored.desired.running
+        && observation
+            .containers
+            .machines
+            .get(name)
+            .is_some_and(is_ready)
+        && observation
+            .guests
+            .get(name)
+            .is_some_and(|guest| guest.has_lost_link(mac))
 }
 
 fn status(machine: &Machine) -> Status {
@@ -313,6 +336,12 @@ fn drift(container: &Container, machine: &Machine) -> Vec<String> {
             "starts"
         };
         drift.push(format!("the container {name} {deviates} with the host"));
+    }
+    if machine.is_masked {
+        let unit = paths.unit();
+        drift.push(format!(
+            "{unit} is masked by somebody, so that it doesn't start; undo that on the host: systemctl unmask {unit}"
+        ));
     }
     if machine.lacks_tree {
         drift.push(format!("the image's tree that {name} stands on is missing"));

@@ -6,6 +6,7 @@ use protocol::{Failure, FailureKind, desired::Container, name::MachineName};
 use tokio::time::{Instant, sleep};
 
 use super::{
+    mac, observe,
     paths::Paths,
     plan::{self, Run},
     started::Started,
@@ -15,7 +16,7 @@ use crate::{
     command::off_thread,
     context::Context,
     filter::port,
-    guest,
+    guest, host,
     reconcile::{Scope, Step, look},
     store::Stored,
     system::{
@@ -45,7 +46,8 @@ pub async fn settle(context: &Context, stored: &Stored<Container>) -> Result<(),
     let unit = paths.unit();
     let started = Started::read(&paths)?;
     let state = systemd.unit_state(&unit).await?;
-    let job = match plan::run(container, &state, &started, is_whole(&container.name)) {
+    let is_whole = is_whole(&container.name).await?;
+    let job = match plan::run(container, &state, &started, is_whole) {
         Run::Stop => {
             context.progress(format!("{}: stopping", container.name));
             return context.within(shut_down(&systemd, container)).await;
@@ -106,8 +108,9 @@ pub async fn ends_anyway(context: &Context, stored: &Stored<Container>) -> Resul
     let systemd = Systemd::of_host(context).await?;
     let state = systemd.unit_state(&paths.unit()).await?;
     let started = Started::read(&paths)?;
+    let is_whole = is_whole(name).await?;
     Ok(
-        match plan::run(&stored.desired, &state, &started, is_whole(name)) {
+        match plan::run(&stored.desired, &state, &started, is_whole) {
             Run::Stop => true,
             Run::Restart => {
                 let left = look(context, &Scope::Container(name.clone())).await?.steps;
@@ -287,8 +290,16 @@ pub async fn end(systemd: &Systemd, container: &Container) -> Result<(), Failure
 }
 
 /// Whether all is there that a running guest is given by its start alone.
-fn is_whole(name: &MachineName) -> bool {
-    port::exists(name) && !storage::has_lost_root(&Paths::of(name))
+async fn is_whole(name: &MachineName) -> Result<bool, Failure> {
+    if !port::exists(name) || storage::has_lost_root(&Paths::of(name)) {
+        return Ok(false);
+    }
+    let id = mac::parse_machine_id(&host::facts::machine_id()?).unwrap_or_default();
+    let mac = mac::mac_address(id, name.as_str());
+    Ok(match observe::leader(name)? {
+        Some(leader) => !guest::network::has_lost_link(leader, mac).await,
+        None => true,
+    })
 }
 
 #[cfg(test)]

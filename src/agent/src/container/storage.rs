@@ -1,10 +1,6 @@
 //! A container's root: brought up before each start and dropped after each stop, by the unit itself.
 
-use std::{
-    fs, io,
-    os::unix::fs::{MetadataExt as _, chown},
-    path::Path,
-};
+use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use protocol::{
     Failure, FailureKind,
@@ -91,7 +87,7 @@ fn overlay(paths: &Paths, tree: &Path, assigned: &Assigned) -> Result<(), Failur
     files::create_folder(&lower, 0o755)?;
     for folder in [&upper, &work] {
         files::create_folder(folder, 0o755)?;
-        chown(folder, Some(assigned.uid_base), Some(assigned.uid_base)).doing(deed)?;
+        files::give_folder(folder, assigned.uid_base).doing(deed)?;
     }
     let base = Some(assigned.uid_base).filter(|base| *base != 0);
     let idmapped = mount::idmapped(tree, base).map_err(|error| not_supported(&error, &deed()))?;
@@ -125,7 +121,7 @@ fn own_copy(paths: &Paths, tree: &Path, assigned: &Assigned) -> Result<(), Failu
             return Err(failure);
         }
         tree::sync(&temporary).doing(|| format!("bring {} to the disk", temporary.display()))?;
-        fs::rename(&temporary, &copy).doing(|| format!("put {} in place", copy.display()))?;
+        files::rename(&temporary, &copy).doing(|| format!("put {} in place", copy.display()))?;
     }
     let deed = || format!("bind {} to {}", copy.display(), paths.machine().display());
     let bound = mount::bind(&copy).doing(deed)?;

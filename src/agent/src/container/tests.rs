@@ -54,6 +54,7 @@ pub fn machine() -> Machine {
             active: "active".to_owned(),
             sub: "running".to_owned(),
         },
+        is_masked: false,
         keeps_failing: false,
         has_port: true,
         is_mounted: true,

@@ -1,6 +1,8 @@
 //! A guest's SSH host keys: cleared from the image, because guests must not share them, and made
 //! anew before the first start, because Debian's sshd makes none by itself and would not start.
 
+#![expect(clippy::disallowed_methods, reason = "its steps have fault points")]
+
 use std::{fs, io, os::unix::fs::DirBuilderExt as _, path::Path, process::Command};
 
 use protocol::name::HostName;
@@ -18,6 +20,7 @@ pub fn ensure(root: &GuestRoot, hostname: &HostName, scratch: &Path) -> io::Resu
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         removed => removed.map(|()| true)?,
     };
+    fault::point(|| "clear what was left of host keys");
     // A guest that has put something else in their place has no sshd to start.
     let has_sshd = matches!(root.access("usr/sbin/sshd"), Ok(Some(_)));
     let Ok(names) = root.names("etc/ssh") else {
@@ -31,6 +34,7 @@ pub fn ensure(root: &GuestRoot, hostname: &HostName, scratch: &Path) -> io::Resu
     let missing = TYPES.iter().filter(|kind| !names.contains(&file_of(kind)));
     let made = make_all(root, hostname, scratch, missing);
     fs::remove_dir_all(scratch)?;
+    fault::point(|| "clear the folder for host keys");
     made
 }
 

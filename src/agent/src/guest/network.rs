@@ -109,6 +109,13 @@ fn addresses_in(file: &str) -> Vec<IpNet> {
 }
 
 impl Guest {
+    /// Whether the running guest has renamed or removed its link, or given it another MAC address: then nothing
+    /// reaches it any more.
+    pub fn has_lost_link(&self, mac: [u8; 6]) -> bool {
+        let network = self.network.as_ref();
+        network.is_some_and(|network| network.link(LINK).is_none_or(|link| link.mac != mac))
+    }
+
     /// Whether the running guest has an address on its link.
     pub fn has_address(&self, net: IpNet) -> bool {
         self.network.as_ref().is_some_and(|network| {
@@ -297,6 +304,16 @@ fn left_over(context: &Context, inventory: &Inventory) -> Result<Vec<MachineName
     Ok(containers
         .filter(|name| !inventory.containers.contains_key(name))
         .collect())
+}
+
+/// The same of the guest of this init process alone; one that can't be looked at has lost nothing.
+pub async fn has_lost_link(leader: u32, mac: [u8; 6]) -> bool {
+    let guest = Guest {
+        leader: Some(leader),
+        file: None,
+        network: in_namespace(leader, look).await.ok(),
+    };
+    guest.has_lost_link(mac)
 }
 
 async fn look(netlink: Netlink) -> Result<Network, Failure> {

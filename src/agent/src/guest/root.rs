@@ -3,6 +3,8 @@
 //!
 //! Every path is resolved by the kernel beneath an O_PATH handle. openat2(2), RESOLVE_IN_ROOT
 
+#![expect(clippy::disallowed_methods, reason = "its steps have fault points")]
+
 use std::{
     fs::File,
     io::{self, Read, Write},

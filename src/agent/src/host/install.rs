@@ -2,14 +2,16 @@
 
 use std::{
     env, fs, io,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use protocol::{Failure, FailureKind};
 
-use super::in_force::{self, InForce};
+use super::{
+    in_force::{self, InForce},
+    program,
+};
 use crate::{
     command::Program,
     context::Context,
@@ -86,9 +88,22 @@ fn without_end(program: &Path) -> PathBuf {
     PathBuf::from(text.strip_suffix(" (deleted)").unwrap_or(&text))
 }
 
-/// Whether units don't find the agent, neither this one nor a newer.
+/// Whether units don't find the agent, neither this one nor a newer, as it was uploaded.
 pub fn is_without_program() -> bool {
-    uploaded().is_some() && !fs::metadata(BINARY).is_ok_and(|found| found.is_file())
+    uploaded().is_some() && !program::is_whole_behind(Path::new(BINARY), Path::new(FOLDER))
+}
+
+/// The folders of ours in which others than root may make and remove files: whoever may, has a way in.
+pub fn open_folders(context: &Context) -> Vec<PathBuf> {
+    let folders = [Path::new(FOLDER), context.store.folder()];
+    let is_open = |folder: &&Path| {
+        fs::metadata(folder).is_ok_and(|found| found.is_dir() && files::is_open_to_others(&found))
+    };
+    folders
+        .into_iter()
+        .filter(is_open)
+        .map(Path::to_owned)
+        .collect()
 }
 
 /// Puts the running program back to where units find it.
@@ -96,8 +111,9 @@ pub fn put_back_program() -> Result<(), Failure> {
     let Some(this) = uploaded() else {
         return Ok(());
     };
-    if !this.is_file() {
-        let program = fs::read("/proc/self/exe").doing(|| "read the agent's own program")?;
+    if !program::is_whole(&this) {
+        let name = this.file_name().unwrap_or_default().to_string_lossy();
+        let program = program::running(&name)?;
         files::create_folder(Path::new(FOLDER), 0o755)?;
         files::replace(&this, &program, 0o755)?;
     }
@@ -135,12 +151,12 @@ pub fn switch(context: &Context) -> Result<(), Failure> {
     let Some(this) = uploaded() else {
         return Ok(());
     };
-    if in_force::of_host(context)? == Some(InForce::This) && this.is_file() {
+    if in_force::of_host(context)? == Some(InForce::This) && program::is_whole(&this) {
         return Ok(());
     }
     in_force::record(context)?;
     // Another build that took over while this one is connected has removed its file.
-    if !is_target(&this) || !this.is_file() {
+    if !is_target(&this) || !program::is_whole(&this) {
         put_back_program()?;
     }
     // Also of a switch that was killed.
@@ -153,8 +169,8 @@ fn link(program: &Path) -> Result<(), Failure> {
     let temporary = format!("{BINARY}.new");
     files::remove_file(Path::new(&temporary))?;
     let name = PathBuf::from(program.file_name().unwrap_or_default());
-    symlink(name, &temporary).doing(deed)?;
-    fs::rename(&temporary, BINARY).doing(deed)?;
+    files::make_link(&name, Path::new(&temporary)).doing(deed)?;
+    files::rename(Path::new(&temporary), Path::new(BINARY)).doing(deed)?;
     files::sync_parent(Path::new(BINARY))
 }
 
@@ -172,12 +188,7 @@ fn remove_others(this: &Path) -> Result<(), Failure> {
     let entries = fs::read_dir(FOLDER).doing(|| format!("list {FOLDER}"))?;
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let is_version = name
-            .to_string_lossy()
-            .strip_prefix("nspawn-agent-")
-            .is_some_and(|hash| {
-                hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
-            });
+        let is_version = program::promised(&name.to_string_lossy()).is_some();
         let is_upload = name.to_string_lossy().starts_with(".upload-")
             && entry
                 .metadata()
@@ -210,7 +221,7 @@ pub async fn enable(context: &Context) -> Result<(), Failure> {
         if let Some(folder) = wants.parent() {
             files::create_folder(folder, 0o755)?;
         }
-        match symlink(UNIT_PATH, wants) {
+        match files::make_link(Path::new(UNIT_PATH), wants) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             made => made.doing(|| format!("enable {UNIT}"))?,
         }

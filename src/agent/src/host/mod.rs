@@ -9,6 +9,7 @@ pub mod leave;
 pub mod packages;
 pub mod pending;
 pub mod plan;
+mod program;
 pub mod rollback;
 mod slice;
 mod stand_by;
@@ -78,8 +79,10 @@ pub struct Observed {
     pub missing_modules: Vec<String>,
     /// Whether the agent's service doesn't start with the host.
     pub is_disabled: bool,
-    /// Whether units don't find the agent's program.
+    /// Whether units don't find the agent's program, as it was uploaded.
     pub is_without_program: bool,
+    /// Folders of ours that others than root may write to.
+    pub open_folders: Vec<PathBuf>,
     /// How the agent's service is, in systemd's words.
     pub service: String,
 }
@@ -104,6 +107,8 @@ pub enum Step {
     Enable,
     /// Put the agent's program, which is running, back to where units find it.
     PutBackProgram,
+    /// Leave a folder of ours to root alone.
+    CloseFolder(PathBuf),
     /// Load a module of the kernel.
     LoadModule(String),
     /// Keep the former values of sysctls that hold already.
@@ -206,6 +211,7 @@ pub async fn observe(
             .collect(),
         is_disabled: install::is_disabled(),
         is_without_program: install::is_without_program(),
+        open_folders: install::open_folders(context),
         service: install::service_state(context).await,
         wishes,
     })
@@ -258,6 +264,7 @@ pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
         Step::RemoveFile(path) => files::remove_file(Path::new(path)),
         Step::Enable => install::enable(context).await,
         Step::PutBackProgram => install::put_back_program(),
+        Step::CloseFolder(path) => files::close_folder(path),
         Step::LoadModule(name) => {
             install::load_module(context, name).await?;
             let host = context.store.get::<Host>("host")?;

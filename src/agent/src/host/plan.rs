@@ -108,6 +108,9 @@ pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec
     if observed.host.is_disabled && !unit_is_written {
         steps.push(Step::Enable);
     }
+    // Before what is in it, which others could change again.
+    let open = observed.host.open_folders.iter().cloned();
+    steps.splice(0..0, open.map(Step::CloseFolder));
     if observed.host.is_without_program {
         steps.push(Step::PutBackProgram);
     }

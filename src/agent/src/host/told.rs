@@ -117,7 +117,13 @@ pub fn sentence(step: &Step, inventory: &Inventory, observed: &Observation) -> S
         Step::RemoveFile(path) => format!("{path} is needed no more and still there"),
         Step::Enable => format!("{} does not start with the host", install::UNIT),
         Step::PutBackProgram => {
-            format!("the agent's program {} is missing", install::BINARY)
+            format!(
+                "the agent's program {} is missing or was changed",
+                install::BINARY
+            )
+        }
+        Step::CloseFolder(path) => {
+            format!("others than root may write to {}", path.display())
         }
         Step::LoadModule(name) => format!("the kernel module {name} is not loaded"),
         Step::NoteSysctls(keys) => {

@@ -1,6 +1,6 @@
 //! Builds a tree: from a tarball or by debootstrap(8), then customised and without an identity.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{fs, path::Path};
 
 use protocol::{
     Failure, FailureKind,
@@ -100,8 +100,7 @@ async fn fill(context: &Context, image: &Image, incoming: &Incoming) -> Result<A
         ImageSource::Tarball(tarball) => unpacked(context, tarball, incoming).await?,
         ImageSource::Debootstrap(recipe) => debootstrap(context, recipe, &root).await?,
     }
-    fs::set_permissions(&root, fs::Permissions::from_mode(0o755))
-        .doing(|| format!("let all look into {}", root.display()))?;
+    files::set_mode(&root, 0o755).doing(|| format!("let all look into {}", root.display()))?;
     let tree = GuestRoot::open(&root, 0).doing(|| format!("open {}", root.display()))?;
     if !identity::is_root(&tree) {
         return Err(Failure::new(

@@ -1,7 +1,7 @@
 //! A tree in the making, and what is left of one whose maker was killed.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     path::{Path, PathBuf},
 };
@@ -40,7 +40,7 @@ impl Incoming {
             files::create_folder(trees, 0o700)?;
             sweep(trees)?;
             let folder = trees.join(format!("{INCOMING}{}-{number}", std::process::id()));
-            match fs::create_dir(&folder).and_then(|()| lock::try_folder(&folder)) {
+            match files::make_folder(&folder, 0o777).and_then(|()| lock::try_folder(&folder)) {
                 Ok(Some(lock)) => break (folder, lock),
                 // Somebody sweeps it: nobody has locked it yet.
                 Ok(None) => number += 1,
@@ -48,7 +48,7 @@ impl Incoming {
                 Err(error) => return Err(error).doing(deed),
             }
         };
-        fs::create_dir(folder.join(ROOT)).doing(deed)?;
+        files::make_folder(&folder.join(ROOT), 0o777).doing(deed)?;
         Ok(Self {
             folder,
             lock: Some(lock),
@@ -86,7 +86,7 @@ impl Incoming {
             return discarded::set_aside(trees, name, &self.root());
         }
         discarded::set_aside(trees, name, &to)?;
-        fs::rename(self.root(), &to).doing(|| format!("put {} in place", to.display()))?;
+        files::rename(&self.root(), &to).doing(|| format!("put {} in place", to.display()))?;
         // Its record comes next, and may be on another disk.
         files::sync_folder(trees)
     }
@@ -162,7 +162,7 @@ fn is_abandoned(folder: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Barrier;
+    use std::{fs, sync::Barrier};
 
     use super::*;
     use crate::testing;

@@ -142,8 +142,7 @@ fn clean_and_measure_at(path: &Path, depth: usize) -> io::Result<u64> {
     let found = fs::symlink_metadata(path)?;
     let kind = found.file_type();
     if kind.is_block_device() || kind.is_char_device() {
-        fs::remove_file(path)?;
-        fault::point(|| format!("remove the device node {}", path.display()));
+        files::unlink(path).map_err(|failure| io::Error::other(failure.message))?;
         return Ok(0);
     }
     if depth > DEEPEST {

@@ -111,6 +111,8 @@ impl Shared {
     fn watch(&self, folder: &Path, what: Watched) -> Result<(), Failure> {
         let events = WatchFlags::CREATE
             | WatchFlags::CLOSE_WRITE
+            // Owners and modes.
+            | WatchFlags::ATTRIB
             | WatchFlags::MOVED_TO
             | WatchFlags::MOVED_FROM
             | WatchFlags::DELETE

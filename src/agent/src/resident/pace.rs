@@ -17,8 +17,8 @@ const PATROL: Duration = Duration::from_secs(30);
 const BLIND_PATROL: Duration = Duration::from_secs(1);
 /// The pause after a look that failed: what went missing along with the bus is back within a second, too.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest pause after looks in a row that failed.
-const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+/// The longest pause after looks in a row that failed, whose cause may go without a word.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// When to look again: at once after an event, and slower when events never end, yet so that all is
 /// mended within a second.
@@ -160,7 +160,7 @@ mod tests {
         }
         assert_eq!(
             (&pauses[..4], pauses[11], told),
-            (&[250, 500, 1000, 2000][..], 300_000, 1)
+            (&[250, 500, 1000, 2000][..], 30_000, 1)
         );
         assert_eq!(pace.after(&Ok(()), Duration::ZERO, now), None);
         assert_eq!(pace.until_next_look(false), PATROL);

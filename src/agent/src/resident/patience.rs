@@ -16,7 +16,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_mins(30);
 /// The same of a thing that fails, which may pass in a moment: its link comes up just now.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LONGEST_RETRY: Duration = Duration::from_mins(5);
+/// Its cause may go without a word, as a full disk's: then it isn't to last for long, nor to be told of.
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// A failure that has lasted for so many tries is no passing one.
 const LASTING: u32 = 6;
 
@@ -89,7 +90,9 @@ impl<K: PartialEq> Patience<K> {
         }
         let mut lines = Vec::new();
         self.things.retain(|thing| {
-            let holds = now - thing.wrong >= HOLDS;
+            // Nobody undoes what only failed.
+            let holds =
+                now - thing.wrong >= HOLDS || (!thing.failure.is_empty() && thing.wrong < now);
             if let (true, Some(_)) = (holds, &thing.told) {
                 lines.push(format!("this is over: {}", thing.sentence));
             }
@@ -314,12 +317,29 @@ mod tests {
             now = next;
         }
         assert_eq!(pauses[..4], [100, 200, 400, 800]);
-        assert_eq!(pauses[19], 300_000);
+        assert_eq!(pauses[19], 30_000);
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].contains("a is missing: no such device"), "{told:?}");
         assert_eq!(patience.given_up(), told);
         assert_eq!(patience.mended("a", "a is missing", now), None);
         assert!(patience.allows(&"a", now) && patience.given_up().is_empty());
+    }
+
+    #[test]
+    fn a_failure_that_is_over_without_a_mend_of_ours_is_told_no_more() {
+        let mut now = Instant::now();
+        let mut patience = Patience::new();
+        for _ in 0..20 {
+            patience.failed("a", "a is missing", "no such device", now);
+            now = patience.next_try().unwrap();
+            assert_eq!(patience.looked(|_| true, now), [""; 0]);
+        }
+        assert_eq!(patience.given_up().len(), 1);
+        now += Duration::from_millis(1);
+        let told = patience.looked(|_| false, now);
+        assert_eq!(told, ["this is over: a is missing"]);
+        assert_eq!(patience.given_up(), [""; 0]);
+        assert_eq!(patience.next_try(), None);
     }
 
     #[test]

@@ -1,10 +1,15 @@
 //! Files of the host: replaced as a whole, never followed through a symbolic link.
 
+#![expect(clippy::disallowed_methods, reason = "here are the fault points")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{
+        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown,
+        fchown, symlink,
+    },
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -13,9 +18,13 @@ use protocol::{Failure, FailureKind};
 use rustix::{
     fs::{FallocateFlags, FlockOperation, fallocate, flock},
     io::Errno,
+    process::geteuid,
 };
 
-use super::remove;
+use super::{
+    remove,
+    systemd::{is_mask, masked},
+};
 use crate::{failure::Context as _, lock};
 
 /// The first line of every file of ours outside /etc/nspawn-agent.
@@ -176,8 +185,11 @@ pub fn overwrite(path: &Path, contents: &[u8]) -> Result<(), Failure> {
             Err(Errno::OPNOTSUPP) if length <= file.metadata()?.len() => {}
             reserved => reserved?,
         }
+        fault::point(|| format!("make room in {}", path.display()));
         file.write_all(contents)?;
+        fault::point(|| format!("fill {} in its place", path.display()));
         file.set_len(contents.len() as u64)?;
+        fault::point(|| format!("cut {} to its length", path.display()));
         file.sync_all()
     };
     write().doing(|| format!("write {} in its place", path.display()))
@@ -207,12 +219,42 @@ pub fn unlink(path: &Path) -> Result<(), Failure> {
 /// Moves a file to another folder of the same disk, and what killed processes have left of it goes. A power cut leaves it
 /// in one of both.
 pub fn move_for_good(from: &Path, to: &Path) -> Result<(), Failure> {
-    fault::point(|| format!("before: move {}", from.display()));
-    fs::rename(from, to).doing(|| format!("move {} to {}", from.display(), to.display()))?;
-    fault::point(|| format!("after: move {}", from.display()));
+    rename(from, to).doing(|| format!("move {} to {}", from.display(), to.display()))?;
     sync_parent(to)?;
     sync_parent(from)?;
     clear_left_of(from)
+}
+
+/// Renames a file or folder, which replaces a file or an empty folder of the new name.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fault::point(|| format!("before: move {}", from.display()));
+    fs::rename(from, to)?;
+    fault::point(|| format!("after: move {}", from.display()));
+    Ok(())
+}
+
+/// Makes a symbolic link where nothing is.
+pub fn make_link(target: &Path, link: &Path) -> io::Result<()> {
+    fault::point(|| format!("before: make the link {}", link.display()));
+    symlink(target, link)
+}
+
+/// Makes one folder where nothing is.
+pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    fault::point(|| format!("before: make the folder {}", path.display()));
+    DirBuilder::new().mode(mode).create(path)
+}
+
+/// Gives a folder to a user and the group of the same number.
+pub fn give_folder(path: &Path, id: u32) -> io::Result<()> {
+    fault::point(|| format!("before: give {} to its user", path.display()));
+    chown(path, Some(id), Some(id))
+}
+
+/// Sets the permissions of a file or folder.
+pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    fault::point(|| format!("before: set the mode of {}", path.display()));
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 /// Removes a file, which a power cut must not bring back.
@@ -320,17 +362,40 @@ pub enum OwnFile {
 
 /// Compares a file with what it should hold; `contents` carry the [`HEADER`].
 pub fn compare(path: &Path, contents: &str) -> Result<OwnFile, Failure> {
+    let entry = fs::symlink_metadata(path).ok();
     // A link or a folder in its place must not keep all else from being looked at.
-    if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+    if entry.as_ref().is_some_and(|entry| !entry.is_file()) {
         return Ok(OwnFile::Foreign);
     }
+    let is_open = entry.is_some_and(|entry| is_open_to_others(&entry));
     Ok(match read(path)? {
         None => OwnFile::Missing,
-        Some(found) if found == contents.as_bytes() => OwnFile::Same,
+        Some(found) if found == contents.as_bytes() && !is_open => OwnFile::Same,
         // What is empty is nobody's, and is what a torn write leaves.
         Some(found) if found.is_empty() || is_ours(&found) => OwnFile::Differs,
         Some(_) => OwnFile::Foreign,
     })
+}
+
+/// Whether others than root may change something: its owner may at any time. Where this doesn't run as root, it is asked
+/// of who does.
+pub fn is_open_to_others(found: &fs::Metadata) -> bool {
+    const OTHERS_WRITE: u32 = 0o022;
+    found.permissions().mode() & OTHERS_WRITE != 0 || found.uid() != geteuid().as_raw()
+}
+
+/// Leaves a folder to root alone.
+pub fn close_folder(path: &Path) -> Result<(), Failure> {
+    let deed = || format!("leave the folder {} to root alone", path.display());
+    let folder = File::open(path).doing(|| format!("open {}", path.display()))?;
+    let mode = folder
+        .metadata()
+        .doing(|| format!("look at {}", path.display()))?;
+    let mode = mode.permissions().mode() & 0o755;
+    fchown(&folder, Some(geteuid().as_raw()), None).doing(deed)?;
+    folder
+        .set_permissions(fs::Permissions::from_mode(mode))
+        .doing(deed)
 }
 
 /// Whether a file's contents carry our header.
@@ -344,6 +409,10 @@ pub fn is_ours(contents: &[u8]) -> bool {
 /// Writes a file of ours, header and all, unless somebody else's is in its place.
 pub fn write_own(path: &Path, contents: &str, mode: u32) -> Result<(), Failure> {
     if compare(path, contents)? == OwnFile::Foreign {
+        if is_mask(path) {
+            let unit = path.file_name().unwrap_or_default();
+            return Err(masked(&unit.to_string_lossy()));
+        }
         return Err(Failure::new(
             FailureKind::Conflict,
             format!(
@@ -361,10 +430,7 @@ pub fn write_own(path: &Path, contents: &str, mode: u32) -> Result<(), Failure> 
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        os::unix::fs::MetadataExt as _,
-        sync::{Barrier, atomic::AtomicBool},
-    };
+    use std::sync::{Barrier, atomic::AtomicBool};
 
     use super::*;
 
@@ -389,6 +455,46 @@ mod tests {
         let left = fs::read_to_string(&path).unwrap();
         assert!(["one", "another"].contains(&left.as_str()), "{left}");
         assert_eq!(fs::read_dir(top.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_or_folder_that_others_may_write_to_counts_as_changed_until_it_is_put_back() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("file");
+        let contents = format!("{HEADER}text\n");
+        for (mode, expected) in [
+            (0o644, OwnFile::Same),
+            (0o600, OwnFile::Same),
+            (0o664, OwnFile::Differs),
+            (0o646, OwnFile::Differs),
+        ] {
+            write_own(&path, &contents, 0o644).unwrap();
+            assert_eq!(compare(&path, &contents).unwrap(), OwnFile::Same);
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(compare(&path, &contents).unwrap(), expected, "{mode:o}");
+        }
+        let unit = top.path().join("nspawn-agent.service");
+        std::os::unix::fs::symlink("/dev/null", &unit).unwrap();
+        let failure = write_own(&unit, &contents, 0o644).unwrap_err();
+        let told = failure.to_string();
+        assert!(told.contains("nspawn-agent.service is masked"), "{told}");
+        let is_open = || is_open_to_others(&fs::metadata(top.path()).unwrap());
+        fs::set_permissions(top.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(is_open());
+        close_folder(top.path()).unwrap();
+        assert!(!is_open());
+        if geteuid().is_root() {
+            write_own(&path, &contents, 0o644).unwrap();
+            for owned in [path.as_path(), top.path()] {
+                std::os::unix::fs::chown(owned, Some(4711), None).unwrap();
+            }
+            assert!(is_open());
+            assert_eq!(compare(&path, &contents).unwrap(), OwnFile::Differs);
+            close_folder(top.path()).unwrap();
+            write_own(&path, &contents, 0o644).unwrap();
+            assert_eq!(compare(&path, &contents).unwrap(), OwnFile::Same);
+            assert!(!is_open());
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What is mounted on the host, and taking it off.
 
+#![expect(clippy::disallowed_methods, reason = "here are the fault points")]
+
 use std::{
     fs, io,
     os::fd::AsFd,
@@ -25,7 +27,7 @@ pub fn detach_all(at: &Path) -> io::Result<()> {
     loop {
         // Lazily: a process of the host that looks in must not keep a container from stopping.
         match unmount(at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-            Ok(()) => {}
+            Ok(()) => fault::point(|| format!("take a mount off {}", at.display())),
             Err(Errno::INVAL | Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             Err(error) => return Err(error.into()),
         }

@@ -1,5 +1,10 @@
 //! Sysctls: read and written below /proc/sys.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "what the kernel shows as files is set at once"
+)]
+
 use std::{
     fs, io,
     path::{Path, PathBuf},

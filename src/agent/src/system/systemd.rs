@@ -11,11 +11,15 @@ use zbus::{Connection, OwnedObjectPath};
 use self::calls::{
     JobRemovedStream, MachineProxy, MachinesProxy, ManagerProxy, ServiceProxy, UnitProxy,
 };
-pub use self::unit_state::UnitState;
+pub use self::{
+    masked::{is_mask, is_masked, masked},
+    unit_state::UnitState,
+};
 use super::netlink::hexadecimal;
 use crate::{context::Context, failure::Context as _};
 
 mod calls;
+mod masked;
 mod unit_state;
 
 /// How the units of containers begin; the container follows.
@@ -63,13 +67,15 @@ impl Systemd {
 
     /// The manager's version, such as "257.9-1~deb13u1".
     pub async fn version(&self) -> Result<String, Failure> {
-        let version = self.manager().await?.version().await;
+        let manager = self.manager().await?;
+        let version = again(async || manager.version().await).await;
         version.doing(|| "ask systemd for its version")
     }
 
     /// "running", "degraded", "starting", …
     pub async fn system_state(&self) -> Result<String, Failure> {
-        let state = self.manager().await?.system_state().await;
+        let manager = self.manager().await?;
+        let state = again(async || manager.system_state().await).await;
         state.doing(|| "ask systemd for its state")
     }
 
@@ -86,15 +92,16 @@ impl Systemd {
 
     /// Whether systemd holds older files of a unit than there are.
     pub async fn is_outdated(&self, unit: &str) -> Result<bool, Failure> {
-        let deed = || format!("look at {unit}");
-        let path = self.manager().await?.load_unit(unit).await.doing(deed)?;
-        let proxy = self.unit(path).await?;
-        proxy.need_daemon_reload().await.doing(deed)
+        let manager = self.manager().await?;
+        let look = async || self.unit(&manager, unit).await?.need_daemon_reload().await;
+        again(look).await.doing(|| format!("look at {unit}"))
     }
 
     /// Makes systemd read all units again.
     pub async fn reload(&self) -> Result<(), Failure> {
-        let reloaded = self.manager().await?.reload().await;
+        let manager = self.manager().await?;
+        // Twice does no harm.
+        let reloaded = again(async || manager.reload().await).await;
         reloaded.doing(|| "reload systemd's units")
     }
 
@@ -109,33 +116,41 @@ impl Systemd {
         }
     }
 
-    async fn unit(&self, path: OwnedObjectPath) -> Result<UnitProxy<'_>, Failure> {
-        let built = UnitProxy::builder(&self.connection)
-            .path(path)
-            .build()
-            .await;
-        built.doing(|| "look at a unit")
+    async fn unit<'a>(
+        &'a self,
+        manager: &ManagerProxy<'a>,
+        unit: &str,
+    ) -> zbus::Result<UnitProxy<'a>> {
+        let path = manager.load_unit(unit).await?;
+        let built = UnitProxy::builder(&self.connection).path(path);
+        built.build().await
     }
 
     /// The state of one unit.
     pub async fn unit_state(&self, unit: &str) -> Result<UnitState, Failure> {
-        let deed = || format!("look at {unit}");
-        let path = self.manager().await?.load_unit(unit).await.doing(deed)?;
-        let proxy = self.unit(path).await?;
-        Ok(UnitState {
-            active: proxy.active_state().await.doing(deed)?,
-            sub: proxy.sub_state().await.doing(deed)?,
-        })
+        let manager = self.manager().await?;
+        let look = async || {
+            let proxy = self.unit(&manager, unit).await?;
+            Ok(UnitState {
+                active: proxy.active_state().await?,
+                sub: proxy.sub_state().await?,
+            })
+        };
+        again(look).await.doing(|| format!("look at {unit}"))
     }
 
     /// The states of the units that would be stopped along with this one, such as those in a slice. systemd.unit(5)
     pub async fn stopped_along(&self, unit: &str) -> Result<Vec<UnitState>, Failure> {
-        let deed = || format!("look at what needs {unit}");
-        let path = self.manager().await?.load_unit(unit).await.doing(deed)?;
-        let proxy = self.unit(path).await?;
-        let mut names = proxy.required_by().await.doing(deed)?;
-        names.extend(proxy.bound_by().await.doing(deed)?);
-        names.extend(proxy.consists_of().await.doing(deed)?);
+        let manager = self.manager().await?;
+        let look = async || {
+            let proxy = self.unit(&manager, unit).await?;
+            let mut names = proxy.required_by().await?;
+            names.extend(proxy.bound_by().await?);
+            names.extend(proxy.consists_of().await?);
+            Ok(names)
+        };
+        let names = again(look).await;
+        let names = names.doing(|| format!("look at what needs {unit}"))?;
         let mut states = Vec::new();
         for name in names {
             states.push(self.unit_state(&name).await?);
@@ -145,28 +160,28 @@ impl Systemd {
 
     /// Its newest run, as the journal names it; `None` when it never ran. sd_id128_get_invocation(3)
     pub async fn invocation(&self, unit: &str) -> Result<Option<String>, Failure> {
-        let deed = || format!("look at {unit}");
-        let path = self.manager().await?.load_unit(unit).await.doing(deed)?;
-        let id = self.unit(path).await?.invocation().await.doing(deed)?;
+        let manager = self.manager().await?;
+        let look = async || self.unit(&manager, unit).await?.invocation().await;
+        let id = again(look).await.doing(|| format!("look at {unit}"))?;
         Ok((!id.is_empty()).then(|| hexadecimal(&id)))
     }
 
     /// The process id of a service; 0 when it doesn't run.
     pub async fn main_process(&self, unit: &str) -> Result<u32, Failure> {
-        let deed = || format!("look at {unit}");
-        let path = self.manager().await?.load_unit(unit).await.doing(deed)?;
-        let built = ServiceProxy::builder(&self.connection).path(path).build();
-        built.await.doing(deed)?.main_process().await.doing(deed)
+        let manager = self.manager().await?;
+        let look = async || {
+            let path = manager.load_unit(unit).await?;
+            let service = ServiceProxy::builder(&self.connection).path(path);
+            service.build().await?.main_process().await
+        };
+        again(look).await.doing(|| format!("look at {unit}"))
     }
 
     /// The loaded units whose names match a pattern.
     pub async fn units(&self, pattern: &str) -> Result<HashMap<String, UnitState>, Failure> {
-        let listed = self
-            .manager()
-            .await?
-            .list_units_by_patterns(&[], &[pattern])
-            .await;
-        let listed = listed.doing(|| "list systemd's units")?;
+        let manager = self.manager().await?;
+        let list = async || manager.list_units_by_patterns(&[], &[pattern]).await;
+        let listed = again(list).await.doing(|| "list systemd's units")?;
         Ok(listed
             .into_iter()
             .map(|unit| {
@@ -209,9 +224,10 @@ impl Systemd {
     pub async fn current_job(&self, unit: &str) -> Result<Option<Job>, Failure> {
         let deed = || format!("look at {unit}");
         let manager = self.manager().await?;
-        let ends = self.job_ends(&manager).await.doing(deed)?;
-        let path = manager.load_unit(unit).await.doing(deed)?;
-        let (id, job) = self.unit(path).await?.job().await.doing(deed)?;
+        let ends = again(async || self.job_ends(&manager).await).await;
+        let ends = ends.doing(deed)?;
+        let look = async || self.unit(&manager, unit).await?.job().await;
+        let (id, job) = again(look).await.doing(deed)?;
         Ok((id != 0).then_some(Job { job, ends }))
     }
 
@@ -224,11 +240,16 @@ impl Systemd {
         let manager = self.manager().await?;
         let begin = async {
             // Listening begins before the job does, or a quick end would be missed.
-            let ends = self.job_ends(&manager).await?;
+            let ends = again(async || self.job_ends(&manager).await).await?;
             let job = enqueue(&manager).await?;
             Ok::<_, zbus::Error>(Job { job, ends })
         };
-        begin.await.doing(|| format!("{verb} {unit}"))
+        match begin.await {
+            Err(error) if is_error(&error, &["org.freedesktop.systemd1.UnitMasked"]) => {
+                Err(masked(unit))
+            }
+            enqueued => enqueued.doing(|| format!("{verb} {unit}")),
+        }
     }
 
     async fn job_ends<'a>(&'a self, manager: &ManagerProxy<'a>) -> zbus::Result<JobRemovedStream> {
@@ -243,7 +264,9 @@ impl Systemd {
 
     /// Clears a unit's failed state; fine when it has none.
     pub async fn reset_failed(&self, unit: &str) -> Result<(), Failure> {
-        match self.manager().await?.reset_failed_unit(unit).await {
+        let manager = self.manager().await?;
+        // Twice does no harm.
+        match again(async || manager.reset_failed_unit(unit).await).await {
             Err(error) if is_unknown(&error) => Ok(()),
             reset => reset.doing(|| format!("reset {unit}")),
         }
@@ -346,6 +369,28 @@ impl Job {
     }
 }
 
+/// So often is asked again what systemd has not answered because it was executed anew just then, which takes it some
+/// tenths of a second: `systemctl daemon-reexec`, as an upgrade of systemd does it.
+const ASKED_AGAIN: u32 = 5;
+const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// Asks for something that only looks, or that does no harm when it is done twice.
+async fn again<T>(ask: impl AsyncFn() -> zbus::Result<T>) -> zbus::Result<T> {
+    for _ in 0..ASKED_AGAIN {
+        match ask().await {
+            Err(error) if is_error(&error, &LOST) => tokio::time::sleep(ASKED_AGAIN_AFTER).await,
+            answer => return answer,
+        }
+    }
+    ask().await
+}
+
+/// How the bus tells that whoever was asked has left it without an answer.
+const LOST: [&str; 2] = [
+    "org.freedesktop.DBus.Error.NoReply",
+    "org.freedesktop.DBus.Error.Disconnected",
+];
+
 /// Whether what was asked for has gone, or never was.
 fn is_unknown(error: &zbus::Error) -> bool {
     match error {
@@ -375,5 +420,38 @@ pub fn is_error(error: &zbus::Error, names: &[&str]) -> bool {
         zbus::Error::MethodError(name, ..) => names.contains(&name.as_str()),
         zbus::Error::FDO(error) => names.contains(&zbus::DBusError::name(&**error).as_str()),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn lost() -> zbus::Error {
+        zbus::Error::FDO(Box::new(zbus::fdo::Error::NoReply("left".to_owned())))
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn what_systemd_did_not_answer_while_it_was_executed_anew_is_asked_again() {
+        let asked = Cell::new(0);
+        let answer = again(async || {
+            asked.set(asked.get() + 1);
+            if asked.get() < 3 { Err(lost()) } else { Ok(7) }
+        });
+        assert_eq!(answer.await.unwrap(), 7);
+        for (error, times) in [
+            (lost as fn() -> _, ASKED_AGAIN + 1),
+            (|| zbus::Error::InvalidReply, 1),
+        ] {
+            asked.set(0);
+            let answer = again(async || {
+                asked.set(asked.get() + 1);
+                Err::<(), _>(error())
+            });
+            assert!(answer.await.is_err());
+            assert_eq!(asked.get(), times);
+        }
     }
 }

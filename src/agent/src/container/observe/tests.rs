@@ -1,6 +1,8 @@
 use super::*;
 use crate::{
     container::tests::{container, machine},
+    guest,
+    system::netlink::{Link, Network},
     testing,
 };
 
@@ -12,6 +14,7 @@ fn each_deviation_is_a_sentence() {
         settings: OwnFile::Differs,
         drop_in: OwnFile::Missing,
         autostart: false,
+        is_masked: true,
         has_port: false,
         is_mounted: false,
         inside: Inside::Changed(vec!["etc/hostname".to_owned()]),
@@ -26,6 +29,8 @@ fn each_deviation_is_a_sentence() {
             "the file /etc/systemd/nspawn/web.nspawn was changed",
             "the file /etc/systemd/system/systemd-nspawn@web.service.d/nspawn-agent.conf is missing",
             "the container web does not start with the host",
+            "systemd-nspawn@web.service is masked by somebody, so that it doesn't start; undo that on the host: \
+             systemctl unmask systemd-nspawn@web.service",
             "the image's tree that web stands on is missing",
             "the files that the container web stands on were removed; the next apply restarts it",
             "the container web runs with settings of before its last change; the next apply restarts it",
@@ -109,4 +114,42 @@ fn statuses() {
     assert_eq!(of("active", Some("degraded")), Status::Degraded);
     assert_eq!(of("failed", None), Status::Failed);
     assert_eq!(of("inactive", None), Status::Stopped);
+}
+
+#[test]
+fn a_link_that_a_guest_renamed_or_gave_another_address_is_told() {
+    let inventory = testing::inventory(&["web"], &[]);
+    let name = "web".parse::<MachineName>().unwrap();
+    let mac = mac::mac_address(
+        mac::parse_machine_id(testing::MACHINE_ID).unwrap(),
+        name.as_str(),
+    );
+    let link = |name: &str, mac: [u8; 6]| Link {
+        index: 2,
+        name: name.to_owned(),
+        mac: mac.to_vec(),
+        ..Link::default()
+    };
+    let told = |links: Option<Vec<Link>>| {
+        let mut observed = testing::observation(testing::network());
+        observed.facts.machine_id = testing::MACHINE_ID.to_owned();
+        observed.containers.machines = [(name.clone(), machine())].into();
+        let guest = guest::network::Guest {
+            leader: Some(7),
+            file: None,
+            network: links.map(|links| Network {
+                links,
+                ..Network::default()
+            }),
+        };
+        observed.guests = [(name.clone(), guest)].into();
+        state(&inventory.containers[&name], &observed).1
+    };
+    assert_eq!(told(None), [""; 0], "it ends just now");
+    assert_eq!(told(Some(vec![link("host0", mac)])), [""; 0]);
+    for links in [vec![], vec![link("eth0", mac)], vec![link("host0", [2; 6])]] {
+        let told = told(Some(links));
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains("host0 is gone inside the container web"));
+    }
 }
