@@ -2,6 +2,11 @@
 
 use super::TABLE;
 
+/// The sets and rules of all families.
+pub fn text() -> String {
+    of_the_bridge() + &beside_it()
+}
+
 /// The sets and rules. Drops come before accepts (CVE-2025-52889, CVE-2025-52890), and what no rule
 /// knows is dropped: a forged frame in prerouting can't even teach the bridge.
 ///
@@ -9,18 +14,8 @@ use super::TABLE;
 /// the host send to others what is for it. It has a limit for each port, and so has ARP, because every address of
 /// a prefix that asks becomes a neighbour of the host's.
 ///
-/// Frames to the bridge's own groups (01:80:c2:00:00:0X) pass all hooks of the bridge by, and the host takes
-/// what is in them as if the port were an interface of its own: br_handle_frame() of the kernel. There is
-/// nothing honest in that, so the other two families drop all that comes in by a port and not by the bridge: before
-/// conntrack puts fragments together (-400, linux/netfilter_ipv4.h), which would join them to others' of the same name.
-///
-/// A packet to a prefix on a link of the host's has it look for that neighbour before it is sent: in the forward chain,
-/// which comes before that, each guest may have it look for 20 new ones a second, after 100 at once, and all of them for
-/// 4096 in 10 seconds, a quarter of the kernel's table. Whoever was let through is so for 10 seconds, and isn't kept in
-/// by going on: else a guest had ever more of them in the table. Links without neighbours aren't limited.
-///
 /// A cloud's metadata (169.254.169.254) tells who asks through the host what only the host may know.
-pub fn text() -> String {
+fn of_the_bridge() -> String {
     format!(
         "table bridge {TABLE} {{
 	set ports {{ type ifname; }}
@@ -92,7 +87,22 @@ pub fn text() -> String {
 		oifname @ports icmpv6 type nd-redirect drop
 	}}
 }}
-table inet {TABLE} {{
+"
+    )
+}
+
+/// Frames to the bridge's own groups (01:80:c2:00:00:0X) pass all hooks of the bridge by, and the host takes
+/// what is in them as if the port were an interface of its own: br_handle_frame() of the kernel. There is
+/// nothing honest in that, so the other two families drop all that comes in by a port and not by the bridge: before
+/// conntrack puts fragments together (-400, linux/netfilter_ipv4.h), which would join them to others' of the same name.
+///
+/// A packet to a prefix on a link of the host's has it look for that neighbour before it is sent: in the forward chain,
+/// which comes before that, each guest may have it look for 20 new ones a second, after 100 at once, and all of them for
+/// 4096 in 10 seconds, a quarter of the kernel's table. Whoever was let through is so for 10 seconds, and isn't kept in
+/// by going on: else a guest had ever more of them in the table. Links without neighbours aren't limited.
+fn beside_it() -> String {
+    format!(
+        "table inet {TABLE} {{
 	set ports {{ type ifname; }}
 
 	set bridges {{ type ifname; }}

@@ -1,6 +1,9 @@
 //! One dump a table.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use futures_util::{Stream, TryStreamExt as _};
 use ipnet::IpNet;
@@ -18,6 +21,7 @@ use netlink_packet_route::{
 };
 use protocol::{Failure, FailureKind};
 use rtnetlink::RouteMessageBuilder;
+use tokio::time::sleep;
 
 use super::{
     Netlink, PortFlags, SwitchFlags,
@@ -26,8 +30,11 @@ use super::{
 };
 use crate::failure::Context as _;
 
-/// A dump that the kernel had to break off is asked for again so many times.
-const TRIES: usize = 3;
+/// A dump that the kernel had to break off is asked for again so many times, and so is one that it refuses: EBUSY was seen
+/// once, on a busy machine.
+const TRIES: usize = 5;
+/// What the kernel and the connection have until then to end the last one.
+const PAUSE: Duration = Duration::from_millis(20);
 
 impl Network {
     /// Reads every table once.
@@ -47,8 +54,7 @@ impl Network {
 
     /// Reads the neighbour proxies alone, once.
     pub async fn dump_proxies(netlink: &Netlink) -> Result<Vec<Proxy>, Failure> {
-        let _one_at_a_time = netlink.dumping.lock().await;
-        proxies(netlink).await
+        repeated(netlink, || proxies(netlink)).await
     }
 
     async fn dump_of_link_once(
@@ -99,16 +105,16 @@ impl Network {
 }
 
 /// Reads tables one after the other, and anew when the kernel had to break a dump off.
-async fn repeated(
+pub(super) async fn repeated<T>(
     netlink: &Netlink,
-    dump: impl AsyncFn() -> Result<Network, Failure>,
-) -> Result<Network, Failure> {
+    dump: impl AsyncFn() -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let _one_at_a_time = netlink.dumping.lock().await;
     let mut tries = 0;
     loop {
         tries += 1;
         match dump().await {
-            Err(_) if tries < TRIES => {}
+            Err(_) if tries < TRIES => sleep(PAUSE).await,
             result => return result,
         }
     }

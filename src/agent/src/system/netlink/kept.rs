@@ -77,15 +77,12 @@ impl Message {
 impl Netlink {
     /// Every address of the host.
     pub async fn kept_addresses(&self) -> Result<Vec<KeptAddress>, Failure> {
-        let _one_at_a_time = self.dumping.lock().await;
-        let messages: Vec<AddressMessage> = self
-            .handle
-            .address()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .doing(|| "list the host's addresses")?;
+        let list = async || {
+            let addresses = self.handle.address().get().execute();
+            let listed: Result<Vec<AddressMessage>, _> = addresses.try_collect().await;
+            listed.doing(|| "list the host's addresses")
+        };
+        let messages = dump::repeated(self, list).await?;
         let kept = messages.iter().filter_map(|message| {
             let address = dump::address(message)?;
             Some(KeptAddress {
@@ -99,20 +96,17 @@ impl Netlink {
 
     /// Every route of the main table.
     pub async fn kept_routes(&self) -> Result<Vec<KeptRoute>, Failure> {
-        let _one_at_a_time = self.dumping.lock().await;
         let mut kept = Vec::new();
         for question in [
             RouteMessageBuilder::<Ipv4Addr>::new().build(),
             RouteMessageBuilder::<Ipv6Addr>::new().build(),
         ] {
-            let messages: Vec<RouteMessage> = self
-                .handle
-                .route()
-                .get(question)
-                .execute()
-                .try_collect()
-                .await
-                .doing(|| "list the host's routes")?;
+            let list = async || {
+                let routes = self.handle.route().get(question.clone()).execute();
+                let listed: Result<Vec<RouteMessage>, _> = routes.try_collect().await;
+                listed.doing(|| "list the host's routes")
+            };
+            let messages = dump::repeated(self, list).await?;
             kept.extend(messages.iter().filter_map(kept_route));
         }
         Ok(kept)
