@@ -35,6 +35,10 @@ fn addresses_come_move_and_go_while_the_guests_run() -> Result<()> {
             "a guest with networkd keeps its addresses when networkd restarts",
             networkd_restarts,
         ),
+        (
+            "two resources change places in one apply",
+            two_change_places,
+        ),
         ("a routed prefix needs no proxy", routed_prefix),
         (
             "honest traffic between guests loses nothing",
@@ -122,6 +126,32 @@ fn moves(site: &Shared) -> Result<()> {
         "a guest was restarted"
     );
     terraform.assert_plan_is_empty()
+}
+
+/// Terraform puts the destroy of the one and the create of the other in no order.
+fn two_change_places(site: &Shared) -> Result<()> {
+    let (addresses, names) = (["203.0.113.70", "203.0.113.71"], ["left", "right"]);
+    let at = |turn: usize| {
+        let (one, other) = (turn % 2, (turn + 1) % 2);
+        let containers = [("one", names[one]), ("other", names[other])].map(|(label, name)| {
+            configuration::container(name, "").replacen(
+                &format!("\"nspawn_container\" \"{name}\""),
+                &format!("\"nspawn_container\" \"{label}\""),
+                1,
+            )
+        });
+        containers.concat()
+            + &configuration::address("one", addresses[one], "left")
+            + &configuration::address("other", addresses[other], "right")
+    };
+    for turn in 0..5 {
+        site.configure(&at(turn))?;
+        site.terraform.apply()?;
+        site.lab.answers_as(addresses[turn % 2], "left")?;
+        site.lab.answers_as(addresses[(turn + 1) % 2], "right")?;
+        site.terraform.assert_plan_is_empty()?;
+    }
+    Ok(())
 }
 
 fn waits_and_survives(site: &Shared) -> Result<()> {

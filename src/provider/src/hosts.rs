@@ -28,6 +28,7 @@ use crate::{
         Call, CallError, ConnectionError, ConnectionErrorKind, Host, MACHINE_REPLACED, Pool, Target,
     },
     planned::Planned,
+    removals::Removals,
     snapshot::Snapshots,
 };
 
@@ -45,6 +46,8 @@ pub struct Hosts {
     claims: Claims,
     /// What this run plans.
     pub planned: Planned,
+    /// What this run destroys.
+    pub removals: Removals,
 }
 
 /// One object, to be made or changed.
@@ -106,6 +109,7 @@ impl Hosts {
             snapshots: Snapshots::default(),
             claims: Claims::default(),
             planned: Planned::default(),
+            removals: Removals::default(),
         }
     }
 

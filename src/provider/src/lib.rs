@@ -18,6 +18,7 @@ pub mod marks;
 pub mod planned;
 pub mod provider;
 mod random;
+pub mod removals;
 pub mod resources;
 mod snapshot;
 pub mod timeouts;

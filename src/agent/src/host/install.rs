@@ -93,16 +93,17 @@ pub fn is_without_program() -> bool {
     uploaded().is_some() && !program::is_whole_behind(Path::new(BINARY), Path::new(FOLDER))
 }
 
-/// The folders of ours in which others than root may make and remove files: whoever may, has a way in.
-pub fn open_folders(context: &Context) -> Vec<PathBuf> {
-    let folders = [Path::new(FOLDER), context.store.folder()];
-    let is_open = |folder: &&Path| {
+/// The folders of ours in which others than root may make and remove files, with the modes that they are made with:
+/// whoever may, has a way in.
+pub fn open_folders(context: &Context) -> Vec<(PathBuf, u32)> {
+    let folders = [(Path::new(FOLDER), 0o755), (context.store.folder(), 0o700)];
+    let is_open = |folder: &Path| {
         fs::metadata(folder).is_ok_and(|found| found.is_dir() && files::is_open_to_others(&found))
     };
     folders
         .into_iter()
-        .filter(is_open)
-        .map(Path::to_owned)
+        .filter(|(folder, _)| is_open(folder))
+        .map(|(folder, mode)| (folder.to_owned(), mode))
         .collect()
 }
 

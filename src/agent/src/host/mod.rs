@@ -81,8 +81,8 @@ pub struct Observed {
     pub is_disabled: bool,
     /// Whether units don't find the agent's program, as it was uploaded.
     pub is_without_program: bool,
-    /// Folders of ours that others than root may write to.
-    pub open_folders: Vec<PathBuf>,
+    /// Folders of ours that others than root may write to, and the modes that they should have.
+    pub open_folders: Vec<(PathBuf, u32)>,
     /// How the agent's service is, in systemd's words.
     pub service: String,
 }
@@ -107,8 +107,8 @@ pub enum Step {
     Enable,
     /// Put the agent's program, which is running, back to where units find it.
     PutBackProgram,
-    /// Leave a folder of ours to root alone.
-    CloseFolder(PathBuf),
+    /// Leave a folder of ours to root alone, with this mode.
+    CloseFolder(PathBuf, u32),
     /// Load a module of the kernel.
     LoadModule(String),
     /// Keep the former values of sysctls that hold already.
@@ -264,7 +264,7 @@ pub async fn perform(context: &Context, step: &Step) -> Result<(), Failure> {
         Step::RemoveFile(path) => files::remove_file(Path::new(path)),
         Step::Enable => install::enable(context).await,
         Step::PutBackProgram => install::put_back_program(),
-        Step::CloseFolder(path) => files::close_folder(path),
+        Step::CloseFolder(path, mode) => files::close_folder(path, *mode),
         Step::LoadModule(name) => {
             install::load_module(context, name).await?;
             let host = context.store.get::<Host>("host")?;

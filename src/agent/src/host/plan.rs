@@ -110,7 +110,7 @@ pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec
     }
     // Before what is in it, which others could change again.
     let open = observed.host.open_folders.iter().cloned();
-    steps.splice(0..0, open.map(Step::CloseFolder));
+    steps.splice(0..0, open.map(|(path, mode)| Step::CloseFolder(path, mode)));
     if observed.host.is_without_program {
         steps.push(Step::PutBackProgram);
     }

@@ -122,7 +122,7 @@ pub fn sentence(step: &Step, inventory: &Inventory, observed: &Observation) -> S
                 install::BINARY
             )
         }
-        Step::CloseFolder(path) => {
+        Step::CloseFolder(path, _) => {
             format!("others than root may write to {}", path.display())
         }
         Step::LoadModule(name) => format!("the kernel module {name} is not loaded"),

@@ -174,22 +174,23 @@ fn clear_temporaries_in(
     Ok(())
 }
 
-/// Writes a file in its place, which takes no room on the disk when it grows by little; it stays as it is when there is
-/// none. A power cut may leave half of it.
-pub fn overwrite(path: &Path, contents: &[u8]) -> Result<(), Failure> {
+/// Writes a text in its file's place, which takes no room on the disk when it grows by little; it stays as it is when there
+/// is none. Line ends fill it up to its former length: it is never one text with the rest of another behind it. A power
+/// cut may leave half of one that is longer than a block.
+pub fn overwrite(path: &Path, text: &[u8]) -> Result<(), Failure> {
     let write = || {
         let mut file = File::options().write(true).open(path)?;
-        let length = contents.len() as u64;
-        match fallocate(&file, FallocateFlags::KEEP_SIZE, 0, length) {
+        let former = file.metadata()?.len();
+        match fallocate(&file, FallocateFlags::KEEP_SIZE, 0, text.len() as u64) {
             // Of its own length it has room. fallocate(2)
-            Err(Errno::OPNOTSUPP) if length <= file.metadata()?.len() => {}
+            Err(Errno::OPNOTSUPP) if text.len() as u64 <= former => {}
             reserved => reserved?,
         }
         fault::point(|| format!("make room in {}", path.display()));
-        file.write_all(contents)?;
+        let mut filled = text.to_vec();
+        filled.resize(text.len().max(usize::try_from(former).unwrap_or(0)), b'\n');
+        file.write_all(&filled)?;
         fault::point(|| format!("fill {} in its place", path.display()));
-        file.set_len(contents.len() as u64)?;
-        fault::point(|| format!("cut {} to its length", path.display()));
         file.sync_all()
     };
     write().doing(|| format!("write {} in its place", path.display()))
@@ -384,14 +385,10 @@ pub fn is_open_to_others(found: &fs::Metadata) -> bool {
     found.permissions().mode() & OTHERS_WRITE != 0 || found.uid() != geteuid().as_raw()
 }
 
-/// Leaves a folder to root alone.
-pub fn close_folder(path: &Path) -> Result<(), Failure> {
+/// Leaves a folder to root alone, with the mode that it was made with.
+pub fn close_folder(path: &Path, mode: u32) -> Result<(), Failure> {
     let deed = || format!("leave the folder {} to root alone", path.display());
     let folder = File::open(path).doing(|| format!("open {}", path.display()))?;
-    let mode = folder
-        .metadata()
-        .doing(|| format!("look at {}", path.display()))?;
-    let mode = mode.permissions().mode() & 0o755;
     fchown(&folder, Some(geteuid().as_raw()), None).doing(deed)?;
     folder
         .set_permissions(fs::Permissions::from_mode(mode))
@@ -433,6 +430,17 @@ mod tests {
     use std::sync::{Barrier, atomic::AtomicBool};
 
     use super::*;
+
+    #[test]
+    fn a_text_in_its_place_is_whole_whatever_was_there() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("file");
+        for (former, expected) in [("", "{\"a\":1}"), ("{\"a\":1234}\n", "{\"a\":1}\n\n\n\n")] {
+            fs::write(&path, former).unwrap();
+            overwrite(&path, b"{\"a\":1}").unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+        }
+    }
 
     #[test]
     fn a_file_is_replaced_by_several_at_once() {
@@ -481,7 +489,7 @@ mod tests {
         let is_open = || is_open_to_others(&fs::metadata(top.path()).unwrap());
         fs::set_permissions(top.path(), fs::Permissions::from_mode(0o777)).unwrap();
         assert!(is_open());
-        close_folder(top.path()).unwrap();
+        close_folder(top.path(), 0o700).unwrap();
         assert!(!is_open());
         if geteuid().is_root() {
             write_own(&path, &contents, 0o644).unwrap();
@@ -490,7 +498,7 @@ mod tests {
             }
             assert!(is_open());
             assert_eq!(compare(&path, &contents).unwrap(), OwnFile::Differs);
-            close_folder(top.path()).unwrap();
+            close_folder(top.path(), 0o700).unwrap();
             write_own(&path, &contents, 0o644).unwrap();
             assert_eq!(compare(&path, &contents).unwrap(), OwnFile::Same);
             assert!(!is_open());

@@ -1,6 +1,9 @@
 //! Create, the same for every object of a host: whatever it comes to, the state tells what is there.
 
+use std::time::Instant;
+
 use protocol::{
+    FailureKind,
     desired::{ContainerSecrets, ObjectKey},
     message::Intent,
     name::OwnerToken,
@@ -14,10 +17,11 @@ use super::{
     ownership::may_have_been_made,
 };
 use crate::{
-    connection::Target,
+    connection::{CallError, Target},
     failure::{Place, diagnostics, failure_diagnostic},
-    hosts::{Change, Fate},
+    hosts::{Change, Changed, Fate},
     random,
+    removals::Count,
 };
 
 /// Makes the object.
@@ -57,20 +61,32 @@ async fn make<R: Managed>(
         session: Some(resource.hosts().session().clone()),
         ..Private::default()
     };
-    let mut change = Change {
-        target: target.clone(),
-        machine_id: None,
-        desired: R::desired(&planned, &config)?,
-        token: token.clone(),
-        intent: Intent::Create,
-        limit: R::LIMITS.with(R::timeouts(&planned)).create,
-        wait: R::PLACE == Place::Own,
-        secrets: ContainerSecrets::default(),
-        upload: None,
-        rolled_back_at: None,
+    let change = |limit| {
+        let mut change = Change {
+            target: target.clone(),
+            machine_id: None,
+            desired: R::desired(&planned, &config)?,
+            token: token.clone(),
+            intent: Intent::Create,
+            limit,
+            wait: R::PLACE == Place::Own,
+            secrets: ContainerSecrets::default(),
+            upload: None,
+            rolled_back_at: None,
+        };
+        R::accompany(&mut change, None, &planned, &config);
+        Ok::<_, Diagnostics>(change)
     };
-    R::accompany(&mut change, None, &planned, &config);
-    let changed = match Box::pin(resource.hosts().put(change, context)).await {
+    let ends = Instant::now() + R::LIMITS.with(R::timeouts(&planned)).create;
+    let changed = loop {
+        let before = resource.hosts().removals.count(target);
+        let change = change(ends.saturating_duration_since(Instant::now()))?;
+        let put = Box::pin(resource.hosts().put(change, context)).await;
+        if !is_in_the_way(&put) || !is_vacated(resource, target, before, ends, context).await {
+            break put;
+        }
+    };
+    let changed = match changed {
         Ok(changed) => changed,
         Err(error) => {
             let error = with_import(resource, error, target, key).await;
@@ -104,4 +120,28 @@ async fn make<R: Managed>(
         )),
         None => Ok(State::new(model, private)),
     }
+}
+
+/// Whether something else has the name, or what else there can be once only.
+fn is_in_the_way(put: &Result<Changed, CallError>) -> bool {
+    matches!(put, Err(CallError::Failure(failure)) if failure.kind == FailureKind::Conflict)
+}
+
+/// Waits for what this very run may still remove from the host. Whether it has, and there is reason to try again.
+async fn is_vacated<R: Managed>(
+    resource: &R,
+    target: &Target,
+    before: Count,
+    ends: Instant,
+    context: &Context,
+) -> bool {
+    let host = target.to_string();
+    tracing::info!(
+        host,
+        "there is another one; waiting in case this run destroys it"
+    );
+    let removed = resource.hosts().removals.one_more(target, before);
+    let removed = tokio::time::timeout_at(ends.into(), removed);
+    let stopped = context.cancellation();
+    matches!(stopped.run_until_cancelled(removed).await, Some(Ok(true)))
 }

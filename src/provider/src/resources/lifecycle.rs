@@ -223,6 +223,7 @@ pub async fn delete<R: Managed>(
     R::destroyable(&model)?;
     let (target, key) = (required_target::<R>(&model)?, required_key::<R>(&model)?);
     let doing = format!("Destroying {}", R::label(&model));
+    let _under_way = resource.hosts().removals.begin(&target);
     private = private.about(&target, &key);
     let (begun, limit) = (Instant::now(), R::LIMITS.with(R::timeouts(&model)).delete);
     let left = || limit.saturating_sub(begun.elapsed());

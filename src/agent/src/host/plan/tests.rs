@@ -181,12 +181,12 @@ fn a_bridge_that_was_renamed_gets_its_name_back_and_a_second_one_goes() {
 fn a_folder_that_others_may_write_to_is_closed_before_what_is_in_it_is_mended() {
     let mut observed = observation(network());
     observed.host.is_without_program = true;
-    observed.host.open_folders = vec![install::FOLDER.into()];
+    observed.host.open_folders = vec![(install::FOLDER.into(), 0o755)];
     let found = plan(&inventory(&[], &[]), &observed, &Scope::All);
     assert_eq!(
         found,
         [
-            Step::CloseFolder(install::FOLDER.into()),
+            Step::CloseFolder(install::FOLDER.into(), 0o755),
             Step::PutBackProgram
         ]
     );

@@ -30,10 +30,9 @@ use super::{
 };
 use crate::failure::Context as _;
 
-/// A dump that the kernel had to break off is asked for again so many times, and so is one that it refuses: EBUSY was seen
-/// once, on a busy machine.
+/// A dump that the kernel had to break off is asked for again so many times.
 const TRIES: usize = 5;
-/// What the kernel and the connection have until then to end the last one.
+/// What the connection has until then, to read what is left of it.
 const PAUSE: Duration = Duration::from_millis(20);
 
 impl Network {
@@ -83,23 +82,29 @@ impl Network {
         })
     }
 
+    /// Asks for each table when the one before it was read: execute() sends at once, and the kernel refuses with EBUSY what
+    /// comes while it is still at the last one, as with a full table of neighbours.
     async fn dump_once(netlink: &Netlink) -> Result<Self, Failure> {
         let (handle, limit) = (&netlink.handle, usize::MAX);
         let links = handle.link().get().execute();
+        let links = all(limit, "links", links, |message| Some(link(message))).await?;
         let addresses = handle.address().get().execute();
+        let addresses = all(limit, "addresses", addresses, address).await?;
         let neighbours = handle.neighbours().get().execute();
+        let neighbours = all(limit, "neighbours", neighbours, neighbour).await?;
         let forwarding = handle
             .neighbours()
             .get()
             .set_address_family(AddressFamily::Bridge)
             .execute();
+        let forwarding = all(limit, "forwarding entries", forwarding, forwarding_entry).await?;
         Ok(Self {
-            links: all(limit, "links", links, |message| Some(link(message))).await?,
-            addresses: all(limit, "addresses", addresses, address).await?,
+            links,
+            addresses,
             routes: routes(netlink, limit).await?,
-            neighbours: all(limit, "neighbours", neighbours, neighbour).await?,
+            neighbours,
             proxies: proxies(netlink).await?,
-            forwarding: all(limit, "forwarding entries", forwarding, forwarding_entry).await?,
+            forwarding,
         })
     }
 }
