@@ -200,8 +200,9 @@ fn more() -> impl Iterator<Item = &'static Meddling> {
 }
 
 /// Of the others those that a quick run tries, too.
-const QUICK: [&str; 6] = [
+const QUICK: [&str; 7] = [
     "the bridge loses its alias",
+    "the bridge is renamed",
     "a guest's settings are deleted",
     "the agent's program is deleted",
     "the agent's program is replaced under its own name",

@@ -21,6 +21,11 @@ pub const BRIDGE: &[Meddling] = &[
         "the bridge br0 isn't marked as ours",
     ),
     of(
+        "the bridge is renamed",
+        "ip link set br0 name br7",
+        "the bridge br0 was renamed to br7",
+    ),
+    of(
         "the bridge's MAC address is changed",
         "ip link set br0 address 02:00:00:00:00:99",
         OTHER_SETTINGS,
