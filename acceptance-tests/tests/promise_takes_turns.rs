@@ -346,7 +346,7 @@ fn the_lock_has_a_name(ground: &Ground, alice: &State, bob: &State) -> Result<()
     let vps = ground.lab.vps1();
     alice.terraform.configure(&alice.whole(0, ""))?;
     bob.terraform
-        .configure(&container("bob0", "timeouts = { create = \"15s\" }"))?;
+        .configure(&container("bob0", "timeouts = { create = \"10s\" }"))?;
     let running = alice.start(APPLY)?;
     let stopped = vps.root(STOP_HOLDER)?;
     let begun = Instant::now();
@@ -363,7 +363,7 @@ fn the_lock_has_a_name(ground: &Ground, alice: &State, bob: &State) -> Result<()
     );
     ensure!(
         took < Duration::from_mins(1),
-        "it waited {took:?} instead of 15 s"
+        "it waited {took:?} instead of 10 s"
     );
     running.wait(RUN)?.checked()?;
     bob.terraform.configure(&container("bob0", ""))?;

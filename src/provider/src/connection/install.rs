@@ -12,7 +12,11 @@ use super::{
 /// never mounted noexec.
 pub(super) const FOLDER: &str = "/usr/local/lib/nspawn-agent";
 
-/// For starting the agent, an upload over a slow line included.
+/// How many times `connect_timeout` the login shell has for the first word that is ours: a busy host takes longer for it
+/// than for what sshd does by itself.
+pub(super) const FIRST_WORD: u32 = 3;
+
+/// For starting the agent that is uploaded then, also over a slow line.
 pub(super) const START_TIMEOUT: Duration = Duration::from_mins(3);
 
 const DOING: &str = "starting the agent";
@@ -187,18 +191,27 @@ pub(super) fn asks_again(host: &str) -> ConnectionError {
 }
 
 /// Nobody spoke in time.
-pub(super) fn too_slow(host: &str, output: &[u8], stderr: &str) -> ConnectionError {
+pub(super) fn too_slow(
+    host: &str,
+    user: &str,
+    is_uploaded: bool,
+    output: &[u8],
+    stderr: &str,
+) -> ConnectionError {
+    let who = if is_uploaded {
+        "the agent didn't speak in time".to_owned()
+    } else {
+        format!("the login shell of {user} didn't come to run the agent in time")
+    };
     ConnectionError::new(
         ConnectionErrorKind::Install,
         host,
         DOING,
-        format!(
-            "the agent didn't speak in time{}{}",
-            said(stderr),
-            shown(output)
-        ),
+        format!("{who}{}{}", said(stderr), shown(output)),
     )
-    .help("Check that the user's login shell runs commands without asking anything.")
+    .help(format!(
+        "Check that {user}'s login shell runs commands without asking or waiting for anything: ssh {user}@{host} true"
+    ))
 }
 
 fn said(stderr: &str) -> String {

@@ -101,7 +101,8 @@ fn start<'a>(
     };
     let mut pipe = Pipe::open(ssh, hop, credentials, agents, folder)?;
     fault::done(|| "start the agent");
-    let rest = pipe.become_agent(hop, agents)?;
+    let first_word = credentials.connect_timeout * install::FIRST_WORD;
+    let rest = pipe.become_agent(hop, agents, first_word)?;
     fault::done(|| "wait for the agent");
     let mut pump = Pump {
         pipe,
@@ -167,9 +168,15 @@ impl Pipe {
     }
 
     /// Waits for the agent's first line, uploading the agent if need be. What came after that line.
-    fn become_agent(&mut self, hop: &Hop, agents: &[Agent]) -> Result<Vec<u8>, ConnectionError> {
+    fn become_agent(
+        &mut self,
+        hop: &Hop,
+        agents: &[Agent],
+        first_word: Duration,
+    ) -> Result<Vec<u8>, ConnectionError> {
         let host = hop.label.as_str();
-        let deadline = Instant::now() + install::START_TIMEOUT;
+        // The login shell comes first, and says nothing while it waits for somebody to type.
+        let mut deadline = Instant::now() + first_word;
         let (mut output, mut is_uploaded) = (Output::default(), false);
         loop {
             let turn = self
@@ -205,6 +212,7 @@ impl Pipe {
                     fault::point(|| "before: upload the agent");
                     self.outgoing.push_back(agent.gzip.to_vec().into());
                     is_uploaded = true;
+                    deadline = Instant::now() + install::START_TIMEOUT;
                     output.take(taken);
                     continue;
                 }
@@ -224,7 +232,13 @@ impl Pipe {
                 return Err(failed(host, &StepError::Stopped));
             }
             if Instant::now() >= deadline {
-                return Err(install::too_slow(host, output.bytes(), &self.stderr_text()));
+                return Err(install::too_slow(
+                    host,
+                    &hop.user,
+                    is_uploaded,
+                    output.bytes(),
+                    &self.stderr_text(),
+                ));
             }
             if turn == Turn::Idle {
                 self.wait(deadline).map_err(|error| failed(host, &error))?;

@@ -198,6 +198,22 @@ async fn an_agent_that_does_not_start_is_shown() {
 }
 
 #[tokio::test]
+async fn a_login_shell_that_hangs_is_not_waited_for_as_an_upload_is() {
+    let server = Server::with("ForceCommand echo 'Your choice?'; sleep 1000");
+    let credentials = Credentials {
+        connect_timeout: Duration::from_secs(2),
+        ..server.credentials()
+    };
+    let begun = std::time::Instant::now();
+    let error = server.pool(credentials).get(&server.target(), None).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind, ConnectionErrorKind::Install);
+    assert!(error.reason.contains("the login shell of "), "{error}");
+    assert!(error.reason.contains("Your choice?"), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(30));
+}
+
+#[tokio::test]
 async fn an_unreachable_hosts_error_stands_for_all() {
     let server = Server::new();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
