@@ -98,7 +98,8 @@ pub fn are_true(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// The addresses, routes, forwarding entries and rules of the host, but for what packets put into sets for some time; addresses and routes of the neighbours.
+/// The addresses, routes, forwarding entries and rules of the host, but for what packets put into sets for some time;
+/// addresses and routes of the neighbours.
 pub fn all(world: &World) -> Result<String> {
     let script = "ip -o addr | sed -E 's/(valid|preferred)_lft [^ ]+//g'; ip route show table all; \
          ip -6 route show table all | sed -E 's/ expires [0-9]+sec//'; bridge fdb show | sort; nft list ruleset | sed '/ expires /d'";

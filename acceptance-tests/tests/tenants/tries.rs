@@ -155,7 +155,6 @@ pub fn guests_talk(world: &World) -> Result<()> {
 }
 
 /// Runs a script in a guest's network.
-/// Does something in a guest's network.
 pub fn inside(guest: &Guest, script: &str) -> Result<String> {
     let network = format!("--net={}", guest.namespace.display());
     check(&mut command("nsenter", [&network, "sh", "-ec", script]))

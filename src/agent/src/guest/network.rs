@@ -113,7 +113,7 @@ impl Guest {
     /// reaches it any more.
     pub fn has_lost_link(&self, mac: [u8; 6]) -> bool {
         let network = self.network.as_ref();
-        network.is_some_and(|network| network.link(LINK).is_none_or(|link| link.mac != mac))
+        network.is_some_and(|network| lacks_link(network, mac))
     }
 
     /// Whether the running guest has an address on its link.
@@ -308,12 +308,12 @@ fn left_over(context: &Context, inventory: &Inventory) -> Result<Vec<MachineName
 
 /// The same of the guest of this init process alone; one that can't be looked at has lost nothing.
 pub async fn has_lost_link(leader: u32, mac: [u8; 6]) -> bool {
-    let guest = Guest {
-        leader: Some(leader),
-        file: None,
-        network: in_namespace(leader, look).await.ok(),
-    };
-    guest.has_lost_link(mac)
+    let network = in_namespace(leader, look).await;
+    network.is_ok_and(|network| lacks_link(&network, mac))
+}
+
+fn lacks_link(network: &Network, mac: [u8; 6]) -> bool {
+    network.link(LINK).is_none_or(|link| link.mac != mac)
 }
 
 async fn look(netlink: Netlink) -> Result<Network, Failure> {

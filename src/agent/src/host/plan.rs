@@ -76,6 +76,11 @@ pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec
         return Vec::new();
     };
     let mut steps = Vec::new();
+    if scope.has_host() {
+        // Before what is in them, which others could change again.
+        let open = observed.host.open_folders.iter().cloned();
+        steps.extend(open.map(|(path, mode)| Step::CloseFolder(path, mode)));
+    }
     // An address on an uplink of its own needs that uplink's sysctls.
     if scope.has_host() || matches!(scope, Scope::Address(_)) {
         steps.extend(sysctl_steps(observed));
@@ -108,9 +113,6 @@ pub fn plan(inventory: &Inventory, observed: &Observation, scope: &Scope) -> Vec
     if observed.host.is_disabled && !unit_is_written {
         steps.push(Step::Enable);
     }
-    // Before what is in it, which others could change again.
-    let open = observed.host.open_folders.iter().cloned();
-    steps.splice(0..0, open.map(|(path, mode)| Step::CloseFolder(path, mode)));
     if observed.host.is_without_program {
         steps.push(Step::PutBackProgram);
     }
