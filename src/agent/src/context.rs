@@ -1,6 +1,12 @@
 //! What every deed of the agent gets: the store, the kernel, systemd, and the request it serves.
 
-use std::{cell::RefCell, future::Future, path::PathBuf, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    path::PathBuf,
+    rc::Rc,
+    time::Duration,
+};
 
 use protocol::{Failure, FailureKind, name::SessionId};
 use tokio::{
@@ -40,6 +46,8 @@ pub struct Context {
     pub lock_interval: Duration,
     /// Set when the caller asks to stop.
     pub cancel: CancellationToken,
+    /// For how long the provider wasn't heard, when all that it had asked for was stopped for that.
+    pub unheard: Rc<Cell<Option<Duration>>>,
     /// The file that the provider streams up with this request.
     pub upload: Option<Upload>,
     /// What this process knows of the kernel's filter table.
@@ -60,6 +68,7 @@ impl Context {
             deadline: Instant::now() + time,
             lock_interval: lock::INTERVAL,
             cancel: CancellationToken::new(),
+            unheard: Rc::default(),
             upload: None,
             filter_listed: Rc::default(),
             progress: None,
@@ -133,7 +142,7 @@ impl Context {
     /// Fails when the caller asked to stop or the time is up: for safe points between two steps.
     pub fn check(&self) -> Result<(), Failure> {
         if self.cancel.is_cancelled() {
-            return Err(cancelled());
+            return Err(self.cancelled());
         }
         if Instant::now() >= self.deadline {
             return Err(timed_out());
@@ -148,11 +157,23 @@ impl Context {
     ) -> Result<T, Failure> {
         tokio::select! {
             biased;
-            () = self.cancel.cancelled() => Err(cancelled()),
+            () = self.cancel.cancelled() => Err(self.cancelled()),
             result = tokio::time::timeout_at(self.deadline, work) => {
                 result.unwrap_or_else(|_| Err(timed_out()))
             }
         }
+    }
+
+    fn cancelled(&self) -> Failure {
+        let Some(time) = self.unheard.get() else {
+            return Failure::new(FailureKind::Cancelled, "stopped, as Terraform asked");
+        };
+        let seconds = time.as_secs();
+        Failure::new(
+            FailureKind::Cancelled,
+            format!("stopped: nspawn-agent had heard nothing of the provider for {seconds} seconds"),
+        )
+        .help("The connection or the host stood still. Run terraform apply again: what is done already is not done twice.")
     }
 
     /// The system bus, connected at first use.
@@ -172,10 +193,6 @@ async fn connect() -> Result<zbus::Connection, Failure> {
         .map_err(std::io::Error::from)
         .doing(deed)?
         .doing(deed)
-}
-
-fn cancelled() -> Failure {
-    Failure::new(FailureKind::Cancelled, "stopped, as Terraform asked")
 }
 
 fn timed_out() -> Failure {

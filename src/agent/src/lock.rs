@@ -103,17 +103,27 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// Shows that somebody is there; several may share it.
-    pub fn show(path: &Path) -> Result<Self, Failure> {
-        let deed = || format!("lock {}", path.display());
-        if let Some(folder) = path.parent() {
-            files::create_folder(folder, 0o755)?;
-        }
+    /// Shows that somebody is there; several may share it. Its folder goes whenever a host is left, and is made each time.
+    pub fn show(
+        path: &Path,
+        make_folder: impl Fn() -> Result<(), Failure>,
+    ) -> Result<Self, Failure> {
         loop {
-            if let Some(file) = share(path).doing(deed)? {
-                return Ok(Self { file });
+            make_folder()?;
+            match share(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                shared => {
+                    if let Some(file) = shared.doing(|| format!("lock {}", path.display()))? {
+                        return Ok(Self { file });
+                    }
+                }
             }
         }
+    }
+
+    /// Whether others see it: its file may have gone with a host that was left.
+    pub fn is_at(&self, path: &Path) -> io::Result<bool> {
+        is_at(path, &self.file)
     }
 
     /// Shows that somebody is there still: the file's time is now.
@@ -175,8 +185,11 @@ fn share(path: &Path) -> io::Result<Option<File>> {
 /// Whether an open file is still the one of that name: its lock keeps nobody from another one.
 pub fn is_at(path: &Path, file: &File) -> io::Result<bool> {
     let own = file.metadata()?;
-    Ok(fs::symlink_metadata(path)
-        .is_ok_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino())))
+    match fs::symlink_metadata(path) {
+        Ok(found) => Ok((found.dev(), found.ino()) == (own.dev(), own.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Locks a folder that its holder fills or removes. None when somebody else has it, or it is gone.

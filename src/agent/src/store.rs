@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     path::{Path, PathBuf},
 };
 
@@ -16,7 +17,7 @@ use protocol::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::system::files;
+use crate::{failure::Context as _, lock, system::files};
 
 /// Where the desired state lives.
 pub const FOLDER: &str = "/etc/nspawn-agent";
@@ -153,6 +154,19 @@ impl Store {
     /// One object by its name.
     pub fn get<D: Kept>(&self, name: &str) -> Result<Option<Stored<D>>, Failure> {
         read(&self.path::<D>(name))
+    }
+
+    /// Opens the record of an object that is there. It tells for as long as it is open whether the object was put since:
+    /// that makes another file, which can't get this one's number meanwhile.
+    pub fn open<D: Kept>(&self, name: &str) -> Result<File, Failure> {
+        let path = self.path::<D>(name);
+        File::open(&path).doing(|| format!("open {}", path.display()))
+    }
+
+    /// Whether an open record is still the object's.
+    pub fn is_record<D: Kept>(&self, name: &str, record: &File) -> Result<bool, Failure> {
+        let path = self.path::<D>(name);
+        lock::is_at(&path, record).doing(|| format!("look at {}", path.display()))
     }
 
     /// All objects of a kind, by name.

@@ -27,11 +27,22 @@ pub async fn if_nobody_uses_it(context: &Context) -> Result<(), Failure> {
 
 /// The same with the host's lock, which is held by the caller, and goes with the rest.
 pub fn if_unused(context: &Context) -> Result<(), Failure> {
+    // Another run may have been building an image while the host was removed.
+    if_unused_once(context, tree::clear_half_made)
+}
+
+fn if_unused_once(
+    context: &Context,
+    cleared: impl FnOnce() -> Result<(), Failure>,
+) -> Result<(), Failure> {
     if is_used(context)? {
         return Ok(());
     }
-    // Another run may have been building an image while the host was removed.
-    tree::clear_half_made()?;
+    cleared()?;
+    // That may take seconds, and somebody may have come meanwhile.
+    if is_used(context)? {
+        return Ok(());
+    }
     files::remove_tree(&context.run_folder)?;
     in_force::forget(context)?;
     context.store.remove_if_empty()?;
@@ -60,7 +71,27 @@ fn is_used(context: &Context) -> Result<bool, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing;
+    use crate::{serve::session::Session, testing};
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_machine_is_not_left_that_somebody_came_to_meanwhile() {
+        let top = tempfile::tempdir().unwrap();
+        testing::within(Duration::from_secs(20), async |context| {
+            let context = testing::in_folder(context, top.path());
+            let id = "c".repeat(32).parse().unwrap();
+            let mut came = None;
+            let clear = || {
+                came = Some(Session::open(&context.run_folder, &id)?);
+                Ok(())
+            };
+            if_unused_once(&context, clear).unwrap();
+            assert!(session::is_alive(&context.run_folder, &id));
+            came.take().unwrap().close().unwrap();
+            if_unused(&context).unwrap();
+            assert!(!context.run_folder.exists());
+        })
+        .await;
+    }
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_machine_is_not_left_while_somebody_makes_it_a_host() {

@@ -26,7 +26,7 @@ use crate::{
     left_over,
     lock::{self, HostLock, Presence},
     reconcile::{Look, ROUNDS, Scope, Step, Tried, look},
-    system::netlink::Netlink,
+    system::{self, netlink::Netlink},
 };
 
 /// How long one reconcile may take, waiting for the lock included.
@@ -64,7 +64,8 @@ fn pause_after(context: &Context, result: &Result<(), Failure>) -> Duration {
 async fn stay(context: Context) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     // From here on a change can count on being undone, whatever else can't be begun.
-    let _presence = Presence::show(&host::install::presence(&context))?;
+    let make_folder = || system::files::create_folder(&context.run_folder, 0o755);
+    let _presence = Presence::show(&host::install::presence(&context), make_folder)?;
     let lock = signals.unless(take_lock(&context)).await?;
     let cannot_go_back = go_back_if_due(&context, None).await;
     let mut healer = Healer::start(context.clone(), cannot_go_back)?;

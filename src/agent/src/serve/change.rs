@@ -1,6 +1,9 @@
 //! A change of one object: who may, is it possible, write the desired file, reconcile, look.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fs::File,
+    time::{Duration, SystemTime},
+};
 
 use protocol::{
     Failure, FailureKind,
@@ -46,6 +49,8 @@ pub struct Asked {
 /// A change as it is once the lock is let go.
 struct Begun<O: Object> {
     stored: Stored<O>,
+    /// Its file, as it was written.
+    record: File,
     is_new: bool,
     /// Whether this agent was put in force with it.
     takes_over: bool,
@@ -71,6 +76,7 @@ pub async fn put<O: Object>(
     };
     let Begun {
         stored,
+        record,
         is_new,
         takes_over,
         made,
@@ -100,11 +106,11 @@ pub async fn put<O: Object>(
     // Also of a change that was stopped: what it made is taken back, or told.
     let context = context.undisturbed(ANSWER_TIME);
     let failure = match made {
-        Err(failure) if is_to_go => Some(take_back(&context, &stored, failure).await),
+        Err(failure) if is_to_go => Some(take_back(&context, &stored, &record, failure).await),
         made => made.err(),
     };
     match failure {
-        Some(failure) if may_go && !is_still_there(&context, &stored).unwrap_or(true) => {
+        Some(failure) if may_go && !is_still_there(&context, &stored, &record).unwrap_or(true) => {
             Err(failure)
         }
         // What stays has to be known to the state.
@@ -149,6 +155,7 @@ async fn begin<O: Object>(
     } else {
         context.store.put(&stored)?;
     }
+    let record = context.store.open::<O>(&stored.desired.name())?;
     let made = match reconcile(context, &Scope::from(stored.desired.key())).await {
         Err(failure) if is_new && !O::KEPT_WHEN_CREATE_FAILS => {
             let context = context.undisturbed(ANSWER_TIME);
@@ -158,6 +165,7 @@ async fn begin<O: Object>(
     };
     Ok(Some(Begun {
         stored,
+        record,
         is_new,
         takes_over,
         made,
@@ -297,10 +305,15 @@ fn require_host<O: Object>(context: &Context, desired: &O) -> Result<(), Failure
 
 /// Undoes a create that failed, for kinds of which nothing half-made may remain; gives the failure to tell. The lock
 /// was let go since: who adopted it meanwhile, or made it anew, keeps it.
-async fn take_back<O: Object>(context: &Context, stored: &Stored<O>, failure: Failure) -> Failure {
+async fn take_back<O: Object>(
+    context: &Context,
+    stored: &Stored<O>,
+    record: &File,
+    failure: Failure,
+) -> Failure {
     let turn = async {
         let lock = take_turn(context).await?;
-        Ok::<_, Failure>(is_still_there(context, stored)?.then_some(lock))
+        Ok::<_, Failure>(is_still_there(context, stored, record)?.then_some(lock))
     };
     match turn.await {
         Ok(Some(_lock)) => take_back_locked(context, stored, failure).await,
@@ -320,11 +333,14 @@ async fn take_back_locked<O: Object>(
     }
 }
 
-/// Whether what was made is there, and still its maker's.
-fn is_still_there<O: Object>(context: &Context, stored: &Stored<O>) -> Result<bool, Failure> {
-    let now = context.store.get::<O>(&stored.desired.name())?;
-    Ok(now
-        .is_some_and(|now| now.owner.token == stored.owner.token && now.session == stored.session))
+/// Whether what was made is there, and nobody has put it since: the same request, sent again over a new connection, has the
+/// same token and session, and is to find it there.
+fn is_still_there<O: Object>(
+    context: &Context,
+    stored: &Stored<O>,
+    record: &File,
+) -> Result<bool, Failure> {
+    context.store.is_record::<O>(&stored.desired.name(), record)
 }
 
 fn left_behind(mut failure: Failure, left: &Failure) -> Failure {

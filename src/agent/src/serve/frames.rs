@@ -10,11 +10,12 @@ use std::{
 
 use protocol::{
     Failure, FailureKind,
-    frame::{FrameKind, HEADER_LENGTH, Header, InvalidFrame, REQUEST_LIMIT},
+    frame::{FrameKind, HEADER_LENGTH, Header, InvalidFrame, MESSAGE_LIMIT, REQUEST_LIMIT},
     message::{Event, Request},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    sync::mpsc,
     time::{Instant, sleep_until},
 };
 
@@ -48,9 +49,13 @@ pub fn heard<S>(stream: S) -> (Heard<S>, LastHeard) {
 }
 
 impl LastHeard {
-    /// Waits until nothing has come for so long.
-    pub async fn silent_for(&self, time: Duration) {
-        while self.0.get().elapsed() < time {
+    /// Waits until nothing has come for so long. Tells for how long: longer, when this process was frozen itself.
+    pub async fn silent_for(&self, time: Duration) -> Duration {
+        loop {
+            let silent = self.0.get().elapsed();
+            if silent >= time {
+                return silent;
+            }
             sleep_until(self.0.get() + time).await;
         }
     }
@@ -94,16 +99,40 @@ pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<Incomi
     }))
 }
 
-/// Writes one event.
-pub async fn write(
+/// Writes events until no more come, or the provider is gone: what is under way hears of that by the end of stdin.
+pub async fn write_all(
+    mut stream: impl AsyncWrite + Unpin,
+    mut events: mpsc::UnboundedReceiver<(u32, Event)>,
+) {
+    while let Some((id, event)) = events.recv().await {
+        if write(&mut stream, id, &event).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn write(
     stream: &mut (impl AsyncWrite + Unpin),
     id: u32,
     event: &Event,
 ) -> Result<(), Failure> {
     fault::point(|| format!("before: send {}", event.name()));
+    // Whoever asked would wait for it until its deadline.
+    let frame = encode(id, event).or_else(|failure| encode(id, &Event::Done(Err(failure))))?;
+    let written = async {
+        stream.write_all(&frame).await?;
+        stream.flush().await
+    };
+    written.await.doing(|| format!("send {}", event.name()))
+}
+
+fn encode(id: u32, event: &Event) -> Result<Vec<u8>, Failure> {
     let payload = serde_json::to_vec(event).map_err(|error| {
         Failure::new(FailureKind::Protocol, format!("encode an answer: {error}"))
     })?;
+    if payload.len() > MESSAGE_LIMIT {
+        return Err(too_long(event, payload.len()));
+    }
     let header = Header {
         kind: FrameKind::Message,
         id,
@@ -111,11 +140,17 @@ pub async fn write(
     };
     let mut frame = header.encode().map_err(protocol_failure)?.to_vec();
     frame.extend(payload);
-    let written = async {
-        stream.write_all(&frame).await?;
-        stream.flush().await
-    };
-    written.await.doing(|| format!("send {}", event.name()))
+    Ok(frame)
+}
+
+/// All of a host's objects together can be; one alone is bounded by its request.
+fn too_long(event: &Event, length: usize) -> Failure {
+    let name = event.name();
+    Failure::new(
+        FailureKind::Protocol,
+        format!("{name} to this request has {length} bytes, and at most {MESSAGE_LIMIT} can be sent"),
+    )
+    .help("Too much is kept on this host: shorten its containers' labels and nspawn_config, or spread them over several hosts.")
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "stands in map_err")]
@@ -125,7 +160,42 @@ fn protocol_failure(error: InvalidFrame) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use protocol::message::Answer;
+
     use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_answer_that_is_too_long_is_told_and_ends_no_other() {
+        let (sender, events) = mpsc::unbounded_channel();
+        let long = Answer::Welcome {
+            version: 1,
+            // Each takes six bytes in JSON.
+            agent_version: "\0".repeat(MESSAGE_LIMIT / 6 + 1),
+            machine_id: String::new(),
+            boot_id: String::new(),
+        };
+        sender.send((1, Event::Done(Ok(long)))).unwrap();
+        let next = Event::Done(Ok(Answer::Noted));
+        sender.send((2, next.clone())).unwrap();
+        drop(sender);
+        let mut written = Vec::new();
+        write_all(&mut written, events).await;
+        let mut left = written.as_slice();
+        let mut read = || {
+            let (header, rest) = left.split_first_chunk().unwrap();
+            let header = Header::decode(*header).unwrap();
+            let (payload, rest) = rest.split_at(header.length);
+            left = rest;
+            let event: Event = serde_json::from_slice(payload).unwrap();
+            (header.id, event)
+        };
+        let (1, Event::Done(Err(failure))) = read() else {
+            panic!("not the failure of the first");
+        };
+        assert!(failure.message.contains("bytes"), "{failure}");
+        assert!(failure.help.is_some());
+        assert_eq!(read(), (2, next));
+    }
 
     #[tokio::test(flavor = "current_thread", start_paused = true)]
     async fn silence_begins_with_the_last_byte() {
@@ -136,7 +206,7 @@ mod tests {
         let begun = Instant::now();
         for _ in 0..5 {
             tokio::select! {
-                () = &mut silence => panic!("silent after {:?}", begun.elapsed()),
+                _ = &mut silence => panic!("silent after {:?}", begun.elapsed()),
                 () = tokio::time::sleep(3 * second) => {}
             }
             far.write_all(b"x").await.unwrap();

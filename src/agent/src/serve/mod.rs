@@ -18,7 +18,7 @@ use protocol::{
     message::{Answer, Event, Put, Request},
 };
 use tokio::{
-    io::{AsyncWriteExt as _, stdin, stdout},
+    io::{AsyncRead, AsyncWriteExt as _, stdin, stdout},
     sync::mpsc,
     task::{JoinSet, spawn_local},
 };
@@ -70,15 +70,8 @@ pub async fn run(context: Context) -> Result<(), Failure> {
         output.flush().await
     };
     greeted.await.doing(|| "greet the provider")?;
-    let (events, mut queue) = mpsc::unbounded_channel::<(u32, Event)>();
-    let writer = spawn_local(async move {
-        while let Some((id, event)) = queue.recv().await {
-            if frames::write(&mut output, id, &event).await.is_err() {
-                // The provider is gone; what is under way hears of it by the end of stdin.
-                return;
-            }
-        }
-    });
+    let (events, queue) = mpsc::unbounded_channel();
+    let writer = spawn_local(frames::write_all(output, queue));
     let mut connection = Connection {
         context,
         session: Rc::default(),
@@ -87,7 +80,7 @@ pub async fn run(context: Context) -> Result<(), Failure> {
         under_way: Rc::default(),
         tasks: JoinSet::new(),
     };
-    let result = connection.listen().await;
+    let result = connection.listen(stdin()).await;
     connection.end().await;
     // The queue is closed by now; what is still in it goes out.
     drop(tokio::time::timeout(LAST_WORDS, writer).await);
@@ -95,18 +88,21 @@ pub async fn run(context: Context) -> Result<(), Failure> {
 }
 
 impl Connection {
-    async fn listen(&mut self) -> Result<(), Failure> {
-        let (mut input, last_heard) = frames::heard(stdin());
+    async fn listen(&mut self, input: impl AsyncRead + Unpin) -> Result<(), Failure> {
+        let (mut input, last_heard) = frames::heard(input);
         loop {
             let incoming = tokio::select! {
                 biased;
                 incoming = frames::read(&mut input) => incoming?,
-                () = last_heard.silent_for(SILENCE) => None,
+                time = last_heard.silent_for(SILENCE) => {
+                    self.context.unheard.set(Some(time));
+                    None
+                }
             };
             let Some(incoming) = incoming else {
                 return Ok(());
             };
-            if let Some(session) = &*self.session.borrow() {
+            if let Some(session) = &mut *self.session.borrow_mut() {
                 session.show_life()?;
             }
             match incoming {
@@ -271,9 +267,6 @@ impl Connection {
         if tokio::time::timeout(GRACE, all).await.is_err() {
             self.tasks.abort_all();
         }
-        if self.context.session.is_none() {
-            return;
-        }
         if let Err(failure) = leave(&self.context, &self.session).await {
             eprintln!("nspawn-agent: {failure}");
         }
@@ -284,6 +277,10 @@ impl Connection {
 async fn leave(context: &Context, session: &RefCell<Option<Session>>) -> Result<(), Failure> {
     if let Some(session) = session.take() {
         session.close()?;
+    }
+    // Also of a line that ended before hello. A later release's host is not this one's to look at.
+    if host::in_force::refuse_newer(context).is_err() {
+        return Ok(());
     }
     host::leave::if_nobody_uses_it(context).await
 }
@@ -333,19 +330,68 @@ mod tests {
     use super::*;
     use crate::testing;
 
+    fn connection(context: Context) -> (Connection, mpsc::UnboundedReceiver<(u32, Event)>) {
+        let (events, queue) = mpsc::unbounded_channel();
+        let connection = Connection {
+            context,
+            session: Rc::default(),
+            began: Duration::ZERO,
+            events,
+            under_way: Rc::default(),
+            tasks: JoinSet::new(),
+        };
+        (connection, queue)
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_line_that_ends_before_hello_leaves_nothing_unless_somebody_is_there() {
+        let top = tempfile::tempdir().unwrap();
+        testing::within(Duration::from_secs(20), async |context| {
+            let mut context = testing::in_folder(context, top.path());
+            context.session = None;
+            let end = async || connection(context.clone()).0.end().await;
+            let another = Session::open(&context.run_folder, &"c".repeat(32).parse().unwrap());
+            end().await;
+            assert!(session::any_alive(&context.run_folder).unwrap());
+            drop(another);
+            end().await;
+            assert!(!context.run_folder.exists());
+        })
+        .await;
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn what_is_stopped_because_nobody_was_heard_says_so() {
+        let top = tempfile::tempdir().unwrap();
+        testing::within(Duration::from_mins(5), async |context| {
+            let context = testing::in_folder(context, top.path());
+            let _another = HostLock::take(&context).await.unwrap();
+            let (mut connection, mut queue) = connection(context);
+            let request = Request::TakeOver {
+                key: ObjectKey::Host,
+                token: "a".repeat(32).parse().unwrap(),
+                former: None,
+            };
+            connection.begin(1, request);
+            let (_open, input) = tokio::io::duplex(64);
+            connection.listen(input).await.unwrap();
+            connection.end().await;
+            let Some((1, Event::Done(Err(failure)))) = queue.recv().await else {
+                panic!("not a failure of the request");
+            };
+            assert_eq!(failure.kind, FailureKind::Cancelled);
+            assert!(failure.message.contains("20 seconds"), "{failure}");
+            assert!(failure.help.unwrap().contains("apply again"));
+        })
+        .await;
+    }
+
     #[tokio::test(flavor = "current_thread")]
     async fn the_number_of_a_request_under_way_is_not_taken_again() {
         let top = tempfile::tempdir().unwrap();
         testing::within(Duration::from_secs(20), async |context| {
-            let (events, mut queue) = mpsc::unbounded_channel();
-            let mut connection = Connection {
-                context: testing::in_folder(context, top.path()),
-                session: Rc::default(),
-                began: Duration::ZERO,
-                events,
-                under_way: Rc::default(),
-                tasks: JoinSet::new(),
-            };
+            let (mut connection, mut queue) =
+                connection(testing::in_folder(context, top.path()));
             for _ in 0..2 {
                 connection.begin(1, Request::Snapshot { deadline: 5 });
             }

@@ -13,6 +13,7 @@ use crate::{failure::Context as _, lock::Presence, system::files};
 /// One connection of a session. The kernel lets its lock go when the process dies.
 #[derive(Debug)]
 pub struct Session {
+    run_folder: PathBuf,
     path: PathBuf,
     presence: Presence,
 }
@@ -29,22 +30,25 @@ pub fn path(run_folder: &Path, id: &SessionId) -> PathBuf {
 impl Session {
     /// Notes that this session is connected; a session may be connected twice while it reconnects.
     pub fn open(run_folder: &Path, id: &SessionId) -> Result<Self, Failure> {
-        let path = path(run_folder, id);
-        files::create_folder(run_folder, 0o755)?;
-        files::create_folder(&folder(run_folder), 0o700)?;
         // Of processes that were killed.
         any_alive(run_folder)?;
-        let presence = Presence::show(&path)?;
-        let session = Self { path, presence };
+        let path = path(run_folder, id);
+        let mut session = Self {
+            run_folder: run_folder.to_owned(),
+            presence: show(run_folder, &path)?,
+            path,
+        };
         session.show_life()?;
         Ok(session)
     }
 
-    /// Notes that the provider was heard just now.
-    pub fn show_life(&self) -> Result<(), Failure> {
-        self.presence
-            .renew()
-            .doing(|| format!("note the time in {}", self.path.display()))
+    /// Notes that the provider was heard just now. Whoever left the host a moment ago may have removed the file with it.
+    pub fn show_life(&mut self) -> Result<(), Failure> {
+        let deed = || format!("note the time in {}", self.path.display());
+        if !self.presence.is_at(&self.path).doing(deed)? {
+            self.presence = show(&self.run_folder, &self.path)?;
+        }
+        self.presence.renew().doing(deed)
     }
 
     /// Ends this connection's part of the session.
@@ -53,6 +57,13 @@ impl Session {
         drop(self);
         Presence::clear(&path).map(drop)
     }
+}
+
+fn show(run_folder: &Path, path: &Path) -> Result<Presence, Failure> {
+    Presence::show(path, || {
+        files::create_folder(run_folder, 0o755)?;
+        files::create_folder(&folder(run_folder), 0o700)
+    })
 }
 
 /// Whether a session is connected.
@@ -80,13 +91,15 @@ pub fn any_alive(run_folder: &Path) -> Result<bool, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
     fn a_session_shows_when_it_was_heard() {
         let folder = tempfile::tempdir().unwrap();
         let id: SessionId = "a".repeat(32).parse().unwrap();
-        let session = Session::open(folder.path(), &id).unwrap();
+        let mut session = Session::open(folder.path(), &id).unwrap();
         let hour = std::time::Duration::from_hours(1);
         let now = SystemTime::now();
         let file = fs::File::open(path(folder.path(), &id)).unwrap();
@@ -94,6 +107,44 @@ mod tests {
         assert!(!was_heard_since(folder.path(), &id, now));
         session.show_life().unwrap();
         assert!(was_heard_since(folder.path(), &id, now - hour / 2));
+    }
+
+    #[test]
+    fn a_session_whose_file_went_with_the_host_is_shown_anew() {
+        let top = tempfile::tempdir().unwrap();
+        let run_folder = top.path().join("run");
+        let id: SessionId = "a".repeat(32).parse().unwrap();
+        let mut session = Session::open(&run_folder, &id).unwrap();
+        files::remove_tree(&run_folder).unwrap();
+        session.show_life().unwrap();
+        assert!(is_alive(&run_folder, &id));
+        session.close().unwrap();
+        assert!(!is_alive(&run_folder, &id));
+    }
+
+    #[test]
+    fn a_session_is_shown_while_others_leave_the_host() {
+        const ROUNDS: usize = 300;
+        let top = tempfile::tempdir().unwrap();
+        let run_folder = top.path().join("run");
+        let id: SessionId = "a".repeat(32).parse().unwrap();
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    // One that is just being filled can't be removed, as it can't on a host.
+                    drop(fs::remove_dir_all(&run_folder));
+                }
+            });
+            let open = |_| {
+                Session::open(&run_folder, &id)
+                    .and_then(Session::close)
+                    .err()
+            };
+            let failures: Vec<Failure> = (0..ROUNDS).filter_map(open).collect();
+            is_over.store(true, Ordering::Relaxed);
+            assert!(failures.is_empty(), "{} {failures:?}", failures.len());
+        });
     }
 
     #[test]

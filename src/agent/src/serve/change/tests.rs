@@ -102,23 +102,30 @@ async fn it_is_taken_back_before_anybody_else_gets_the_lock() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn whoever_has_adopted_it_meanwhile_keeps_it() {
+async fn whoever_has_put_it_meanwhile_keeps_it() {
     on_a_dead_host(async |context| {
         let made = testing::stored(Thing, ());
         let mut adopted = made.clone();
         adopted.owner.token = "c".repeat(32).parse().unwrap();
-        let mut again = made.clone();
-        again.session = "c".repeat(32).parse().unwrap();
-        for others in [adopted, again] {
-            context.store.put(&others).unwrap();
-            let told = take_back(&context, &made, failure()).await;
+        let mut anew = made.clone();
+        anew.session = "c".repeat(32).parse().unwrap();
+        // The same request over a new connection, with the same token and session.
+        let sent_again = made.clone();
+        let put = |stored: &Stored<Thing>| {
+            context.store.put(stored).unwrap();
+            context.store.open::<Thing>("thing").unwrap()
+        };
+        for others in [adopted, anew, sent_again] {
+            let record = put(&made);
+            put(&others);
+            let told = take_back(&context, &made, &record, failure()).await;
             assert_eq!(told.message, "it failed");
-            assert!(!is_still_there(&context, &made).unwrap());
+            assert!(!is_still_there(&context, &made, &record).unwrap());
             let kept = context.store.get::<Thing>("thing").unwrap();
             assert_eq!(kept, Some(others));
         }
-        context.store.put(&made).unwrap();
-        take_back(&context, &made, failure()).await;
+        let record = put(&made);
+        take_back(&context, &made, &record, failure()).await;
         assert!(context.store.get::<Thing>("thing").unwrap().is_none());
     })
     .await;
