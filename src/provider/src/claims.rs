@@ -78,6 +78,11 @@ impl Claims {
         self.with(target, |host| !std::mem::replace(&mut host.staying, true))
     }
 
+    /// Nobody sees to it any more, until the next one who is told to.
+    pub fn end_staying(&self, target: &Target) {
+        self.with(target, |host| host.staying = false);
+    }
+
     /// Whether something of this process is there that no state is known to hold yet. What isn't so any more is not
     /// stayed for.
     pub fn is_maker(&self, target: &Target) -> bool {
@@ -215,6 +220,8 @@ mod tests {
         claims.take_all(true);
         assert!(!claims.is_maker(&target));
         assert!(claims.begin_staying(&target), "for what is made next");
+        claims.end_staying(&target);
+        assert!(claims.begin_staying(&target), "after an error that lasts");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Logging in with keys, and saying what was tried when none is taken.
 
 use std::{
-    env, fs, io,
+    env, fs, io, mem,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -14,8 +14,8 @@ use super::{
     credentials::{Credentials, expand_home},
     error::{ConnectionError, ConnectionErrorKind, REFRESH_USES_THE_STATE},
     host_key::PublicKey,
-    session::{Ssh, StepError},
-    ssh_agent,
+    session::{Ssh, StepError, is_unanswered},
+    ssh_agent::SshAgent,
     ssh_config::Hop,
 };
 
@@ -90,7 +90,10 @@ impl Attempt<'_> {
             .step(deadline, |session| {
                 session.auth_methods(user).map(str::to_owned)
             })
-            .map_err(|error| self.lost(&error))
+            .map_err(|error| {
+                let kind = error.kind(ConnectionErrorKind::Protocol);
+                ConnectionError::new(kind, &self.hop.label, DOING, error.to_string())
+            })
     }
 
     /// Tries one key, with its certificate first where it has one. True when logged in.
@@ -136,7 +139,9 @@ impl Attempt<'_> {
                     }
                     self.tried.push(format!("{} ({reason})", candidate.label));
                 }
-                Err(error) => return Err(self.lost(&error)),
+                Err(error) => {
+                    return Err(self.lost(&error, &format!("offering {}{with}", candidate.label)));
+                }
             }
         }
         Ok(false)
@@ -144,37 +149,32 @@ impl Attempt<'_> {
 
     /// Tries all keys of the SSH agent. True when logged in.
     fn agent(&mut self) -> Result<bool, ConnectionError> {
-        if !self.agent_answers()? {
+        let socket = self.credentials.agent_socket.clone();
+        let Some(socket) = socket.or_else(|| env::var_os("SSH_AUTH_SOCK").map(PathBuf::from))
+        else {
+            self.tried
+                .push("the SSH agent (not usable: SSH_AUTH_SOCK is not set)".to_owned());
             return Ok(false);
-        }
-        let mut agent = match self.ssh.session.agent() {
+        };
+        let agent = match SshAgent::open(self.ssh, &socket, self.credentials.patience()) {
             Ok(agent) => agent,
+            Err(StepError::Timeout) => return Ok(self.agent_is_late(&socket, "tell its keys")),
+            Err(error @ StepError::Stopped) => {
+                return Err(self.lost(&error, "asking the SSH agent"));
+            }
             Err(error) => {
-                self.tried
-                    .push(format!("the SSH agent ({})", error.message()));
+                self.tried.push(format!(
+                    "the SSH agent (not usable: asking the SSH agent at {}, which SSH_AUTH_SOCK names: {error})",
+                    socket.display()
+                ));
                 return Ok(false);
             }
         };
-        let socket = self.credentials.agent_socket.as_deref();
-        let identities = socket
-            .map_or(Ok(()), |socket| agent.set_identity_path(socket))
-            .and_then(|()| agent.connect())
-            .and_then(|()| agent.list_identities())
-            .and_then(|()| agent.identities());
-        let identities = match identities {
-            Ok(identities) => identities,
-            Err(error) => {
-                self.tried
-                    .push(format!("the SSH agent (not usable: {})", error.message()));
-                return Ok(false);
-            }
-        };
-        if identities.is_empty() {
+        if agent.identities.is_empty() {
             self.tried.push("the SSH agent (holds no keys)".to_owned());
         }
-        for identity in identities {
-            let (deadline, user) = (self.deadline(), &self.hop.user);
-            let result = self.ssh.step(deadline, |_| agent.userauth(user, &identity));
+        for identity in &agent.identities {
+            let result = self.agents_key(&agent, identity);
             let key = PublicKey::new(identity.blob());
             let label = format!(
                 "the SSH agent's {} {} {}",
@@ -184,41 +184,54 @@ impl Attempt<'_> {
             );
             match result {
                 Ok(()) => return Ok(true),
+                Err(_) if agent.is_late() => {
+                    return Ok(self.agent_is_late(&socket, &format!("sign with {label}")));
+                }
                 Err(StepError::Ssh(error)) if is_refusal(&error) || is_unusable(&error) => {
-                    self.tried.push(format!("{label} (refused)"));
+                    // Nobody confirmed it, or the agent is gone. userauth.c of libssh2
+                    let is_signed = !error.message().starts_with("Callback returned error");
+                    let by = if is_signed {
+                        "refused"
+                    } else {
+                        "the agent didn't sign"
+                    };
+                    self.tried.push(format!("{label} ({by})"));
                 }
-                Err(error) => {
-                    self.tried.push(label);
-                    return Err(self.lost(&error));
-                }
+                Err(error) => return Err(self.lost(&error, &format!("offering {label}"))),
             }
         }
         Ok(false)
     }
 
-    /// Whether the SSH agent is worth libssh2's question, which nothing ends.
-    fn agent_answers(&mut self) -> Result<bool, ConnectionError> {
-        let socket = self.credentials.agent_socket.clone();
-        let Some(socket) = socket.or_else(|| env::var_os("SSH_AUTH_SOCK").map(PathBuf::from))
-        else {
-            return Ok(true);
-        };
-        let patience = Instant::now() + self.credentials.agent_patience;
-        let deadline = self.deadline().max(patience);
-        match ssh_agent::wait_for_answer(self.ssh, &socket, deadline) {
-            Err(error @ StepError::Timeout) => {
-                let label = format!(
-                    "the SSH agent (asking the SSH agent at {}, which SSH_AUTH_SOCK names: {error})",
-                    socket.display()
-                );
-                tracing::warn!(host = self.hop.label, "going on without {label}");
-                self.tried.push(label);
-                Ok(false)
+    /// Tries one key of the SSH agent.
+    fn agents_key(
+        &mut self,
+        agent: &SshAgent,
+        identity: &ssh2::PublicKey,
+    ) -> Result<(), StepError> {
+        let (user, mut answers) = (&self.hop.user, agent.answers());
+        loop {
+            let deadline = self.deadline();
+            let result = self
+                .ssh
+                .step(deadline, |_| agent.agent.userauth(user, identity));
+            // What the agent, or a person whom it asked, took of the time was not the server's.
+            let former = mem::replace(&mut answers, agent.answers());
+            if !matches!(result, Err(StepError::Timeout)) || answers == former {
+                return result;
             }
-            Err(error @ StepError::Stopped) => Err(self.lost(&error)),
-            // What else is wrong with it libssh2 says.
-            Ok(()) | Err(_) => Ok(true),
         }
+    }
+
+    /// Takes down what the SSH agent didn't do in time. False: not logged in.
+    fn agent_is_late(&mut self, socket: &Path, what: &str) -> bool {
+        let label = format!(
+            "the SSH agent (asking the SSH agent at {}, which SSH_AUTH_SOCK names, to {what}: no answer in time; give it what it waits for, such as a passphrase or a touch, or set `agent = false`)",
+            socket.display()
+        );
+        tracing::warn!(host = self.hop.label, "going on without {label}");
+        self.tried.push(label);
+        false
     }
 
     fn unusable(&self, label: &str, reason: &str) -> ConnectionError {
@@ -230,23 +243,34 @@ impl Attempt<'_> {
         )
     }
 
-    /// The server ended the connection in the middle, as it does after MaxAuthTries keys.
-    fn lost(&self, error: &StepError) -> ConnectionError {
-        let kind = if self.tried.is_empty() {
-            error.kind(ConnectionErrorKind::Protocol)
-        } else {
-            ConnectionErrorKind::AuthenticationRefused
+    /// The connection ended in the middle.
+    fn lost(&mut self, error: &StepError, doing: &str) -> ConnectionError {
+        let host = &self.hop.label;
+        let kind = error.kind(ConnectionErrorKind::Protocol);
+        let before = match &self.tried[..] {
+            [] => String::new(),
+            tried => format!("; tried before: {}", tried.join("; ")),
         };
-        let mut reason = error.to_string();
-        if !self.tried.is_empty() {
-            reason = format!(
-                "the server ended the connection ({reason}) after: {}",
-                self.tried.join("; ")
-            );
+        if !matches!(error, StepError::Ssh(_)) || !self.is_dismissed() {
+            return ConnectionError::new(kind, host, DOING, format!("{doing}: {error}{before}"))
+                .help("If it stays so, the server's log says why: journalctl -u ssh");
         }
-        ConnectionError::new(kind, &self.hop.label, DOING, reason).help(
+        let kind = ConnectionErrorKind::AuthenticationRefused;
+        let reason = format!("the server ended the connection after {doing}{before}");
+        ConnectionError::new(kind, host, DOING, reason).help(
             "A server takes only a few keys a connection (MaxAuthTries in sshd_config): name the right one with `private_key_file`, or take others out of the SSH agent.",
         )
+    }
+
+    /// Whether the server has said that it ends the connection, as it does after MaxAuthTries refused keys. A line that is
+    /// cut says nothing; libssh2 tells the two apart only when it is asked for more.
+    fn is_dismissed(&mut self) -> bool {
+        let (deadline, user) = (self.deadline(), &self.hop.user);
+        let more = self
+            .ssh
+            .step(deadline, |session| session.auth_methods(user).map(drop));
+        let dismissed = ErrorCode::Session(libssh2_sys::LIBSSH2_ERROR_SOCKET_DISCONNECT);
+        matches!(more, Err(StepError::Ssh(error)) if error.code() == dismissed)
     }
 
     fn refused(&self, allowed: &str) -> ConnectionError {
@@ -327,13 +351,14 @@ fn from_file(path: &Path, text: String, certificate: Option<String>, named: bool
 
 /// The server said no.
 fn is_refusal(error: &ssh2::Error) -> bool {
-    matches!(
-        error.code(),
-        ErrorCode::Session(
-            libssh2_sys::LIBSSH2_ERROR_AUTHENTICATION_FAILED
-                | libssh2_sys::LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED
+    !is_unanswered(error)
+        && matches!(
+            error.code(),
+            ErrorCode::Session(
+                libssh2_sys::LIBSSH2_ERROR_AUTHENTICATION_FAILED
+                    | libssh2_sys::LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED
+            )
         )
-    )
 }
 
 /// The key itself is no good: no key, a wrong passphrase, a type that libssh2 doesn't know.

@@ -56,7 +56,8 @@ pub struct Credentials {
     pub agent: bool,
     /// Where the SSH agent listens, if not at SSH_AUTH_SOCK.
     pub agent_socket: Option<PathBuf>,
-    /// How long that may take at least to list its keys: a person may have to unlock it. sshd(8) waits for two minutes.
+    /// How long that may take at least for each answer: a person may have to unlock it, or touch a key. sshd(8) waits for two
+    /// minutes.
     pub agent_patience: Duration,
     /// Without one, `~/.ssh/known_hosts` and `/etc/ssh/ssh_known_hosts`.
     pub known_hosts_file: Option<PathBuf>,
@@ -80,6 +81,11 @@ impl Credentials {
             return HostKeyChecking::Strict;
         }
         self.host_key_checking
+    }
+
+    /// How long the SSH agent has for each answer.
+    pub(super) fn patience(&self) -> Duration {
+        self.connect_timeout.max(self.agent_patience)
     }
 
     /// Names the settings that were left out, beside an error that they may be the cause of.

@@ -51,6 +51,22 @@ impl ConnectionErrorKind {
             Self::Unreachable | Self::UnknownName | Self::NotReady | Self::Lost
         )
     }
+
+    /// Whether it stays so until somebody changes something. Trying a refused login again and again would have the server
+    /// refuse this address altogether: PerSourcePenalties in sshd_config(5).
+    pub fn is_lasting(self) -> bool {
+        matches!(
+            self,
+            Self::HostKeyUnknown
+                | Self::HostKeyChanged
+                | Self::HostKeyRevoked
+                | Self::Credentials
+                | Self::AuthenticationRefused
+                | Self::Sudo
+                | Self::Architecture
+                | Self::Protocol
+        )
+    }
 }
 
 /// What to do when an address leads to another machine than before.

@@ -24,6 +24,9 @@ use super::{
 /// hundreds of its resources doesn't wait for the same timeout again and again.
 const ERROR_STANDS: Duration = Duration::from_secs(30);
 
+/// How much longer somebody may have wanted to wait for a host than the one whose error he is told.
+const AS_LONG: Duration = Duration::from_secs(10);
+
 /// How long a name that can't be looked up is tried: its record may be as new as the host. A typo is not waited for.
 const NAME_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -56,7 +59,33 @@ pub(super) struct Slot {
 #[derive(Debug, Default)]
 struct State {
     link: Option<Arc<Link>>,
-    failed: Option<(Instant, Target, ConnectionError)>,
+    failed: Option<Failed>,
+}
+
+/// The last attempt, which came to nothing.
+#[derive(Debug)]
+struct Failed {
+    at: Instant,
+    target: Target,
+    /// For how long a booting host was waited for.
+    until: Instant,
+    error: ConnectionError,
+}
+
+impl Failed {
+    /// Whether a call, made at this time, is told the same without an attempt of its own: the attempt was made while it
+    /// waited for its turn, or just before.
+    fn stands(&self, target: &Target, asked: Instant, wait: Option<Duration>) -> bool {
+        let is_of_now = self.at > asked;
+        self.target == *target
+            && match wait {
+                None => is_of_now || self.at.elapsed() < ERROR_STANDS,
+                Some(wait) => {
+                    let as_long = asked + wait <= self.until + AS_LONG;
+                    is_of_now && (as_long || !self.error.kind.may_be_booting())
+                }
+            }
+    }
 }
 
 impl Slot {
@@ -86,18 +115,24 @@ impl Slot {
                 _ => Ok(Arc::clone(link)),
             };
         }
-        if let Some((at, whose, error)) = &state.failed
-            && whose == target
-            && (*at > asked || (wait.is_none() && at.elapsed() < ERROR_STANDS))
+        if let Some(failed) = &state.failed
+            && failed.stands(target, asked, wait)
         {
-            return Err(error.clone());
+            return Err(failed.error.clone());
         }
-        match self.connect(target, asked + wait.unwrap_or_default()).await {
+        let until = asked + wait.unwrap_or_default();
+        match self.connect(target, until).await {
             Ok(link) => Ok(self.take(&mut state, link)),
             Err(error) => {
+                let failed = Failed {
+                    at: Instant::now(),
+                    target: target.clone(),
+                    until,
+                    error: error.clone(),
+                };
                 *state = State {
                     link: None,
-                    failed: Some((Instant::now(), target.clone(), error.clone())),
+                    failed: Some(failed),
                 };
                 Err(error)
             }
@@ -224,23 +259,21 @@ impl Host {
     }
 
     /// Makes a connection that drops again at once, for as long as it is wanted: the host takes who is not connected for
-    /// dead.
-    pub async fn stay(&self, is_wanted: impl Fn() -> bool) {
+    /// dead. An error that lasts ends it.
+    pub async fn stay(&self, is_wanted: impl Fn() -> bool) -> Result<(), ConnectionError> {
         let mut pause = RENEWED_AFTER.0;
         while self.slot.dropped().await && is_wanted() {
             match self.slot.renew(&self.target).await {
                 Ok(()) => pause = RENEWED_AFTER.0,
-                Err(error) if error.kind.may_be_booting() => {
-                    pause = (pause * 2).min(RENEWED_AFTER.1);
-                }
-                // Trying a refused login again and again would have the server refuse this address altogether.
+                Err(error) if error.kind.is_lasting() => return Err(error),
                 Err(error) => {
-                    tracing::info!(%error, "not connected any more");
-                    return;
+                    tracing::info!(%error, "connecting again later");
+                    pause = (pause * 2).min(RENEWED_AFTER.1);
                 }
             }
             sleep(pause).await;
         }
+        Ok(())
     }
 
     /// Asks the agent, and waits for its answer. Many calls may be in flight at once.

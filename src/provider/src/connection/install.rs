@@ -214,6 +214,15 @@ pub(super) fn too_slow(
     ))
 }
 
+/// A command that was ended from outside.
+pub(super) fn shut_down(host: &str, stderr: &str) -> ConnectionError {
+    let reason = format!(
+        "the host ended the command, as it does when it shuts down{}",
+        said(stderr)
+    );
+    ConnectionError::new(ConnectionErrorKind::Lost, host, DOING, reason)
+}
+
 fn said(stderr: &str) -> String {
     match stderr.trim() {
         "" => String::new(),

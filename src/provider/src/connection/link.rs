@@ -37,9 +37,12 @@ const CANCEL_GRACE: Duration = Duration::from_secs(5);
 
 /// How a connection ended.
 #[derive(Debug, Clone)]
-struct Ended {
-    reason: String,
-    stderr: String,
+pub(super) struct Ended {
+    pub(super) reason: String,
+    /// The agent's last words.
+    pub(super) stderr: String,
+    /// The line was cut, or the host shuts down, rather than the agent ended by itself.
+    pub(super) is_cut: bool,
 }
 
 /// What the thread and the calls share.
@@ -64,13 +67,10 @@ impl Shared {
     }
 
     /// Tells all calls that no answer will come. The first reason counts.
-    pub(super) fn end(&self, reason: &str, stderr: &str) {
+    pub(super) fn end(&self, how: Ended) {
         self.ended.send_if_modified(|ended| {
             let first = ended.is_none();
-            ended.get_or_insert_with(|| Ended {
-                reason: reason.to_owned(),
-                stderr: stderr.to_owned(),
-            });
+            ended.get_or_insert(how);
             first
         });
         self.calls().clear();
@@ -193,10 +193,20 @@ impl Link {
                 help: failure.help,
                 ..failed(failure.message)
             }),
-            // An agent that can't even greet won't do so later.
             Err(CallError::Connection(error)) => Err(ConnectionError {
-                kind: ConnectionErrorKind::Install,
+                // An agent that ends instead of a greeting won't greet later either.
+                kind: match error.kind {
+                    ConnectionErrorKind::Lost if !self.is_cut() => ConnectionErrorKind::Install,
+                    kind => kind,
+                },
                 doing: "greeting the agent".to_owned(),
+                help: match error.kind {
+                    ConnectionErrorKind::Timeout => Some(
+                        "Raise `connect_timeout` in the provider block, or look at what keeps the host busy."
+                            .to_owned(),
+                    ),
+                    _ => error.help,
+                },
                 ..error
             }),
         }
@@ -204,6 +214,14 @@ impl Link {
 
     pub(super) fn is_alive(&self) -> bool {
         self.shared.ended.borrow().is_none() && !self.shared.wake.is_closing()
+    }
+
+    fn is_cut(&self) -> bool {
+        self.shared
+            .ended
+            .borrow()
+            .as_ref()
+            .is_some_and(|ended| ended.is_cut)
     }
 
     /// Ends when the connection has; it keeps none from ending with its last owner.
@@ -266,8 +284,10 @@ impl Link {
     fn lost(&self) -> ConnectionError {
         let ended = self.shared.ended.borrow().clone();
         let reason = match ended {
-            Some(Ended { reason, stderr }) if stderr.is_empty() => reason,
-            Some(Ended { reason, stderr }) => format!("{reason}; the agent's last words: {stderr}"),
+            Some(Ended { reason, stderr, .. }) if stderr.is_empty() => reason,
+            Some(Ended { reason, stderr, .. }) => {
+                format!("{reason}; the agent's last words: {stderr}")
+            }
             None => "the connection is being closed".to_owned(),
         };
         ConnectionError::new(
@@ -340,6 +360,8 @@ impl Flight<'_> {
                             upload.acknowledge(bytes);
                         }
                     }
+                    // Each upload has a window of its own: without end of them, memory would have none.
+                    Some(Event::WantData) if upload.is_some() => return Err(self.asked_twice().into()),
                     Some(Event::WantData) => upload = Some(Upload::open(call.upload.as_deref()).await?),
                 },
                 piece = next_piece(upload.as_mut()) => {
@@ -359,6 +381,15 @@ impl Flight<'_> {
                 }
             }
         }
+    }
+
+    fn asked_twice(&self) -> ConnectionError {
+        ConnectionError::new(
+            ConnectionErrorKind::Protocol,
+            &self.link.host,
+            "sending a file",
+            "the agent asked for the same file twice",
+        )
     }
 
     fn timeout(&self, call: &Call) -> ConnectionError {

@@ -22,6 +22,7 @@ pub mod known_hosts;
 mod link;
 mod output;
 mod pool;
+mod pump;
 mod session;
 mod ssh_agent;
 mod ssh_config;
@@ -32,6 +33,7 @@ mod transport;
 mod trust;
 mod upload;
 mod wake;
+mod watchdog;
 mod wire;
 mod worker;
 

@@ -2,13 +2,16 @@
 //! a wake, whichever comes first.
 
 use std::{
-    fmt,
+    fmt, io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
 use ssh2::{BlockDirections, ErrorCode, MethodType, Session};
 
 use super::{
@@ -20,10 +23,14 @@ use super::{
     transport::{self, Socket},
     trust::Trust,
     wake::Wake,
+    watchdog::{Watch, Watchdog},
 };
 
 /// How many unanswered questions end a connection.
 const KEEPALIVES_MISSED: u32 = 3;
+
+/// How much longer than it may take a step may stay in libssh2, before the connection is cut.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// No code of libssh2's own.
 const STOPPED: ErrorCode = ErrorCode::Session(i32::MAX);
@@ -39,8 +46,8 @@ pub(super) enum StepError {
     Silent(Duration),
     /// libssh2 or the socket failed.
     Ssh(ssh2::Error),
-    /// poll(2) failed.
-    Poll(rustix::io::Errno),
+    /// Another call of the system failed.
+    System(io::Error),
 }
 
 impl fmt::Display for StepError {
@@ -56,7 +63,7 @@ impl fmt::Display for StepError {
                 )
             }
             Self::Ssh(error) => formatter.write_str(error.message()),
-            Self::Poll(error) => error.fmt(formatter),
+            Self::System(error) => error.fmt(formatter),
         }
     }
 }
@@ -66,18 +73,20 @@ impl StepError {
     fn is_absence(&self) -> bool {
         match self {
             Self::Timeout | Self::Silent(_) => true,
-            Self::Ssh(error) => matches!(
-                error.code(),
-                ErrorCode::Session(
-                    libssh2_sys::LIBSSH2_ERROR_BANNER_RECV
-                        | libssh2_sys::LIBSSH2_ERROR_BANNER_SEND
-                        | libssh2_sys::LIBSSH2_ERROR_SOCKET_DISCONNECT
-                        | libssh2_sys::LIBSSH2_ERROR_SOCKET_RECV
-                        | libssh2_sys::LIBSSH2_ERROR_SOCKET_SEND
-                        | libssh2_sys::LIBSSH2_ERROR_TIMEOUT
-                )
-            ),
-            Self::Stopped | Self::Poll(_) => false,
+            Self::Ssh(error) => {
+                matches!(
+                    error.code(),
+                    ErrorCode::Session(
+                        libssh2_sys::LIBSSH2_ERROR_BANNER_RECV
+                            | libssh2_sys::LIBSSH2_ERROR_BANNER_SEND
+                            | libssh2_sys::LIBSSH2_ERROR_SOCKET_DISCONNECT
+                            | libssh2_sys::LIBSSH2_ERROR_SOCKET_RECV
+                            | libssh2_sys::LIBSSH2_ERROR_SOCKET_SEND
+                            | libssh2_sys::LIBSSH2_ERROR_TIMEOUT
+                    )
+                ) || is_unanswered(error)
+            }
+            Self::Stopped | Self::System(_) => false,
         }
     }
 
@@ -91,13 +100,19 @@ impl StepError {
     }
 }
 
+impl From<io::Error> for StepError {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
+}
+
 /// Waits until one of these is ready, the time is over, or a signal came.
-fn poll_until(descriptors: &mut [PollFd], until: Instant) -> Result<(), StepError> {
+pub(super) fn poll_until(descriptors: &mut [PollFd], until: Instant) -> Result<(), StepError> {
     let left = until.saturating_duration_since(Instant::now());
     let left = Timespec::try_from(left).map_err(|_| StepError::Timeout)?;
     match poll(descriptors, Some(&left)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(StepError::Poll(error)),
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(io::Error::from(error).into()),
     }
 }
 
@@ -106,11 +121,21 @@ pub(super) fn would_block(error: &ssh2::Error) -> bool {
     error.code() == ErrorCode::Session(libssh2_sys::LIBSSH2_ERROR_EAGAIN)
 }
 
+/// Whether the line ended before the server said whether it takes a key: libssh2 has the code of a refusal for that,
+/// too, and tells them apart in its message alone (userauth.c).
+pub(super) fn is_unanswered(error: &ssh2::Error) -> bool {
+    error.code() == ErrorCode::Session(libssh2_sys::LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED)
+        && error.message().starts_with("Waiting for")
+}
+
 /// A session and what it takes to wait for it. Only one thread touches it.
 pub(super) struct Ssh {
     pub(super) session: Session,
     socket: OwnedFd,
     wake: Arc<Wake>,
+    watchdog: Watchdog,
+    /// How long a step may stay in libssh2 after its deadline: it may be asking the SSH agent.
+    patience: Duration,
     heard: Instant,
     keepalive: Duration,
 }
@@ -123,19 +148,17 @@ pub(super) struct Also<'a> {
 }
 
 impl Ssh {
-    fn over(socket: Socket, wake: Arc<Wake>, keepalive: Duration) -> Result<Self, StepError> {
+    fn over(socket: Socket, wake: Arc<Wake>, credentials: &Credentials) -> Result<Self, StepError> {
         let session = Session::new().map_err(StepError::Ssh)?;
-        let descriptor = socket.try_clone().map_err(|error| {
-            StepError::Poll(
-                rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO),
-            )
-        })?;
+        let watched = socket.try_clone()?;
         let mut ssh = Self {
             session,
-            socket: descriptor,
+            socket: socket.try_clone()?,
             wake,
+            watchdog: Watchdog::over(watched)?,
+            patience: credentials.patience(),
             heard: Instant::now(),
-            keepalive,
+            keepalive: credentials.keepalive_interval,
         };
         ssh.session.set_blocking(false);
         ssh.session.set_tcp_stream(socket);
@@ -163,8 +186,18 @@ impl Ssh {
 
     /// Leaves the wake to the session inside this one: what one thread takes, the other would miss.
     pub(super) fn detach(&mut self) -> Result<(), StepError> {
-        self.wake = Arc::new(Wake::new().map_err(StepError::Poll)?);
+        self.wake = Arc::new(Wake::new().map_err(io::Error::from)?);
         Ok(())
+    }
+
+    /// Cuts the connection when a turn of it stays in libssh2.
+    pub(super) fn watch(&self) -> Watch {
+        self.watchdog.watch(Instant::now() + self.patience + GRACE)
+    }
+
+    /// What interrupts this session's thread.
+    pub(super) fn wake(&self) -> Arc<Wake> {
+        Arc::clone(&self.wake)
     }
 
     /// Whether the thread is to end.
@@ -178,9 +211,13 @@ impl Ssh {
         deadline: Instant,
         mut step: impl FnMut(&mut Session) -> Result<T, ssh2::Error>,
     ) -> Result<T, StepError> {
+        let _watch = self.watchdog.watch(deadline + self.patience + GRACE);
         loop {
             match step(&mut self.session) {
                 Err(error) if would_block(&error) => {}
+                Err(error) if error.code() != STOPPED && self.watchdog.has_cut() => {
+                    return Err(StepError::Timeout);
+                }
                 result => return result.map_err(StepError::Ssh),
             }
             if Instant::now() >= deadline {
@@ -216,32 +253,16 @@ impl Ssh {
         Ok(())
     }
 
-    /// Waits for an answer of something else than the host, without a look at the session.
-    pub(super) fn wait_for(
-        &self,
-        descriptor: Option<&OwnedFd>,
-        deadline: Instant,
-    ) -> Result<(), StepError> {
-        loop {
+    /// Waits for so long, unless the thread is to end.
+    pub(super) fn pause(&self, until: Instant) -> Result<(), StepError> {
+        while Instant::now() < until {
             if self.wake.is_closing() {
                 return Err(StepError::Stopped);
             }
-            if Instant::now() >= deadline {
-                return Err(StepError::Timeout);
-            }
-            let mut descriptors = vec![PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN)];
-            descriptors.extend(descriptor.map(|other| PollFd::new(other, PollFlags::IN)));
-            poll_until(&mut descriptors, deadline)?;
-            if !descriptors[0].revents().is_empty() {
-                self.wake.take();
-            }
-            if descriptors[1..]
-                .iter()
-                .any(|other| !other.revents().is_empty())
-            {
-                return Ok(());
-            }
+            poll_until(&mut [PollFd::new(&*self.wake, PollFlags::IN)], until)?;
+            self.wake.take();
         }
+        Ok(())
     }
 
     /// Asks a silent host whether it is there, and says when to ask again.
@@ -328,8 +349,7 @@ fn shake_hands(
         .help("Check that an SSH server listens on this port; one that is short of connections (MaxStartups in sshd_config) or still starting looks like this, too.")
     };
     let deadline = Instant::now() + credentials.connect_timeout;
-    let mut ssh =
-        Ssh::over(socket, Arc::clone(wake), credentials.keepalive_interval).map_err(failed)?;
+    let mut ssh = Ssh::over(socket, Arc::clone(wake), credentials).map_err(failed)?;
     ssh.session
         .method_pref(MethodType::HostKey, methods)
         .map_err(|error| failed(StepError::Ssh(error)))?;

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{TcpStream, ToSocketAddrs as _},
+    net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs as _},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
@@ -23,6 +23,9 @@ use super::{
 
 /// How much may wait for a slow end before we stop taking more for it. Bytes.
 const BRIDGE_LIMIT: usize = 256 * 1024;
+
+/// How long the session inside has for its last words when a bastion's connection has ended.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// A refresh knows of the state alone, and a plan begins with one.
 const MOVED: &str = "If the host has moved to a new address or port, change it in the configuration and run: terraform apply -refresh=false";
@@ -66,22 +69,42 @@ pub(super) fn connect(hop: &Hop, timeout: Duration) -> Result<Socket, Connection
         kind: ConnectionErrorKind::UnknownName,
         ..failed(error.to_string()).help(format!("Check the spelling of `address`, and that this machine can look the name up: getent hosts NAME. {MOVED}\n{GONE}"))
     })?;
-    let mut reason = "the name has no address".to_owned();
-    for address in addresses {
-        let stream = TcpStream::connect_timeout(&address, timeout).and_then(|stream| {
+    reach(&addresses.collect::<Vec<_>>(), timeout)
+        .map(Socket::Tcp)
+        .map_err(failed)
+}
+
+/// Tries one address after another. When none takes the connection: why, of each.
+fn reach(addresses: &[SocketAddr], timeout: Duration) -> Result<TcpStream, String> {
+    let deadline = Instant::now() + timeout;
+    let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+    let mut failures = Vec::new();
+    for (address, untried) in addresses.iter().zip((1..=count).rev()) {
+        // What is left of the time is shared: a silent address leaves the others theirs. None at all is an error of std's.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = (left / untried).max(Duration::from_millis(1));
+        let stream = TcpStream::connect_timeout(address, share).and_then(|stream| {
             stream.set_nodelay(true)?;
             stream.set_nonblocking(true)?;
             Ok(stream)
         });
-        match stream {
-            Ok(stream) => return Ok(Socket::Tcp(stream)),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                reason = format!("nobody answered within {timeout:?}");
-            }
-            Err(error) => reason = error.to_string(),
-        }
+        failures.push(match stream {
+            Ok(stream) => return Ok(stream),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => (
+                address,
+                format!("nobody answered within {:.1} seconds", share.as_secs_f64()),
+            ),
+            Err(error) => (address, error.to_string()),
+        });
     }
-    Err(failed(reason))
+    Err(match &failures[..] {
+        [] => "the name has no address".to_owned(),
+        [(_, failure)] => failure.clone(),
+        _ => failures.iter().fold(
+            "none of the name's addresses took the connection".to_owned(),
+            |text, (address, failure)| format!("{text}\n{}: {failure}", address.ip()),
+        ),
+    })
 }
 
 /// Connects through the session with a bastion, which lives on in a thread of its own.
@@ -119,27 +142,16 @@ pub(super) fn connect_through(
         .map_err(|error| failed(ConnectionErrorKind::Unreachable, error.to_string()))?;
     let (ours, theirs) = UnixStream::pair().map_err(local)?;
     ours.set_nonblocking(true).map_err(local)?;
-    theirs.set_nonblocking(true).map_err(local)?;
-    let descriptor = theirs.as_fd().try_clone_to_owned().map_err(local)?;
+    let bridge = Bridge::new(bastion, channel, theirs).map_err(local)?;
     thread::Builder::new()
         .name(format!("bastion {through}"))
-        .spawn(move || {
-            let bridge = Bridge {
-                bastion,
-                channel,
-                local: theirs,
-                descriptor,
-                to_channel: Vec::new(),
-                to_local: Vec::new(),
-            };
-            bridge.run();
-        })
+        .spawn(move || bridge.run())
         .map_err(local)?;
     Ok(Socket::Bridge(ours))
 }
 
 /// Carries bytes between a socket pair and a channel until either ends.
-struct Bridge {
+pub(super) struct Bridge {
     bastion: Ssh,
     channel: Channel,
     local: UnixStream,
@@ -149,13 +161,36 @@ struct Bridge {
 }
 
 impl Bridge {
+    pub(super) fn new(bastion: Ssh, channel: Channel, local: UnixStream) -> io::Result<Self> {
+        local.set_nonblocking(true)?;
+        Ok(Self {
+            bastion,
+            channel,
+            descriptor: local.as_fd().try_clone_to_owned()?,
+            local,
+            to_channel: Vec::new(),
+            to_local: Vec::new(),
+        })
+    }
+
     /// Dropping the socket pair's end is how the session inside learns of the end.
     fn run(mut self) {
         while let Ok(true) = self.turn() {}
+        // It reads the other end's last words before it writes again: that would fail first, and look like a cut line.
+        let _ = self.local.shutdown(Shutdown::Write);
+        let _ = self.local.set_nonblocking(false);
+        let _ = self.local.set_read_timeout(Some(LINGER));
+        let mut unwanted = [0; 1024];
+        while self
+            .local
+            .read(&mut unwanted)
+            .is_ok_and(|length| length > 0)
+        {}
     }
 
     /// Moves what can be moved, then waits. False when either side has ended.
-    fn turn(&mut self) -> io::Result<bool> {
+    pub(super) fn turn(&mut self) -> io::Result<bool> {
+        let _watch = self.bastion.watch();
         let mut buffer = vec![0; 32 * 1024];
         while self.to_local.len() < BRIDGE_LIMIT {
             match ready(self.channel.read(&mut buffer))? {
@@ -170,6 +205,8 @@ impl Bridge {
                 Some(length) => self.to_channel.extend_from_slice(&buffer[..length]),
             }
         }
+        // No part of the connection, but unread it would count as something to be moved for ever.
+        ready(self.channel.stderr().read(&mut buffer))?;
         drain(&mut self.to_local, |bytes| (&self.local).write(bytes))?;
         drain(&mut self.to_channel, |bytes| self.channel.write(bytes))?;
         // A write reads as well, for the window's sake, and the socket stays silent about that.
@@ -221,4 +258,68 @@ fn drain(
     }
     buffer.drain(..done);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A port that nobody listens at.
+    fn closed(address: &str) -> SocketAddr {
+        TcpListener::bind((address, 0))
+            .unwrap()
+            .local_addr()
+            .unwrap()
+    }
+
+    /// A port whose queue is full, which answers nobody; and what fills it.
+    fn silent(address: &str) -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+        let listener = TcpListener::bind((address, 0)).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut callers = Vec::new();
+        while let Ok(caller) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+            callers.push(caller);
+        }
+        (address, listener, callers)
+    }
+
+    #[test]
+    fn each_address_that_fails_is_told() {
+        let addresses = [closed("127.0.0.2"), closed("127.0.0.3")];
+        let reason = reach(&addresses, Duration::from_secs(1)).unwrap_err();
+        let lines: Vec<_> = reason.lines().collect();
+        let [_, first, second] = lines[..] else {
+            panic!("{reason}");
+        };
+        assert!(
+            first.starts_with("127.0.0.2: Connection refused"),
+            "{reason}"
+        );
+        assert!(
+            second.starts_with("127.0.0.3: Connection refused"),
+            "{reason}"
+        );
+        let alone = reach(&addresses[..1], Duration::from_secs(1)).unwrap_err();
+        assert!(alone.starts_with("Connection refused"), "{alone}");
+    }
+
+    #[test]
+    fn the_timeout_is_for_all_addresses_together() {
+        let silent = ["127.0.0.2", "127.0.0.3", "127.0.0.4"].map(silent);
+        let addresses = silent.each_ref().map(|(address, ..)| *address);
+        let begun = Instant::now();
+        let reason = reach(&addresses, Duration::from_secs(3)).unwrap_err();
+        assert!(begun.elapsed() < Duration::from_secs(5), "{reason}");
+        assert!(
+            reason.contains("127.0.0.3: nobody answered within"),
+            "{reason}"
+        );
+
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addresses = [addresses[0], server.local_addr().unwrap()];
+        reach(&addresses, Duration::from_secs(1)).unwrap();
+    }
 }

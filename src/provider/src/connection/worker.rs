@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use protocol::frame::HEARTBEAT;
 use ssh2::Channel;
 use tokio::sync::oneshot;
 
@@ -17,14 +16,15 @@ use super::{
     error::{ConnectionError, ConnectionErrorKind},
     host_key::PublicKey,
     install,
-    link::Shared,
+    link::{Ended, Shared},
     output::{Output, Progress},
+    pump::Pump,
     session::{self, LoggedIn, Ssh, StepError},
     ssh_config::{self, Hop},
     target::Target,
     transport::ready,
     upload::Outgoing,
-    wire::{self, Decoder},
+    wire::Decoder,
 };
 
 /// How much of the agent's stderr is kept for errors. Bytes.
@@ -34,7 +34,7 @@ const STDERR_KEPT: usize = 8 * 1024;
 const TURN_LIMIT: usize = 256 * 1024;
 
 /// How long the agent may take to end once its stdin has.
-const END_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const END_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What a thread is started with.
 pub(super) struct Job {
@@ -52,7 +52,15 @@ struct Ending<'a>(&'a Shared);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        self.0.end("the connection's thread ended", "");
+        self.0.end(ended("the connection's thread ended"));
+    }
+}
+
+fn ended(reason: &str) -> Ended {
+    Ended {
+        reason: reason.to_owned(),
+        stderr: String::new(),
+        is_cut: false,
     }
 }
 
@@ -72,13 +80,16 @@ pub(super) fn run(job: Job) {
     match started {
         Ok((mut pump, server_key)) => {
             let _ = ready.send(Ok(server_key));
-            let reason = pump
-                .run(&outgoing)
-                .unwrap_or_else(|error| error.to_string());
-            shared.end(&reason, &pump.pipe.stderr_text());
+            let result = pump.run(&outgoing);
+            let is_cut = result.is_err() || pump.pipe.was_shut_down();
+            shared.end(Ended {
+                reason: result.unwrap_or_else(|error| error.to_string()),
+                stderr: pump.pipe.stderr_text(),
+                is_cut,
+            });
         }
         Err(error) => {
-            shared.end(&error.to_string(), "");
+            shared.end(ended(&error.to_string()));
             let _ = ready.send(Err(error));
         }
     }
@@ -123,7 +134,7 @@ fn failed(host: &str, error: &StepError) -> ConnectionError {
 
 /// What a turn has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
+pub(super) enum Turn {
     /// Nothing can be moved just now.
     Idle,
     /// There is more to move.
@@ -133,10 +144,10 @@ enum Turn {
 }
 
 /// A command's stdin, stdout and stderr.
-struct Pipe {
-    ssh: Ssh,
-    channel: Channel,
-    outgoing: VecDeque<Outgoing>,
+pub(super) struct Pipe {
+    pub(super) ssh: Ssh,
+    pub(super) channel: Channel,
+    pub(super) outgoing: VecDeque<Outgoing>,
     /// How much of the first of `outgoing` has gone.
     gone: usize,
     stderr: Vec<u8>,
@@ -220,6 +231,9 @@ impl Pipe {
             }
             if turn == Turn::Ended {
                 let status = self.status();
+                if self.was_shut_down() {
+                    return Err(install::shut_down(host, &self.stderr_text()));
+                }
                 return Err(install::early_end(
                     host,
                     &hop.user,
@@ -247,14 +261,23 @@ impl Pipe {
     }
 
     /// The command's exit status, once its output has ended.
-    fn status(&mut self) -> i32 {
+    pub(super) fn status(&mut self) -> i32 {
         let deadline = Instant::now() + END_TIMEOUT;
         let _ = self.ssh.step(deadline, |_| self.channel.wait_close());
         self.channel.exit_status().unwrap_or(-1)
     }
 
+    /// Whether the command ended as all do on a host that shuts down: by a signal that somebody sent. sshd tells it
+    /// instead of a status; RFC 4254, 6.10
+    pub(super) fn was_shut_down(&self) -> bool {
+        let signal = self.channel.exit_signal().ok();
+        let signal = signal.and_then(|signal| signal.exit_signal);
+        matches!(signal.as_deref(), Some("HUP" | "KILL" | "TERM"))
+    }
+
     /// Moves the bytes that can be moved, up to [`TURN_LIMIT`].
-    fn turn(&mut self, take: &mut dyn FnMut(&[u8])) -> Result<Turn, StepError> {
+    pub(super) fn turn(&mut self, take: &mut dyn FnMut(&[u8])) -> Result<Turn, StepError> {
+        let _watch = self.ssh.watch();
         let mut buffer = vec![0; 64 * 1024];
         let (mut total, mut was_still) = (0, false);
         loop {
@@ -308,7 +331,7 @@ impl Pipe {
         Ok(moved)
     }
 
-    fn wait(&mut self, until: Instant) -> Result<(), StepError> {
+    pub(super) fn wait(&mut self, until: Instant) -> Result<(), StepError> {
         let keepalive = self.ssh.keep_alive()?;
         self.ssh.wait(until.min(keepalive), None)
     }
@@ -341,70 +364,5 @@ fn step_error(error: &io::Error) -> StepError {
             ssh2::ErrorCode::Session(libssh2_sys::LIBSSH2_ERROR_SOCKET_DISCONNECT),
             "the connection was cut",
         )),
-    }
-}
-
-/// Frames in both directions, once the agent serves.
-struct Pump<'a> {
-    pipe: Pipe,
-    shared: &'a Arc<Shared>,
-    decoder: Decoder,
-}
-
-impl Pump<'_> {
-    /// Runs until the connection ends; the reason, for those who still wait for an answer.
-    fn run(&mut self, outgoing: &mpsc::Receiver<Outgoing>) -> Result<String, StepError> {
-        let mut beat = Instant::now() + HEARTBEAT;
-        loop {
-            self.pipe.outgoing.extend(outgoing.try_iter());
-            if Instant::now() >= beat {
-                beat = Instant::now() + HEARTBEAT;
-                if self.pipe.outgoing.is_empty() {
-                    let heartbeat = wire::heartbeat().map_err(|error| error.to_string());
-                    self.pipe.outgoing.extend(heartbeat.map(Outgoing::from));
-                }
-            }
-            let decoder = &mut self.decoder;
-            let turn = self.pipe.turn(&mut |bytes| decoder.extend(bytes))?;
-            loop {
-                match self.decoder.next() {
-                    Ok(Some((id, event))) => self.shared.deliver(id, event),
-                    Ok(None) => break,
-                    Err(error) => {
-                        return Ok(format!("the agent said what makes no sense: {error}"));
-                    }
-                }
-            }
-            if turn == Turn::Ended {
-                let status = self.pipe.status();
-                return Ok(format!("the agent ended with status {status}"));
-            }
-            if self.shared.wake.is_closing() {
-                fault::point(|| "before: end the connection");
-                self.end();
-                fault::done(|| "end the connection");
-                return Ok("the connection was closed".to_owned());
-            }
-            if turn == Turn::Idle {
-                self.pipe.wait(beat)?;
-            }
-        }
-    }
-
-    /// Ends in good order: the agent sees the end of its stdin and ends by itself.
-    fn end(&mut self) {
-        let deadline = Instant::now() + END_TIMEOUT;
-        let pipe = &mut self.pipe;
-        let _ = pipe.ssh.finish(deadline, |_| pipe.channel.send_eof());
-        while Instant::now() < deadline {
-            match pipe.turn(&mut |_| {}) {
-                Ok(Turn::More) => {}
-                Ok(Turn::Idle) if pipe.ssh.wait(deadline, None).is_ok() => {}
-                _ => break,
-            }
-        }
-        let _ = pipe
-            .ssh
-            .finish(deadline, |session| session.disconnect(None, "done", None));
     }
 }

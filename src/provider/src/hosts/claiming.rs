@@ -49,7 +49,10 @@ impl Hosts {
     async fn stay_connected(self: Arc<Self>, target: Target) {
         if let Some(pool) = self.pool.get() {
             let host = pool.at_hand(&target);
-            host.stay(|| self.claims.is_maker(&target)).await;
+            if let Err(error) = host.stay(|| self.claims.is_maker(&target)).await {
+                tracing::info!(%error, "not connected any more");
+                self.claims.end_staying(&target);
+            }
         }
     }
 

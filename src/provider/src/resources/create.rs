@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use protocol::{
-    FailureKind,
+    Failure, FailureKind,
     desired::{ContainerSecrets, ObjectKey},
     message::Intent,
     name::OwnerToken,
@@ -82,7 +82,11 @@ async fn make<R: Managed>(
         let before = resource.hosts().removals.count(target);
         let change = change(ends.saturating_duration_since(Instant::now()))?;
         let put = Box::pin(resource.hosts().put(change, context)).await;
-        if !is_in_the_way(&put) || !is_vacated(resource, target, before, ends, context).await {
+        let Some(conflict) = in_the_way(&put) else {
+            break put;
+        };
+        tracing::info!(host = %target, "{}", waits(doing, conflict));
+        if !is_vacated(resource, target, before, ends, context).await {
             break put;
         }
     };
@@ -122,9 +126,19 @@ async fn make<R: Managed>(
     }
 }
 
-/// Whether something else has the name, or what else there can be once only.
-fn is_in_the_way(put: &Result<Changed, CallError>) -> bool {
-    matches!(put, Err(CallError::Failure(failure)) if failure.kind == FailureKind::Conflict)
+/// Why it can't be made, when something else has the name, or what else there can be once only.
+fn in_the_way(put: &Result<Changed, CallError>) -> Option<&Failure> {
+    match put {
+        Err(CallError::Failure(failure)) if failure.kind == FailureKind::Conflict => Some(failure),
+        _ => None,
+    }
+}
+
+fn waits(doing: &str, conflict: &Failure) -> String {
+    format!(
+        "{doing}: {}; waiting in case this run destroys it",
+        conflict.message
+    )
 }
 
 /// Waits for what this very run may still remove from the host. Whether it has, and there is reason to try again.
@@ -135,13 +149,25 @@ async fn is_vacated<R: Managed>(
     ends: Instant,
     context: &Context,
 ) -> bool {
-    let host = target.to_string();
-    tracing::info!(
-        host,
-        "there is another one; waiting in case this run destroys it"
-    );
     let removed = resource.hosts().removals.one_more(target, before);
     let removed = tokio::time::timeout_at(ends.into(), removed);
     let stopped = context.cancellation();
     matches!(stopped.run_until_cancelled(removed).await, Some(Ok(true)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_create_that_waits_names_what_is_in_its_way() {
+        let message =
+            "203.0.113.0/28 overlaps with 203.0.113.2, which belongs to the container web";
+        let conflict = Failure::new(FailureKind::Conflict, message);
+        let line = waits("Creating address 203.0.113.0/28", &conflict);
+        assert!(
+            line.contains("Creating address 203.0.113.0/28") && line.contains(message),
+            "{line}"
+        );
+    }
 }

@@ -15,6 +15,7 @@ use protocol::{
     message::{Answer, Event, Put, Request},
     observed::{HostState, ImageState, Object, Observed, Owner, RolledBack, Snapshot},
 };
+use rustix::process::{Signal, getpid, kill_process};
 use sha2::{Digest as _, Sha256};
 
 use crate::fixture;
@@ -94,6 +95,9 @@ impl FakeAgent {
 
     fn answer(&mut self, id: u32, request: Request) {
         match request {
+            Request::Hello { .. } if self.notes.join("shut-down").exists() => {
+                let _ = kill_process(getpid(), Signal::TERM);
+            }
             Request::Hello { .. } => say(
                 id,
                 &Event::Done(Ok(Answer::Welcome {
@@ -143,6 +147,7 @@ impl FakeAgent {
             }
             "never" => {}
             "uploads" => say(id, &Event::WantData),
+            "uploads-twice" => (0..2).for_each(|_| say(id, &Event::WantData)),
             "dies" => self.die(),
             "dies-once" => {
                 if !note(&self.notes, "died") {

@@ -347,7 +347,24 @@ async fn a_certificate_logs_in() {
 }
 
 /// An ssh-agent of the test's own.
-struct SshAgent(Child);
+pub(super) struct SshAgent(Child);
+
+impl SshAgent {
+    pub(super) fn new(socket: &Path) -> Self {
+        let mut command = Command::new("ssh-agent");
+        command.args(["-D", "-a", socket.to_str().unwrap()]);
+        let agent = Self(command.stdout(Stdio::null()).spawn().unwrap());
+        until("ssh-agent listens", || socket.exists());
+        agent
+    }
+
+    pub(super) fn add(socket: &Path, key: &Path) {
+        let mut command = Command::new("ssh-add");
+        command.args(["-q", key.to_str().unwrap()]);
+        let added = command.env("SSH_AUTH_SOCK", socket).status().unwrap();
+        assert!(added.success());
+    }
+}
 
 impl Drop for SshAgent {
     fn drop(&mut self) {
@@ -360,14 +377,7 @@ impl Drop for SshAgent {
 async fn the_ssh_agents_keys_log_in() {
     let server = Server::new();
     let socket = server.path("agent.socket");
-    let _agent = SshAgent(
-        Command::new("ssh-agent")
-            .args(["-D", "-a", socket.to_str().unwrap()])
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap(),
-    );
-    until("ssh-agent listens", || socket.exists());
+    let _agent = SshAgent::new(&socket);
     let credentials = Credentials {
         agent: true,
         agent_socket: Some(socket.clone()),
@@ -379,12 +389,7 @@ async fn the_ssh_agents_keys_log_in() {
         let error = log_in(&server, credentials.clone()).await.unwrap_err();
         assert_eq!(error.kind, ConnectionErrorKind::AuthenticationRefused);
         assert!(error.reason.contains("the SSH agent"), "{error}");
-        let added = Command::new("ssh-add")
-            .args(["-q", path.to_str().unwrap()])
-            .env("SSH_AUTH_SOCK", &socket)
-            .status()
-            .unwrap();
-        assert!(added.success());
+        SshAgent::add(&socket, &path);
         log_in(&server, credentials.clone()).await.unwrap();
     }
     let nobody = Credentials {

@@ -209,9 +209,10 @@ async fn whoever_stays_is_connected_again_without_being_asked() {
         wire.cut();
     };
     let both = Box::pin(async { tokio::join!(staying, dropped) });
-    tokio::time::timeout(Duration::from_secs(30), both)
+    let (stayed, ()) = tokio::time::timeout(Duration::from_secs(30), both)
         .await
         .unwrap();
+    stayed.unwrap();
 }
 
 #[tokio::test]
@@ -226,9 +227,13 @@ async fn whoever_stays_does_not_insist_where_he_is_refused() {
     };
     let host = server.pool(refused).at_hand(&target);
     let staying = Box::pin(host.stay(|| true));
-    tokio::time::timeout(Duration::from_secs(30), staying)
+    let stayed = tokio::time::timeout(Duration::from_secs(30), staying)
         .await
         .unwrap();
+    assert_eq!(
+        stayed.unwrap_err().kind,
+        ConnectionErrorKind::AuthenticationRefused
+    );
     assert_eq!(wire.connections.load(Ordering::SeqCst), 1);
 }
 

@@ -1,13 +1,18 @@
-//! An SSH agent that never answers, beside a real sshd.
+//! An SSH agent that never answers, or too late, beside a real sshd.
 
 use std::{
-    io::Read as _,
-    os::unix::net::UnixListener,
+    io::{self, Read as _, Write as _},
+    os::unix::net::{UnixListener, UnixStream},
+    path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
+use tokio::time::timeout;
+
 use super::{
     super::{ConnectionErrorKind, Credentials},
+    keys::SshAgent,
     server::Server,
 };
 
@@ -72,4 +77,99 @@ async fn a_thread_that_waits_for_a_silent_ssh_agent_ends_when_nobody_waits_for_i
     let mut question = Vec::new();
     asked.read_to_end(&mut question).unwrap();
     assert_eq!(question, [0, 0, 0, 1, 11]);
+}
+
+/// A real ssh-agent that holds the client's key, and a way to it on which questions for a signature are held up.
+struct SlowSigner {
+    _agent: SshAgent,
+    credentials: Credentials,
+}
+
+/// SSH_AGENTC_SIGN_REQUEST. draft-ietf-sshm-ssh-agent, 6.1
+const SIGN: u8 = 13;
+
+impl SlowSigner {
+    fn new(server: &Server, delay: Duration) -> Self {
+        let (real, slow) = (server.path("real.socket"), server.path("agent.socket"));
+        let agent = SshAgent::new(&real);
+        SshAgent::add(&real, &server.path("client"));
+        let listener = UnixListener::bind(&slow).unwrap();
+        thread::spawn(move || {
+            for asker in listener.incoming() {
+                let (asker, real) = (asker.unwrap(), real.clone());
+                thread::spawn(move || hold_up(&asker, &real, delay));
+            }
+        });
+        let credentials = Credentials {
+            private_key: None,
+            agent: true,
+            agent_socket: Some(slow),
+            ..server.credentials()
+        };
+        Self {
+            _agent: agent,
+            credentials,
+        }
+    }
+}
+
+fn hold_up(asker: &UnixStream, real: &Path, delay: Duration) -> io::Result<()> {
+    let real = UnixStream::connect(real)?;
+    loop {
+        let question = message(asker)?;
+        if question[4] == SIGN {
+            thread::sleep(delay);
+        }
+        (&real).write_all(&question)?;
+        let answer = message(&real)?;
+        (&*asker).write_all(&answer)?;
+    }
+}
+
+fn message(mut stream: &UnixStream) -> io::Result<Vec<u8>> {
+    let mut message = vec![0; 4];
+    stream.read_exact(&mut message)?;
+    let length = u32::from_be_bytes(message[..].try_into().unwrap());
+    message.resize(4 + length as usize, 0);
+    stream.read_exact(&mut message[4..])?;
+    Ok(message)
+}
+
+#[tokio::test]
+async fn an_ssh_agent_that_never_signs_is_told_and_holds_nobody_up() {
+    let server = Server::new();
+    let signer = SlowSigner::new(&server, Duration::from_mins(10));
+    let credentials = Credentials {
+        connect_timeout: Duration::from_secs(2),
+        agent_patience: Duration::from_secs(3),
+        ..signer.credentials.clone()
+    };
+    let pool = server.pool(credentials);
+    let target = server.target();
+    let answer = timeout(Duration::from_secs(20), pool.get(&target, None));
+    let error = answer.await.expect("it is held up").unwrap_err();
+    let kind = ConnectionErrorKind::AuthenticationRefused;
+    assert_eq!(error.kind, kind, "{error}");
+    for part in [
+        "agent.socket",
+        "SSH_AUTH_SOCK",
+        "to sign with the SSH agent's test ssh-ed25519 SHA256:",
+        "no answer in time",
+        "`agent = false`",
+        "the server allows: publickey",
+    ] {
+        assert!(error.reason.contains(part), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_time_that_an_ssh_agent_takes_to_sign_is_not_the_servers() {
+    let server = Server::new();
+    let signer = SlowSigner::new(&server, Duration::from_secs(3));
+    let credentials = Credentials {
+        connect_timeout: Duration::from_secs(2),
+        ..signer.credentials.clone()
+    };
+    let pool = server.pool(credentials);
+    pool.get(&server.target(), None).await.unwrap();
 }
