@@ -75,10 +75,15 @@ need_cargo_tool() {
   rm -rf "$target/tools/build"
 }
 
+# Always of the whole workspace, whatever is wanted of it: of one package, the libraries have other features, and cargo
+# would build them anew.
+build() { cargo build --locked --workspace "$@"; }
+build_provider() { build --bin terraform-provider-nspawn "$@"; }
+
 # The lab's disks and images, made once; and the provider that the lab's tests try.
 prepare_lab() {
   say "The lab's disks and images (made once, kept in ${NSPAWN_LAB_CACHE:-/var/cache/nspawn-lab})"
-  cargo build --locked --package acceptance-tests --bins
+  build --bin lab
   "${as_root[@]}" "$target/debug/lab" images
 }
 
@@ -86,7 +91,7 @@ prepare_lab() {
 # it takes: so neither is built twice.
 build_later_provider() {
   say "Building the provider of a later release"
-  cargo build --locked --package terraform-provider-nspawn --features later-release
+  build_provider --features terraform-provider-nspawn/later-release
   NSPAWN_LATER_PROVIDER_BINARY=$target/later-release/terraform-provider-nspawn
   export NSPAWN_LATER_PROVIDER_BINARY
   install -D "$target/debug/terraform-provider-nspawn" "$NSPAWN_LATER_PROVIDER_BINARY"
@@ -96,7 +101,7 @@ build_later_provider() {
 # looks for. Built before the one that is used: each takes the other's place in the target folder.
 build_with_fault_points() {
   say "Build for the kill sweep"
-  cargo build --locked --package terraform-provider-nspawn --features fault-points
+  build_provider --features terraform-provider-nspawn/fault-points
   mkdir -p "$target/fault-points"
   cp "$target/debug/terraform-provider-nspawn" "$target/fault-points/"
   export NSPAWN_FAULT_PROVIDER_BINARY=$target/fault-points/terraform-provider-nspawn
