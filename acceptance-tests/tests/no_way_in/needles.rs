@@ -9,7 +9,7 @@ use acceptance_tests::{
 use anyhow::{Result, ensure};
 
 /// Texts that must not be found, and what they are.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Needles(Vec<(String, String)>);
 
 impl Needles {

@@ -16,9 +16,15 @@ use super::needles::{Needles, ProcessWatch};
 
 const PASSWORD: &str = "pass-c4n4ry-of-the-guests-root";
 const PASSPHRASE: &str = "phrase-c4n4ry-of-the-private-key";
+/// In a line of `customize`, which stands in the state, but in nobody's arguments.
+const CUSTOMIZED: &str = "custom-c4n4ry-of-the-image";
 
 /// A configuration whose secrets come from outside, so that Terraform itself keeps none in its files.
 fn secretive(lab: &Lab, more: &str) -> Result<String> {
+    // It lasts for some looks.
+    let customize = format!("\n  customize = [\"sleep 1; : {CUSTOMIZED}\"]\n}}\n");
+    let image = configuration::image(Guest::Debian)?.replace("\n}\n", &customize);
+    ensure!(image.contains(CUSTOMIZED), "{image}");
     Ok(format!(
         "variable \"key\" {{\n  type = string\n  ephemeral = true\n  sensitive = true\n}}\n\
          variable \"passphrase\" {{\n  type = string\n  ephemeral = true\n  sensitive = true\n}}\n\
@@ -26,7 +32,7 @@ fn secretive(lab: &Lab, more: &str) -> Result<String> {
          provider \"nspawn\" {{\n  private_key = var.key\n  passphrase = var.passphrase\n  known_hosts_file = \"{}\"\n}}\n{}{}{}",
         lab.known_hosts().display(),
         configuration::host(lab.vps1(), ""),
-        configuration::image(Guest::Debian)?,
+        image,
         configuration::container(
             "web",
             &format!("  root_password_wo = var.password\n  root_password_wo_version = 1\n{more}")
@@ -154,7 +160,9 @@ fn secrets_stay_secret() -> Result<()> {
         public.trim()
     ))?;
     let mut needles = needles(&[&right, &wrong])?;
-    let watch = ProcessWatch::start(&lab, &needles)?;
+    let mut in_arguments = needles.clone();
+    in_arguments.add("a line of customize", CUSTOMIZED);
+    let watch = ProcessWatch::start(&lab, &in_arguments)?;
     let (right, wrong) = (fs::read_to_string(right)?, fs::read_to_string(wrong)?);
 
     let mut terraform = lab.terraform_without_provider_block(&secretive(&lab, "")?)?;
