@@ -33,7 +33,7 @@ const RUN_LIMIT: u64 = 180;
 const ENDED: Duration = Duration::from_mins(1);
 
 /// The same of a guest that is restarted, which systemd gives 90 seconds to shut down. systemd.service(5), TimeoutStopSec=
-const RESTARTED: Duration = Duration::from_mins(2);
+const RESTARTED: Duration = Duration::from_mins(5);
 
 /// Waits in a guest that boots, which may take longer than its change.
 const BUS_IS_UP: &str = "i=0; while [ ! -S /run/dbus/system_bus_socket ] && [ $i -lt 600 ]; do sleep 0.1; i=$((i + 1)); done";
