@@ -163,10 +163,9 @@ impl Attempt<'_> {
                 return Err(self.lost(&error, "asking the SSH agent"));
             }
             Err(error) => {
-                self.tried.push(format!(
-                    "the SSH agent (not usable: asking the SSH agent at {}, which SSH_AUTH_SOCK names: {error})",
-                    socket.display()
-                ));
+                let asking = asking(&socket);
+                self.tried
+                    .push(format!("the SSH agent (not usable: {asking}: {error})"));
                 return Ok(false);
             }
         };
@@ -226,8 +225,8 @@ impl Attempt<'_> {
     /// Takes down what the SSH agent didn't do in time. False: not logged in.
     fn agent_is_late(&mut self, socket: &Path, what: &str) -> bool {
         let label = format!(
-            "the SSH agent (asking the SSH agent at {}, which SSH_AUTH_SOCK names, to {what}: no answer in time; give it what it waits for, such as a passphrase or a touch, or set `agent = false`)",
-            socket.display()
+            "the SSH agent ({}, to {what}: no answer in time; give it what it waits for, such as a passphrase or a touch, or set `agent = false`)",
+            asking(socket)
         );
         tracing::warn!(host = self.hop.label, "going on without {label}");
         self.tried.push(label);
@@ -290,6 +289,13 @@ impl Attempt<'_> {
             "Add the public key to ~{user}/.ssh/authorized_keys on the host, or set `private_key`, `private_key_file` or `agent` in the provider block (NSPAWN_SSH_PRIVATE_KEY, NSPAWN_SSH_PRIVATE_KEY_FILE, NSPAWN_SSH_AGENT).\n{REFRESH_USES_THE_STATE}"
         ))
     }
+}
+
+fn asking(socket: &Path) -> String {
+    format!(
+        "asking the SSH agent at {}, which SSH_AUTH_SOCK names",
+        socket.display()
+    )
 }
 
 /// The keys to try; those that the user named must be readable.

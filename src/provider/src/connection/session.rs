@@ -190,9 +190,9 @@ impl Ssh {
         Ok(())
     }
 
-    /// Cuts the connection when a turn of it stays in libssh2.
-    pub(super) fn watch(&self) -> Watch {
-        self.watchdog.watch(Instant::now() + self.patience + GRACE)
+    /// Cuts the connection when what may take until the deadline stays in libssh2.
+    pub(super) fn watch(&self, deadline: Instant) -> Watch {
+        self.watchdog.watch(deadline + self.patience + GRACE)
     }
 
     /// What interrupts this session's thread.
@@ -211,7 +211,7 @@ impl Ssh {
         deadline: Instant,
         mut step: impl FnMut(&mut Session) -> Result<T, ssh2::Error>,
     ) -> Result<T, StepError> {
-        let _watch = self.watchdog.watch(deadline + self.patience + GRACE);
+        let _watch = self.watch(deadline);
         loop {
             match step(&mut self.session) {
                 Err(error) if would_block(&error) => {}

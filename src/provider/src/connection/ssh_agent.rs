@@ -188,7 +188,7 @@ impl Proxy {
 }
 
 /// One message, behind its length. draft-ietf-sshm-ssh-agent, 3
-fn message(mut read: impl FnMut(&mut [u8]) -> io::Result<()>) -> io::Result<Vec<u8>> {
+pub(super) fn message(mut read: impl FnMut(&mut [u8]) -> io::Result<()>) -> io::Result<Vec<u8>> {
     let mut length = [0; 4];
     read(&mut length)?;
     let end = length.len() + u32::from_be_bytes(length) as usize;

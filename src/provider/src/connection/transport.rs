@@ -190,7 +190,7 @@ impl Bridge {
 
     /// Moves what can be moved, then waits. False when either side has ended.
     pub(super) fn turn(&mut self) -> io::Result<bool> {
-        let _watch = self.bastion.watch();
+        let _watch = self.bastion.watch(Instant::now());
         let mut buffer = vec![0; 32 * 1024];
         while self.to_local.len() < BRIDGE_LIMIT {
             match ready(self.channel.read(&mut buffer))? {

@@ -277,7 +277,7 @@ impl Pipe {
 
     /// Moves the bytes that can be moved, up to [`TURN_LIMIT`].
     pub(super) fn turn(&mut self, take: &mut dyn FnMut(&[u8])) -> Result<Turn, StepError> {
-        let _watch = self.ssh.watch();
+        let _watch = self.ssh.watch(Instant::now());
         let mut buffer = vec![0; 64 * 1024];
         let (mut total, mut was_still) = (0, false);
         loop {

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -229,20 +229,10 @@ async fn remove(
         .await
 }
 
-/// A listener before the server, and how it is reached.
-fn gate(server: &Server) -> (TcpListener, Target) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let target = Target {
-        port: listener.local_addr().unwrap().port(),
-        ..server.target()
-    };
-    (listener, target)
-}
-
 #[tokio::test]
 async fn a_removal_takes_its_time_for_connecting_too() {
     let server = Server::new();
-    let (listener, target) = gate(&server);
+    let (listener, target) = server.gate();
     let port = server.port;
     let slow = thread::spawn(move || {
         let (near, _) = listener.accept().unwrap();
@@ -261,7 +251,7 @@ async fn a_removal_takes_its_time_for_connecting_too() {
 #[tokio::test]
 async fn a_removal_connects_no_longer_than_it_may_take() {
     let server = Server::new();
-    let (_silent, target) = gate(&server);
+    let (_silent, target) = server.gate();
     let credentials = Credentials {
         connect_timeout: Duration::from_mins(1),
         ..server.credentials()
@@ -285,7 +275,7 @@ async fn a_removal_connects_no_longer_than_it_may_take() {
 async fn a_host_that_never_comes_up_says_why() {
     let server = Server::new();
     let (hosts, context) = provider(&server, server.credentials());
-    let (refusing, target) = gate(&server);
+    let (refusing, target) = server.gate();
     drop(refusing);
     let mut planned = host(&target, "br0", "0s");
     let create_limit = crate::timeouts::from_desired(Some(&Timeouts {
@@ -356,7 +346,7 @@ async fn a_host_that_reboots_while_it_is_made_is_waited_for() {
         ..server.credentials()
     };
     let (hosts, context) = provider(&server, credentials);
-    let (listener, target) = gate(&server);
+    let (listener, target) = server.gate();
     let (port, died) = (server.port, server.path("notes/died"));
     thread::spawn(move || {
         let far = || TcpStream::connect(("127.0.0.1", port)).unwrap();

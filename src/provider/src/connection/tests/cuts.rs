@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     process::Command,
     sync::{
         Arc,
@@ -15,8 +15,8 @@ use protocol::{message::Answer, secret::Secret};
 use tokio::task::JoinSet;
 
 use super::{
-    super::{Bastion, CallError, ConnectionError, ConnectionErrorKind, Credentials, Target},
-    server::{Server, Wire, ask, join, make_key, read, until},
+    super::{CallError, ConnectionError, ConnectionErrorKind, Credentials},
+    server::{Server, Wire, ask, join, make_key, read, stay_while, until},
 };
 
 /// A login needs fewer bytes than this, in one direction.
@@ -99,15 +99,7 @@ async fn a_server_that_takes_no_more_keys_has_refused_them() {
 #[tokio::test]
 async fn a_server_behind_a_bastion_that_takes_no_more_keys_has_refused_them() {
     let (bastion, server) = (Server::new(), Server::with("MaxAuthTries 1"));
-    let target = Target {
-        bastion: Some(Bastion {
-            address: "127.0.0.1".to_owned(),
-            port: bastion.port,
-            user: "root".to_owned(),
-            host_key: Some(bastion.host_key("ed25519")),
-        }),
-        ..server.target()
-    };
+    let target = server.behind(&bastion, "ed25519");
     // The bastion's key, which the server doesn't know.
     let pool = server.pool(bastion.credentials());
     for _ in 0..5 {
@@ -149,11 +141,8 @@ async fn whoever_stays_goes_on_past_a_shell_that_runs_nothing_for_a_while() {
     fs::write(server.path("down"), "").unwrap();
     wire.cut();
     let is_wanted = AtomicBool::new(true);
-    let staying = host.stay(|| is_wanted.load(Ordering::SeqCst));
     let back = async {
-        while wire.connections.load(Ordering::SeqCst) < 3 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        wire.has_carried(3).await;
         fs::remove_file(server.path("down")).unwrap();
         while !server.path("up").exists() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -162,21 +151,13 @@ async fn whoever_stays_goes_on_past_a_shell_that_runs_nothing_for_a_while() {
         assert_eq!(host.call(ask("x")).await.unwrap(), Answer::Removed);
         wire.cut();
     };
-    let both = Box::pin(async { tokio::join!(staying, back) });
-    let (stayed, ()) = tokio::time::timeout(Duration::from_secs(30), both)
-        .await
-        .unwrap();
-    stayed.unwrap();
+    stay_while(&host, &is_wanted, back).await;
 }
 
 #[tokio::test]
 async fn whoever_waits_for_a_host_is_not_told_the_error_of_one_who_does_not() {
     let server = Server::new();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let target = Target {
-        port: listener.local_addr().unwrap().port(),
-        ..server.target()
-    };
+    let (listener, target) = server.gate();
     let credentials = Credentials {
         connect_timeout: Duration::from_secs(1),
         ..server.credentials()

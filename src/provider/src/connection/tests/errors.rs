@@ -216,12 +216,8 @@ async fn a_login_shell_that_hangs_is_not_waited_for_as_an_upload_is() {
 #[tokio::test]
 async fn an_unreachable_hosts_error_stands_for_all() {
     let server = Server::new();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     // Accepts and says nothing: as slow as a host that is gone.
-    let target = Target {
-        port: listener.local_addr().unwrap().port(),
-        ..server.target()
-    };
+    let (_listener, target) = server.gate();
     let credentials = Credentials {
         connect_timeout: Duration::from_millis(500),
         ..server.credentials()

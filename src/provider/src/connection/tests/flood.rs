@@ -1,16 +1,11 @@
 //! A server that sends without end what says nothing.
 
-use std::{
-    io::Write as _,
-    net::{TcpListener, TcpStream},
-    thread,
-    time::Duration,
-};
+use std::{io::Write as _, net::TcpStream, thread, time::Duration};
 
 use tokio::time::timeout;
 
 use super::{
-    super::{ConnectionError, ConnectionErrorKind, Credentials, Target},
+    super::{ConnectionError, ConnectionErrorKind, Credentials},
     server::Server,
 };
 
@@ -20,11 +15,7 @@ const IGNORE: [u8; 16] = [0, 0, 0, 12, 6, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 /// A connection to a server that begins so, and then says this again and again.
 async fn connect(beginning: &'static str, again: &[u8]) -> ConnectionError {
     let server = Server::new();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let target = Target {
-        port: listener.local_addr().unwrap().port(),
-        ..server.target()
-    };
+    let (listener, target) = server.gate();
     let flood = again.repeat(4096);
     thread::spawn(move || {
         let mut caller: TcpStream = listener.accept().unwrap().0;

@@ -18,8 +18,8 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::{Bastion, Call, CallError, ConnectionErrorKind, Credentials, Target},
-    server::{Server, Wire, ask, make_key, until},
+    super::{Call, CallError, ConnectionErrorKind, Credentials, Target},
+    server::{Server, Wire, ask, make_key, stay_while, until},
 };
 
 /// A call's lines of progress.
@@ -192,27 +192,17 @@ async fn whoever_stays_is_connected_again_without_being_asked() {
     let pool = server.pool(server.credentials());
     let host = pool.get(&target, None).await.unwrap();
     let is_wanted = AtomicBool::new(true);
-    let staying = host.stay(|| is_wanted.load(Ordering::SeqCst));
-    let connected = async |number| {
-        while wire.connections.load(Ordering::SeqCst) < number {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
     let dropped = async {
         for number in 2..4 {
             wire.cut();
-            connected(number).await;
+            wire.has_carried(number).await;
         }
         // One that is whole, whoever made it.
         assert_eq!(host.call(ask("x")).await.unwrap(), Answer::Removed);
         is_wanted.store(false, Ordering::SeqCst);
         wire.cut();
     };
-    let both = Box::pin(async { tokio::join!(staying, dropped) });
-    let (stayed, ()) = tokio::time::timeout(Duration::from_secs(30), both)
-        .await
-        .unwrap();
-    stayed.unwrap();
+    stay_while(&host, &is_wanted, dropped).await;
 }
 
 #[tokio::test]
@@ -342,15 +332,7 @@ async fn requests_go_through_bastions() {
     let (bastion, server) = (Server::new(), Server::new());
     let key = fs::read(bastion.path("client.pub")).unwrap();
     fs::write(server.path("authorized_keys"), key).unwrap();
-    let target = Target {
-        bastion: Some(Bastion {
-            address: "127.0.0.1".to_owned(),
-            port: bastion.port,
-            user: "root".to_owned(),
-            host_key: Some(bastion.host_key("rsa")),
-        }),
-        ..server.target()
-    };
+    let target = server.behind(&bastion, "rsa");
     let pool = server.pool(bastion.credentials());
     let host = pool.get(&target, None).await.unwrap();
     let contents = vec![7; 9_000_000];
@@ -373,11 +355,7 @@ async fn requests_go_through_bastions() {
 #[tokio::test]
 async fn a_server_that_closes_before_a_word_is_tried_again() {
     let server = Server::new();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let target = Target {
-        port: listener.local_addr().unwrap().port(),
-        ..server.target()
-    };
+    let (listener, target) = server.gate();
     let port = server.port;
     let short = std::thread::spawn(move || {
         for _ in 0..2 {

@@ -22,7 +22,9 @@ use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use super::{
-    super::{Call, Credentials, HostKey, Pool, Target, embedded::Agent, known_hosts},
+    super::{
+        Bastion, Call, Credentials, Host, HostKey, Pool, Target, embedded::Agent, known_hosts,
+    },
     fake_agent::NOTES,
 };
 
@@ -163,6 +165,29 @@ impl Server {
         }
     }
 
+    /// A listener before this server, and how it is reached.
+    pub(super) fn gate(&self) -> (TcpListener, Target) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = Target {
+            port: listener.local_addr().unwrap().port(),
+            ..self.target()
+        };
+        (listener, target)
+    }
+
+    /// This server behind another one, whose key of this kind is pinned.
+    pub(super) fn behind(&self, bastion: &Self, kind: &str) -> Target {
+        Target {
+            bastion: Some(Bastion {
+                address: "127.0.0.1".to_owned(),
+                port: bastion.port,
+                user: "root".to_owned(),
+                host_key: Some(bastion.host_key(kind)),
+            }),
+            ..self.target()
+        }
+    }
+
     /// A key that the server takes, and a known_hosts file of its own.
     pub(super) fn credentials(&self) -> Credentials {
         Credentials {
@@ -237,6 +262,20 @@ pub(super) fn ask(what: &str) -> Call {
     })
 }
 
+/// Stays connected while something is done, until its end says that this is not wanted any more.
+pub(super) async fn stay_while(
+    host: &Host,
+    is_wanted: &AtomicBool,
+    deed: impl Future<Output = ()>,
+) {
+    let staying = host.stay(|| is_wanted.load(Ordering::SeqCst));
+    let both = Box::pin(async { tokio::join!(staying, deed) });
+    let (stayed, ()) = tokio::time::timeout(Duration::from_secs(30), both)
+        .await
+        .unwrap();
+    stayed.unwrap();
+}
+
 /// A wire to the server that can be cut, and that counts its connections.
 pub(super) struct Wire {
     pub(super) port: u16,
@@ -292,6 +331,13 @@ impl Wire {
         Target {
             port: self.port,
             ..server.target()
+        }
+    }
+
+    /// Waits until so many connections have come.
+    pub(super) async fn has_carried(&self, connections: usize) {
+        while self.connections.load(Ordering::SeqCst) < connections {
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 

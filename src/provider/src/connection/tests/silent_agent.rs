@@ -11,7 +11,7 @@ use std::{
 use tokio::time::timeout;
 
 use super::{
-    super::{ConnectionErrorKind, Credentials},
+    super::{ConnectionErrorKind, Credentials, ssh_agent},
     keys::SshAgent,
     server::Server,
 };
@@ -116,23 +116,18 @@ impl SlowSigner {
 fn hold_up(asker: &UnixStream, real: &Path, delay: Duration) -> io::Result<()> {
     let real = UnixStream::connect(real)?;
     loop {
-        let question = message(asker)?;
+        let question = read_message(asker)?;
         if question[4] == SIGN {
             thread::sleep(delay);
         }
         (&real).write_all(&question)?;
-        let answer = message(&real)?;
+        let answer = read_message(&real)?;
         (&*asker).write_all(&answer)?;
     }
 }
 
-fn message(mut stream: &UnixStream) -> io::Result<Vec<u8>> {
-    let mut message = vec![0; 4];
-    stream.read_exact(&mut message)?;
-    let length = u32::from_be_bytes(message[..].try_into().unwrap());
-    message.resize(4 + length as usize, 0);
-    stream.read_exact(&mut message[4..])?;
-    Ok(message)
+fn read_message(mut stream: &UnixStream) -> io::Result<Vec<u8>> {
+    ssh_agent::message(|buffer| stream.read_exact(buffer))
 }
 
 #[tokio::test]
