@@ -74,8 +74,6 @@ impl Pump<'_> {
                 _ => break,
             }
         }
-        let _ = pipe
-            .ssh
-            .finish(deadline, |session| session.disconnect(None, "done", None));
+        pipe.ssh.disconnect(deadline);
     }
 }

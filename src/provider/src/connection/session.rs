@@ -227,6 +227,11 @@ impl Ssh {
         }
     }
 
+    /// Tells the server that this is the end, for it to log no broken connection.
+    pub(super) fn disconnect(&mut self, deadline: Instant) {
+        let _ = self.finish(deadline, |session| session.disconnect(None, "done", None));
+    }
+
     /// Waits until the socket is ready, somebody wakes us, or it is time for a keepalive.
     pub(super) fn wait(&mut self, until: Instant, also: Option<Also<'_>>) -> Result<(), StepError> {
         let flags = match self.session.block_directions() {

@@ -186,6 +186,8 @@ impl Bridge {
             .read(&mut unwanted)
             .is_ok_and(|length| length > 0)
         {}
+        // What has come meanwhile is left unread, so that the end of the socket alone would be a reset.
+        self.bastion.disconnect(Instant::now() + LINGER);
     }
 
     /// Moves what can be moved, then waits. False when either side has ended.
