@@ -225,6 +225,27 @@ fn each_has_stopped(cases: &mut Cases, lab: &Lab, names: &[&str]) {
     }
 }
 
+/// What clears up behind a guest that fails takes its time here.
+fn is_told_while_it_clears_up(lab: &Lab, terraform: &Terraform, name: &str) -> Result<()> {
+    let (vps, unit) = (lab.vps1(), format!("systemd-nspawn@{name}.service"));
+    let folder = format!("/run/systemd/system/{unit}.d");
+    vps.root(&format!(
+        "mkdir -p {folder}; printf '[Service]\\nExecStopPost=/bin/sleep 10\\n' > {folder}/zz-slow.conf; \
+         systemctl daemon-reload; systemctl reset-failed {unit}; systemctl start --no-block {unit}"
+    ))?;
+    wait_until("it clears up", ENDED, || {
+        let state = property(lab, name, "SubState")?;
+        ensure!(state == "stop-post", "it is {state}");
+        Ok(())
+    })?;
+    let target = format!("-target=nspawn_container.{name}");
+    let plan = terraform.run(&["plan", "-input=false", "-detailed-exitcode", &target])?;
+    vps.root(&format!("rm -r {folder}; systemctl daemon-reload"))?;
+    let text = plan.stdout + &plan.stderr;
+    ensure!(text.contains("~ status"), "{text}");
+    Ok(())
+}
+
 #[test]
 fn a_hostile_guest_harms_itself_alone() -> Result<()> {
     let lab = Lab::start(Hosts::one())?;
@@ -262,6 +283,10 @@ fn a_hostile_guest_harms_itself_alone() -> Result<()> {
     let restart = ("a restart", 3, more);
     change(&mut cases, &lab, &terraform, &names, restart)?;
     each_has_restarted(&mut cases, &lab, &names, &former_runs);
+    cases.case(
+        "what fails is not told as running while its unit clears up",
+        || is_told_while_it_clears_up(&lab, &terraform, "init-says-escapes"),
+    );
     cases.case("a hostile init's words come without its escapes", || {
         let target = "-target=nspawn_container.init-says-escapes";
         let output = terraform.run(&["apply", "-auto-approve", "-input=false", target])?;

@@ -209,8 +209,9 @@ fn look_at(
         drop_in: files::compare(&paths.drop_in(), &unit::render(container))?,
         is_outdated: false,
         autostart: fs::symlink_metadata(paths.autostart()).is_ok(),
-        // Between two tries, and in the next one until it is up.
-        keeps_failing: unit.awaits_restart() || (unit.is_starting() && started.is_after_failure()),
+        // From the end of a try until the next one is up.
+        keeps_failing: unit.awaits_restart()
+            || (started.is_after_failure() && (unit.is_starting() || unit.is_stopping())),
         unit,
         is_masked: systemd::is_masked(&paths.unit()),
         has_port: port::exists(&container.name),
@@ -305,7 +306,8 @@ fn has_lost_link(stored: &Stored<Container>, observation: &Observation, mac: [u8
 fn status(machine: &Machine) -> Status {
     match &machine.unit {
         unit if machine.keeps_failing || unit.is_failed() => Status::Failed,
-        unit if !unit.is_up() => Status::Stopped,
+        // systemd clears up behind it; nothing can be done in it any more.
+        unit if !unit.is_up() || unit.is_stopping() => Status::Stopped,
         _ if machine.system_state.as_deref() == Some("degraded") => Status::Degraded,
         _ => Status::Running,
     }
@@ -363,9 +365,11 @@ fn drift(container: &Container, machine: &Machine) -> Vec<String> {
         ));
     }
     match (container.running, machine.unit.is_up()) {
-        (true, false) => drift.push(format!("{} is {}", paths.unit(), machine.unit.active)),
         (true, true) if machine.keeps_failing => {
             drift.push(format!("{} fails, and is started again", paths.unit()));
+        }
+        (true, is_up) if !is_up || machine.unit.is_stopping() => {
+            drift.push(format!("{} is {}", paths.unit(), machine.unit.active));
         }
         (false, true) => drift.push(format!("{} is running", paths.unit())),
         (true, true) if !machine.is_mounted => {

@@ -21,7 +21,7 @@ use crate::{
     store::Stored,
     system::{
         journal,
-        systemd::{JobEnd, Systemd},
+        systemd::{Job, JobEnd, Systemd},
     },
 };
 
@@ -38,24 +38,98 @@ pub const CLEAR_UP: Duration = Duration::from_mins(2);
 /// How often the guest's listening sockets are looked at; the kernel tells of none.
 const PORT_INTERVAL: Duration = Duration::from_millis(50);
 
+/// How often a guest is started that is down again at once, or whose unit failed in the moment of its start.
+const STARTS: u32 = 2;
+
+/// How soon a unit that just changed is looked at again.
+const UNIT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How a container's unit stands after [`begin`].
+enum Begun {
+    /// It is down, as it should be.
+    Down,
+    Up,
+    /// It has a job of ours, whose end is the container's.
+    Ours(Job),
+    /// It has a job of somebody else's, such as systemd's own after a failure; then it has to be looked at again.
+    Others(Job),
+    /// It is on its way down, or was on its way up and has no job for that any more: it has to be looked at again.
+    Changed,
+}
+
 /// Makes a container run or stop as it should, and waits as long as it says.
 pub async fn settle(context: &Context, stored: &Stored<Container>) -> Result<(), Failure> {
     let container = &stored.desired;
     let systemd = Systemd::of_host(context).await?;
+    let begun = Instant::now();
+    let until = context
+        .deadline
+        .min(begun + container.wait_for.timeout.duration());
+    let mut starts = 0;
+    loop {
+        let job = match begin(context, &systemd, container).await? {
+            Begun::Down => return Ok(()),
+            Begun::Up => break,
+            Begun::Changed if Instant::now() >= until => {
+                return Err(too_slow(context, &systemd, container, "to boot").await);
+            }
+            Begun::Changed => {
+                context.check()?;
+                sleep(UNIT_INTERVAL).await;
+                continue;
+            }
+            Begun::Ours(job) => {
+                starts += 1;
+                job
+            }
+            Begun::Others(job) => job,
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        let wait = async { booted(context, &systemd, container, job.end(left).await?).await };
+        unless_cancelled(context, wait).await?;
+        // One that won't stay up is not started for ever.
+        if starts == STARTS {
+            break;
+        }
+    }
+    if let Some(port) = container.wait_for.port {
+        let wait = listening(context, &systemd, container, port, until);
+        unless_cancelled(context, wait).await?;
+    }
+    if starts > 0 {
+        context.progress(format!(
+            "{}: up after {:.1?}",
+            container.name,
+            begun.elapsed()
+        ));
+    }
+    Ok(())
+}
+
+/// Starts or stops what isn't as it should be; waits for a stop only.
+async fn begin(
+    context: &Context,
+    systemd: &Systemd,
+    container: &Container,
+) -> Result<Begun, Failure> {
     let paths = Paths::of(&container.name);
     let unit = paths.unit();
     let started = Started::read(&paths)?;
     let state = systemd.unit_state(&unit).await?;
     let is_whole = is_whole(&container.name).await?;
-    let job = match plan::run(container, &state, &started, is_whole) {
+    Ok(match plan::run(container, &state, &started, is_whole) {
         Run::Stop => {
             context.progress(format!("{}: stopping", container.name));
-            return context.within(shut_down(&systemd, container)).await;
+            context.within(shut_down(systemd, container)).await?;
+            Begun::Down
         }
+        // A start would join the job of the run that is failing just now, and a reset make a success of that: systemd
+        // tells it as done then. systemd's src/core/unit.c, unit_process_job()
+        Run::Start if state.is_stopping() => Begun::Changed,
         Run::Start => {
             context.progress(format!("{}: starting", container.name));
             systemd.reset_failed(&unit).await?;
-            Some(systemd.start(&unit).await?)
+            Begun::Ours(systemd.start(&unit).await?)
         }
         Run::Restart => {
             context.progress(format!(
@@ -64,39 +138,29 @@ pub async fn settle(context: &Context, stored: &Stored<Container>) -> Result<(),
             ));
             // What is asked for is no crash: it must not count for the limit of starts. systemctl(1), reset-failed
             systemd.reset_failed(&unit).await?;
-            Some(systemd.restart(&unit).await?)
+            Begun::Ours(systemd.restart(&unit).await?)
         }
-        Run::Leave if container.running => systemd.current_job(&unit).await?,
-        Run::Leave if state.is_failed() => return systemd.reset_failed(&unit).await,
-        Run::Leave => return Ok(()),
-    };
-    let is_new = job.is_some();
-    let begun = Instant::now();
-    let until = context
-        .deadline
-        .min(begun + container.wait_for.timeout.duration());
-    let wait = async {
-        if let Some(job) = job {
-            let left = until.saturating_duration_since(Instant::now());
-            booted(context, &systemd, container, job.end(left).await?).await?;
+        Run::Leave if container.running => match systemd.current_job(&unit).await? {
+            Some(job) => Begun::Others(job),
+            None if systemd.unit_state(&unit).await?.is_ready() => Begun::Up,
+            None => Begun::Changed,
+        },
+        Run::Leave if state.is_failed() => {
+            systemd.reset_failed(&unit).await?;
+            Begun::Down
         }
-        if let Some(port) = container.wait_for.port {
-            listening(context, &systemd, container, port, until).await?;
-        }
-        Ok(())
-    };
+        Run::Leave => Begun::Down,
+    })
+}
+
+async fn unless_cancelled(
+    context: &Context,
+    wait: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
     tokio::select! {
-        result = wait => result?,
-        () = context.cancel.cancelled() => return context.check(),
+        result = wait => result,
+        () = context.cancel.cancelled() => context.check(),
     }
-    if is_new {
-        context.progress(format!(
-            "{}: up after {:.1?}",
-            container.name,
-            begun.elapsed()
-        ));
-    }
-    Ok(())
 }
 
 /// Whether a guest is to be stopped or restarted though the reconcile failed: its root must not keep it from that.
