@@ -364,13 +364,13 @@ fn drift(container: &Container, machine: &Machine) -> Vec<String> {
             port::name(name)
         ));
     }
+    let unit_is = || format!("{} is {}", paths.unit(), machine.unit.active);
     match (container.running, machine.unit.is_up()) {
         (true, true) if machine.keeps_failing => {
             drift.push(format!("{} fails, and is started again", paths.unit()));
         }
-        (true, is_up) if !is_up || machine.unit.is_stopping() => {
-            drift.push(format!("{} is {}", paths.unit(), machine.unit.active));
-        }
+        (true, false) => drift.push(unit_is()),
+        (_, true) if machine.unit.is_stopping() => drift.push(unit_is()),
         (false, true) => drift.push(format!("{} is running", paths.unit())),
         (true, true) if !machine.is_mounted => {
             drift.push(format!(

@@ -70,6 +70,18 @@ fn each_deviation_is_a_sentence() {
         drift(&desired, &failing),
         ["systemd-nspawn@web.service fails, and is started again"]
     );
+    let going = Machine {
+        unit: UnitState {
+            active: "deactivating".to_owned(),
+            sub: "stop-post".to_owned(),
+        },
+        is_mounted: false,
+        ..machine()
+    };
+    assert_eq!(
+        drift(&desired, &going),
+        ["systemd-nspawn@web.service is deactivating"]
+    );
 }
 
 #[test]
@@ -111,6 +123,7 @@ fn statuses() {
     };
     assert_eq!(of("active", Some("running")), Status::Running);
     assert_eq!(of("activating", None), Status::Running);
+    assert_eq!(of("deactivating", None), Status::Stopped);
     assert_eq!(of("active", Some("degraded")), Status::Degraded);
     assert_eq!(of("failed", None), Status::Failed);
     assert_eq!(of("inactive", None), Status::Stopped);
