@@ -3,6 +3,7 @@
 mod assign;
 mod copy;
 mod inside;
+mod listeners;
 pub mod mac;
 mod mount;
 mod observe;

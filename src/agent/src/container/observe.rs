@@ -209,9 +209,8 @@ fn look_at(
         drop_in: files::compare(&paths.drop_in(), &unit::render(container))?,
         is_outdated: false,
         autostart: fs::symlink_metadata(paths.autostart()).is_ok(),
-        // From the end of a try until the next one is up.
-        keeps_failing: unit.awaits_restart()
-            || (started.is_after_failure() && (unit.is_starting() || unit.is_stopping())),
+        // Between two tries, and in the next one until it is up.
+        keeps_failing: unit.awaits_restart() || (unit.is_starting() && started.is_after_failure()),
         unit,
         is_masked: systemd::is_masked(&paths.unit()),
         has_port: port::exists(&container.name),
@@ -270,7 +269,7 @@ pub fn state(
     let machine_id = mac::parse_machine_id(&observation.facts.machine_id).unwrap_or_default();
     let mac = mac::mac_address(machine_id, stored.desired.name.as_str());
     let state = ContainerState {
-        status: machine.map_or(Status::Stopped, status),
+        status: machine.map_or(Status::Stopped, |machine| status(&stored.desired, machine)),
         image_digest: stored.assigned.image_digest.clone(),
         mac_address: mac_text(&mac),
         uid_base: stored.assigned.uid_base,
@@ -303,11 +302,12 @@ fn has_lost_link(stored: &Stored<Container>, observation: &Observation, mac: [u8
             .is_some_and(|guest| guest.has_lost_link(mac))
 }
 
-fn status(machine: &Machine) -> Status {
+fn status(container: &Container, machine: &Machine) -> Status {
     match &machine.unit {
+        // What should be down is not settled before it is.
+        unit if !container.running && unit.is_up() => Status::Running,
         unit if machine.keeps_failing || unit.is_failed() => Status::Failed,
-        // systemd clears up behind it; nothing can be done in it any more.
-        unit if !unit.is_up() || unit.is_stopping() => Status::Stopped,
+        unit if !unit.is_up() || unit.is_clearing_up() => Status::Stopped,
         _ if machine.system_state.as_deref() == Some("degraded") => Status::Degraded,
         _ => Status::Running,
     }

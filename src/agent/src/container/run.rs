@@ -1,12 +1,12 @@
 //! Starting, stopping and waiting, without the host's lock: a slow guest is waited for, never killed.
 
-use std::{fmt::Write as _, fs, io::Read as _, time::Duration};
+use std::{fmt::Write as _, time::Duration};
 
 use protocol::{Failure, FailureKind, desired::Container, name::MachineName};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    mac, observe,
+    listeners, mac, observe,
     paths::Paths,
     plan::{self, Run},
     started::Started,
@@ -38,7 +38,7 @@ pub const CLEAR_UP: Duration = Duration::from_mins(2);
 /// How often the guest's listening sockets are looked at; the kernel tells of none.
 const PORT_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How often a guest is started that is down again at once, or whose unit failed in the moment of its start.
+/// How often a guest is started that is down again at once.
 const STARTS: u32 = 2;
 
 /// How soon a unit that just changed is looked at again.
@@ -53,7 +53,9 @@ enum Begun {
     Ours(Job),
     /// It has a job of somebody else's, such as systemd's own after a failure; then it has to be looked at again.
     Others(Job),
-    /// It is on its way down, or was on its way up and has no job for that any more: it has to be looked at again.
+    /// It is on its way down, and is to be started after that.
+    Stopping,
+    /// It was on its way up, and has no job for that any more: it has to be looked at again.
     Changed,
 }
 
@@ -65,31 +67,37 @@ pub async fn settle(context: &Context, stored: &Stored<Container>) -> Result<(),
     let until = context
         .deadline
         .min(begun + container.wait_for.timeout.duration());
-    let mut starts = 0;
+    let (mut starts, mut is_queued) = (0, false);
     loop {
-        let job = match begin(context, &systemd, container).await? {
+        let begun = begin(context, &systemd, container).await?;
+        let is_ours = matches!(begun, Begun::Ours(_));
+        let job = match begun {
             Begun::Down => return Ok(()),
             Begun::Up => break,
-            Begun::Changed if Instant::now() >= until => {
+            Begun::Ours(job) | Begun::Others(job) => job,
+            Begun::Stopping | Begun::Changed if Instant::now() >= until => {
                 return Err(too_slow(context, &systemd, container, "to boot").await);
             }
-            Begun::Changed => {
+            begun @ (Begun::Stopping | Begun::Changed) => {
+                // Whoever waits no longer shall find it started all the same.
+                if matches!(begun, Begun::Stopping) && !is_queued {
+                    context.progress(format!("{}: waiting until it has stopped", container.name));
+                    systemd.start(&Paths::of(&container.name).unit()).await?;
+                    is_queued = true;
+                }
                 context.check()?;
                 sleep(UNIT_INTERVAL).await;
                 continue;
             }
-            Begun::Ours(job) => {
-                starts += 1;
-                job
-            }
-            Begun::Others(job) => job,
         };
         let left = until.saturating_duration_since(Instant::now());
         let wait = async { booted(context, &systemd, container, job.end(left).await?).await };
         unless_cancelled(context, wait).await?;
-        // One that won't stay up is not started for ever.
-        if starts == STARTS {
-            break;
+        if is_ours {
+            starts += 1;
+            if has_come_up(&systemd, container, starts).await? {
+                break;
+            }
         }
     }
     if let Some(port) = container.wait_for.port {
@@ -106,6 +114,29 @@ pub async fn settle(context: &Context, stored: &Stored<Container>) -> Result<(),
     Ok(())
 }
 
+/// Whether a guest is up after its start was done, or has to be looked at again: one that was down again at once, or whose
+/// unit failed in the moment of the start. One that ends well by itself each time is left so, and told in its drift.
+async fn has_come_up(
+    systemd: &Systemd,
+    container: &Container,
+    starts: u32,
+) -> Result<bool, Failure> {
+    let state = systemd
+        .unit_state(&Paths::of(&container.name).unit())
+        .await?;
+    if state.is_ready() || starts < STARTS {
+        return Ok(state.is_ready());
+    }
+    if state.active == "inactive" {
+        return Ok(true);
+    }
+    let message = format!(
+        "the container {} did not stay up: its unit is {} ({})",
+        container.name, state.active, state.sub
+    );
+    Err(ended(systemd, container, message).await)
+}
+
 /// Starts or stops what isn't as it should be; waits for a stop only.
 async fn begin(
     context: &Context,
@@ -116,19 +147,21 @@ async fn begin(
     let unit = paths.unit();
     let started = Started::read(&paths)?;
     let state = systemd.unit_state(&unit).await?;
-    let is_whole = is_whole(&container.name).await?;
+    let is_whole = !state.is_ready() || is_whole(&container.name).await?;
     Ok(match plan::run(container, &state, &started, is_whole) {
         Run::Stop => {
             context.progress(format!("{}: stopping", container.name));
             context.within(shut_down(systemd, container)).await?;
             Begun::Down
         }
-        // A start would join the job of the run that is failing just now, and a reset make a success of that: systemd
-        // tells it as done then. systemd's src/core/unit.c, unit_process_job()
-        Run::Start if state.is_stopping() => Begun::Changed,
+        // A start joins the job of a run that is failing just now, and a reset would make a success of that, which systemd
+        // tells as done. systemd's src/core/unit.c, unit_process_job()
+        Run::Start if state.is_stopping() => Begun::Stopping,
         Run::Start => {
             context.progress(format!("{}: starting", container.name));
-            systemd.reset_failed(&unit).await?;
+            if !state.is_up() {
+                systemd.reset_failed(&unit).await?;
+            }
             Begun::Ours(systemd.start(&unit).await?)
         }
         Run::Restart => {
@@ -211,10 +244,7 @@ async fn listening(
     let unit = Paths::of(&container.name).unit();
     loop {
         if let Some(leader) = systemd.leader(container.name.as_str()).await?
-            && ["tcp", "tcp6"].iter().any(|table| {
-                let table = start_of(&format!("/proc/{leader}/net/{table}"));
-                table.is_ok_and(|table| is_listening(&table, port))
-            })
+            && listeners::are_on(leader, port)
         {
             return Ok(());
         }
@@ -232,27 +262,6 @@ async fn listening(
         }
         sleep(PORT_INTERVAL).await;
     }
-}
-
-/// The kernel lists listeners first; a guest may have a million connections behind them.
-fn start_of(table: &str) -> std::io::Result<String> {
-    const ENOUGH: u64 = 1 << 20;
-    let mut text = String::new();
-    fs::File::open(table)?
-        .take(ENOUGH)
-        .read_to_string(&mut text)?;
-    Ok(text)
-}
-
-/// Whether a table of /proc/PID/net/tcp has a listener on this port.
-fn is_listening(table: &str, port: u16) -> bool {
-    const LISTEN: &str = "0A";
-    table.lines().skip(1).any(|line| {
-        let mut fields = line.split_whitespace().skip(1);
-        let local = fields.next().and_then(|local| local.rsplit_once(':'));
-        let local = local.and_then(|(_, port)| u16::from_str_radix(port, 16).ok());
-        local == Some(port) && fields.nth(1) == Some(LISTEN)
-    })
 }
 
 async fn too_slow(
@@ -277,8 +286,12 @@ async fn too_slow(
         (message, "wait_for.timeout")
     };
     let unit = Paths::of(&container.name).unit();
+    let mut outlook = "It is left running";
     if let Ok(state) = systemd.unit_state(&unit).await {
         let _ = write!(message, "; its unit is {} ({})", state.active, state.sub);
+        if state.is_stopping() {
+            outlook = "It is started once it has stopped";
+        }
     }
     if let Ok(Some(leader)) = systemd.leader(container.name.as_str()).await {
         let inside = guest::bus::system_state(leader).await;
@@ -287,7 +300,7 @@ async fn too_slow(
     }
     let failure = Failure::new(FailureKind::Timeout, message)
         .help(format!(
-            "It is left running. Raise {limit}, or look inside on the host: machinectl shell {}",
+            "{outlook}. Raise {limit}, or look inside on the host: machinectl shell {}",
             container.name
         ))
         .at(limit);
@@ -364,30 +377,4 @@ async fn is_whole(name: &MachineName) -> Result<bool, Failure> {
         Some(leader) => !guest::network::has_lost_link(leader, mac).await,
         None => true,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn listeners() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n   \
-            0: 00000000:1E61 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0\n   \
-            1: 0100007F:0016 00000000:0000 01 00000000:00000000 00:00000000 00000000     0\n";
-        assert!(is_listening(table, 7777));
-        assert!(!is_listening(table, 22), "a connection is no listener");
-        assert!(!is_listening(table, 80));
-        let six = "  sl  local_address remote_address st\n   \
-            0: 00000000000000000000000000000000:0050 00000000000000000000000000000000:0000 0A 0:0\n";
-        assert!(is_listening(six, 80));
-    }
-
-    proptest! {
-        #[test]
-        fn parsing_never_panics(text in "[ -~\n]{0,200}") {
-            is_listening(&text, 80);
-        }
-    }
 }

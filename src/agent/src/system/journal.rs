@@ -72,6 +72,8 @@ async fn is_running_again(systemd: &Systemd, unit: &str) -> bool {
 
 async fn last_failed_run(unit: &str) -> Option<String> {
     let matches = [
+        // Before systemd 254, what --since finds first would be the oldest. systemd PR 26669
+        "--reverse".to_owned(),
         "--lines=1".to_owned(),
         format!("--since=-{}s", RECENT.as_secs()),
         "--output-fields=INVOCATION_ID".to_owned(),

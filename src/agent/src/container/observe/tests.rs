@@ -65,7 +65,7 @@ fn each_deviation_is_a_sentence() {
         is_mounted: false,
         ..machine()
     };
-    assert_eq!(status(&failing), Status::Failed);
+    assert_eq!(status(&desired, &failing), Status::Failed);
     assert_eq!(
         drift(&desired, &failing),
         ["systemd-nspawn@web.service fails, and is started again"]
@@ -111,22 +111,42 @@ fn leaders() {
 
 #[test]
 fn statuses() {
+    let mut desired = container("web");
+    let machine = |active: &str, sub: &str| Machine {
+        unit: UnitState {
+            active: active.to_owned(),
+            sub: sub.to_owned(),
+        },
+        ..machine()
+    };
     let of = |active: &str, system: Option<&str>| {
-        status(&Machine {
-            unit: UnitState {
-                active: active.to_owned(),
-                sub: String::new(),
-            },
-            system_state: system.map(str::to_owned),
-            ..machine()
-        })
+        let mut machine = machine(active, "");
+        machine.system_state = system.map(str::to_owned);
+        status(&desired, &machine)
     };
     assert_eq!(of("active", Some("running")), Status::Running);
     assert_eq!(of("activating", None), Status::Running);
-    assert_eq!(of("deactivating", None), Status::Stopped);
     assert_eq!(of("active", Some("degraded")), Status::Degraded);
     assert_eq!(of("failed", None), Status::Failed);
     assert_eq!(of("inactive", None), Status::Stopped);
+    let going = |sub| machine("deactivating", sub);
+    for sub in ["stop-post", "final-sigterm"] {
+        assert_eq!(status(&desired, &going(sub)), Status::Stopped, "{sub}");
+    }
+    let shuts_down = going("stop-sigterm");
+    assert_eq!(status(&desired, &shuts_down), Status::Running);
+    desired.running = false;
+    for machine in [
+        going("stop-post"),
+        machine("activating", "auto-restart"),
+        shuts_down,
+    ] {
+        assert_eq!(status(&desired, &machine), Status::Running, "it isn't down");
+    }
+    assert_eq!(
+        status(&desired, &machine("failed", "failed")),
+        Status::Failed
+    );
 }
 
 #[test]

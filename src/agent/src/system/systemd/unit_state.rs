@@ -38,6 +38,11 @@ impl UnitState {
         self.active == "deactivating"
     }
 
+    /// Whether nothing of it runs any more, and systemd clears up behind it. systemd.service(5), ExecStopPost=
+    pub fn is_clearing_up(&self) -> bool {
+        self.sub == "stop-post" || self.sub.starts_with("final-")
+    }
+
     /// Whether it failed, and is started again in a moment or not at all.
     pub fn is_failed(&self) -> bool {
         self.active == "failed" || self.awaits_restart()
