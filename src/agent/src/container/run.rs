@@ -21,7 +21,7 @@ use crate::{
     store::Stored,
     system::{
         journal,
-        systemd::{Job, JobEnd, Systemd},
+        systemd::{Job, JobEnd, Systemd, UnitState},
     },
 };
 
@@ -63,43 +63,13 @@ enum Begun {
 pub async fn settle(context: &Context, stored: &Stored<Container>) -> Result<(), Failure> {
     let container = &stored.desired;
     let systemd = Systemd::of_host(context).await?;
-    let begun = Instant::now();
+    let since = Instant::now();
     let until = context
         .deadline
-        .min(begun + container.wait_for.timeout.duration());
-    let (mut starts, mut is_queued) = (0, false);
-    loop {
-        let begun = begin(context, &systemd, container).await?;
-        let is_ours = matches!(begun, Begun::Ours(_));
-        let job = match begun {
-            Begun::Down => return Ok(()),
-            Begun::Up => break,
-            Begun::Ours(job) | Begun::Others(job) => job,
-            Begun::Stopping | Begun::Changed if Instant::now() >= until => {
-                return Err(too_slow(context, &systemd, container, "to boot").await);
-            }
-            begun @ (Begun::Stopping | Begun::Changed) => {
-                // Whoever waits no longer shall find it started all the same.
-                if matches!(begun, Begun::Stopping) && !is_queued {
-                    context.progress(format!("{}: waiting until it has stopped", container.name));
-                    systemd.start(&Paths::of(&container.name).unit()).await?;
-                    is_queued = true;
-                }
-                context.check()?;
-                sleep(UNIT_INTERVAL).await;
-                continue;
-            }
-        };
-        let left = until.saturating_duration_since(Instant::now());
-        let wait = async { booted(context, &systemd, container, job.end(left).await?).await };
-        unless_cancelled(context, wait).await?;
-        if is_ours {
-            starts += 1;
-            if has_come_up(&systemd, container, starts).await? {
-                break;
-            }
-        }
-    }
+        .min(since + container.wait_for.timeout.duration());
+    let Some(starts) = come_up(context, &systemd, container, until).await? else {
+        return Ok(());
+    };
     if let Some(port) = container.wait_for.port {
         let wait = listening(context, &systemd, container, port, until);
         unless_cancelled(context, wait).await?;
@@ -108,10 +78,47 @@ pub async fn settle(context: &Context, stored: &Stored<Container>) -> Result<(),
         context.progress(format!(
             "{}: up after {:.1?}",
             container.name,
-            begun.elapsed()
+            since.elapsed()
         ));
     }
     Ok(())
+}
+
+/// Looks and acts until the container is as it should be. How often it was started; `None` of one that should be down.
+async fn come_up(
+    context: &Context,
+    systemd: &Systemd,
+    container: &Container,
+    until: Instant,
+) -> Result<Option<u32>, Failure> {
+    let (mut starts, mut is_queued) = (0, false);
+    loop {
+        match begin(context, systemd, container).await? {
+            Begun::Down => return Ok(None),
+            Begun::Up => return Ok(Some(starts)),
+            Begun::Ours(job) => {
+                booted(context, systemd, container, job, until).await?;
+                starts += 1;
+                if has_come_up(systemd, container, starts).await? {
+                    return Ok(Some(starts));
+                }
+            }
+            Begun::Others(job) => booted(context, systemd, container, job, until).await?,
+            // Whoever waits no longer shall find it started all the same.
+            Begun::Stopping if !is_queued => {
+                context.progress(format!("{}: waiting until it has stopped", container.name));
+                systemd.start(&Paths::of(&container.name).unit()).await?;
+                is_queued = true;
+            }
+            Begun::Stopping | Begun::Changed if Instant::now() >= until => {
+                return Err(too_slow(context, systemd, container, "to boot").await);
+            }
+            Begun::Stopping | Begun::Changed => {
+                context.check()?;
+                sleep(UNIT_INTERVAL).await;
+            }
+        }
+    }
 }
 
 /// Whether a guest is up after its start was done, or has to be looked at again: one that was down again at once, or whose
@@ -143,12 +150,9 @@ async fn begin(
     systemd: &Systemd,
     container: &Container,
 ) -> Result<Begun, Failure> {
-    let paths = Paths::of(&container.name);
-    let unit = paths.unit();
-    let started = Started::read(&paths)?;
-    let state = systemd.unit_state(&unit).await?;
-    let is_whole = !state.is_ready() || is_whole(&container.name).await?;
-    Ok(match plan::run(container, &state, &started, is_whole) {
+    let unit = Paths::of(&container.name).unit();
+    let (run, state) = planned(systemd, container).await?;
+    Ok(match run {
         Run::Stop => {
             context.progress(format!("{}: stopping", container.name));
             context.within(shut_down(systemd, container)).await?;
@@ -186,6 +190,17 @@ async fn begin(
     })
 }
 
+async fn planned(systemd: &Systemd, container: &Container) -> Result<(Run, UnitState), Failure> {
+    let paths = Paths::of(&container.name);
+    let started = Started::read(&paths)?;
+    let state = systemd.unit_state(&paths.unit()).await?;
+    // Of a guest that isn't ready it doesn't matter, and it takes a look into the guest.
+    let is_whole = !state.is_ready() || is_whole(&container.name).await?;
+    Ok((plan::run(container, &state, &started, is_whole), state))
+}
+
+/// Waits, with no limit but the work's own, which tells what it waited for. Not [`Context::within`], whose limit tells
+/// nothing.
 async fn unless_cancelled(
     context: &Context,
     wait: impl Future<Output = Result<(), Failure>>,
@@ -200,38 +215,38 @@ async fn unless_cancelled(
 /// A restart with settings that are still wrong would be taken for one with the right ones. What else is left, such as
 /// of the filter while other guests start, doesn't matter: a start waits for that itself.
 pub async fn ends_anyway(context: &Context, stored: &Stored<Container>) -> Result<bool, Failure> {
-    let name = &stored.desired.name;
-    let paths = Paths::of(name);
     let systemd = Systemd::of_host(context).await?;
-    let state = systemd.unit_state(&paths.unit()).await?;
-    let started = Started::read(&paths)?;
-    let is_whole = is_whole(name).await?;
-    Ok(
-        match plan::run(&stored.desired, &state, &started, is_whole) {
-            Run::Stop => true,
-            Run::Restart => {
-                let left = look(context, &Scope::Container(name.clone())).await?.steps;
-                !left.iter().any(Step::shapes_a_start)
-            }
-            Run::Leave | Run::Start => false,
-        },
-    )
+    Ok(match planned(&systemd, &stored.desired).await?.0 {
+        Run::Stop => true,
+        Run::Restart => {
+            let scope = Scope::Container(stored.desired.name.clone());
+            let left = look(context, &scope).await?.steps;
+            !left.iter().any(Step::shapes_a_start)
+        }
+        Run::Leave | Run::Start => false,
+    })
 }
 
+/// Waits for the end of a unit's job.
 async fn booted(
     context: &Context,
     systemd: &Systemd,
     container: &Container,
-    end: JobEnd,
+    job: Job,
+    until: Instant,
 ) -> Result<(), Failure> {
-    match end {
-        JobEnd::Done => Ok(()),
-        JobEnd::Other(result) => {
-            let message = format!("the container {} did not start: {result}", container.name);
-            Err(ended(systemd, container, message).await)
+    let wait = async {
+        let left = until.saturating_duration_since(Instant::now());
+        match job.end(left).await? {
+            JobEnd::Done => Ok(()),
+            JobEnd::Other(result) => {
+                let message = format!("the container {} did not start: {result}", container.name);
+                Err(ended(systemd, container, message).await)
+            }
+            JobEnd::TimedOut => Err(too_slow(context, systemd, container, "to boot").await),
         }
-        JobEnd::TimedOut => Err(too_slow(context, systemd, container, "to boot").await),
-    }
+    };
+    unless_cancelled(context, wait).await
 }
 
 async fn listening(
